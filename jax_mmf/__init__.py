@@ -1,0 +1,82 @@
+"""Factorization of massive matrices in JAX: ``X ~ A D`` with sparse or non-negative factors, a mini-batch at a time."""
+
+from importlib.metadata import version
+
+from jax_mmf.code_solvers import FISTA, Cholesky, CodeSolver, CoordinateDescent
+from jax_mmf.coding import decode, encode, encode_with_info
+from jax_mmf.compaction import SolveInfo
+from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
+from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryUpdate, GradientUpdate
+from jax_mmf.forgetting import ConstantForgetting, Forgetting, PowerForgetting, ScaledForgetting
+from jax_mmf.initialization import Initialization, KMeansPlusPlus, RandomizedSVD, RandomSamples
+from jax_mmf.io import Checkpoint, load_model, open_source, save_model, write_permuted
+from jax_mmf.metrics import explained_variance, match_atoms, objective
+from jax_mmf.online import OnlineFactorization
+from jax_mmf.penalties import ElasticNet, Lasso, Penalty, Ridge, alpha_max, penalty_prox, penalty_value
+from jax_mmf.state import Info, State
+from jax_mmf.statistics import AveragedStatistics, FullStatistics, MaskedStatistics, Memory, Statistics
+from jax_mmf.subsampling import BlockSubset, FeatureSubset, FullSubset, Subset, UniformSubset
+from jax_mmf.training import EarlyStopping, Event, FitResult, Record, fit
+
+__version__ = version("jax-mmf")
+
+__all__ = [
+    "FISTA",
+    "AveragedStatistics",
+    "BlockCoordinateDescent",
+    "BlockSubset",
+    "Checkpoint",
+    "Cholesky",
+    "CodeSolver",
+    "ConstantForgetting",
+    "Constraint",
+    "CoordinateDescent",
+    "DictionaryUpdate",
+    "EarlyStopping",
+    "ElasticNet",
+    "ElasticNetBall",
+    "Event",
+    "FeatureSubset",
+    "FitResult",
+    "Forgetting",
+    "FullStatistics",
+    "FullSubset",
+    "GradientUpdate",
+    "Info",
+    "Initialization",
+    "KMeansPlusPlus",
+    "L1Ball",
+    "L2Ball",
+    "Lasso",
+    "MaskedStatistics",
+    "Memory",
+    "OnlineFactorization",
+    "Penalty",
+    "PowerForgetting",
+    "RandomSamples",
+    "RandomizedSVD",
+    "Record",
+    "Ridge",
+    "ScaledForgetting",
+    "Simplex",
+    "SolveInfo",
+    "State",
+    "Statistics",
+    "Subset",
+    "UniformSubset",
+    "__version__",
+    "alpha_max",
+    "decode",
+    "encode",
+    "encode_with_info",
+    "explained_variance",
+    "fit",
+    "load_model",
+    "match_atoms",
+    "objective",
+    "open_source",
+    "penalty_prox",
+    "penalty_value",
+    "save_model",
+    "write_permuted",
+]

@@ -1,0 +1,208 @@
+"""Codes of samples in a dictionary, and their derivatives."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+
+from jax_mmf.code_solvers import CodeSolver, default_code_solver
+from jax_mmf.compaction import SolveInfo
+from jax_mmf.linalg import matmul
+from jax_mmf.penalties import Penalty, penalty_value
+from jax_mmf.typing import Array, ArrayLike
+from jax_mmf.validation import as_real_array, check_methods, check_shape
+
+
+def encode(
+    dictionary: ArrayLike,
+    x: ArrayLike,
+    penalty: Penalty,
+    *,
+    mask: ArrayLike | None = None,
+    solver: CodeSolver | None = None,
+    init: ArrayLike | None = None,
+) -> Array:
+    """Codes of samples: ``argmin_a 1/2 |x - a D|^2 + Omega(a)``, each sample on its own.
+
+    Differentiable with respect to the dictionary, the samples, the mask and the numbers in the penalty, forward and
+    reverse: on the support of a code, the optimality condition is a linear system whose solution is differentiated
+    implicitly ([TPAMI12], proposition 1); off the support the derivative is zero.
+
+    Args:
+      dictionary: ``(k, p)``.
+      x: one sample ``(p,)`` or a batch ``(n, p)``, in the dtype of the dictionary or cast to it.
+      penalty: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty`.
+      mask: None, or weights >= 0 of the squared error of each feature, ``(p,)`` or ``(n, p)``; zero for a missing
+        feature, whose value in ``x`` is then never looked at and may be NaN.
+      solver: a `CodeSolver`; by default `Cholesky` for ridge, else `CoordinateDescent`.
+      init: ``(k,)`` or ``(n, k)`` codes to start from; zeros by default.
+
+    Returns:
+      ``(k,)`` or ``(n, k)``.
+
+    Raises:
+      ValueError: for shapes that do not fit.
+      TypeError: for arguments that are not real numbers, or no penalty or solver.
+
+    Example:
+      >>> codes = encode(dictionary, x, Lasso(0.1))  # doctest: +SKIP
+    """
+    return encode_with_info(dictionary, x, penalty, mask=mask, solver=solver, init=init)[0]
+
+
+def encode_with_info(
+    dictionary: ArrayLike,
+    x: ArrayLike,
+    penalty: Penalty,
+    *,
+    mask: ArrayLike | None = None,
+    solver: CodeSolver | None = None,
+    init: ArrayLike | None = None,
+) -> tuple[Array, SolveInfo]:
+    """As `encode`, with the duality gap and the number of iterations of each sample.
+
+    Returns:
+      codes ``(k,)`` or ``(n, k)``, and a `SolveInfo` of ``()`` or ``(n,)``.
+    """
+    dictionary = as_real_array("dictionary", dictionary, ndim=(2,))
+    x = as_real_array("x", x, ndim=(1, 2), dtype=dictionary.dtype)
+    k, p = dictionary.shape
+    check_shape("x", x, (*x.shape[:-1], p), "(n_features,)" if x.ndim == 1 else "(n_samples, n_features)")
+    check_methods("penalty", penalty, "penalty", ("l1", "l2", "nonneg"))
+    solver = default_code_solver(penalty) if solver is None else solver
+    check_methods("solver", solver, "code solver", ("solve",))
+    batch = x[None] if x.ndim == 1 else x
+    if init is None:
+        start = jnp.zeros((batch.shape[0], k), batch.dtype)
+    else:
+        start = as_real_array("init", init, ndim=(x.ndim,), dtype=x.dtype).reshape(-1, k)
+        check_shape("init", start, (batch.shape[0], k), "(n_samples, n_components)")
+    if mask is not None:
+        mask = as_real_array("mask", mask, ndim=(1, x.ndim), dtype=x.dtype)
+        check_shape("mask", mask, (*mask.shape[:-1], p), "(n_features,) or the shape of x")
+        if mask.ndim == 2:
+            check_shape("mask", mask, (batch.shape[0], p), "the shape of x")
+    codes, info = _encode_batch(dictionary, batch, penalty, mask, solver, start)
+    return jax.tree.map(lambda a: a[0], (codes, info)) if x.ndim == 1 else (codes, info)
+
+
+@jax.jit
+def _encode_batch(
+    dictionary: Array, x: Array, penalty: Penalty, mask: Array | None, solver: CodeSolver, init: Array
+) -> tuple[Array, SolveInfo]:
+    if mask is None:
+        gram, beta = matmul(dictionary, dictionary.T), matmul(x, dictionary.T)
+        sq_norm = jnp.sum(x**2, -1)
+    else:
+        weighted = jnp.where(mask != 0, mask * x, 0)
+        beta = matmul(weighted, dictionary.T)
+        sq_norm = jnp.sum(weighted * jnp.where(mask != 0, x, 0), -1)
+        own_gram = lambda m: matmul(dictionary * m, dictionary.T)  # noqa: E731
+        # One sample after another: the weighted dictionaries of a batch would not fit in memory.
+        gram = own_gram(mask) if mask.ndim == 1 else lax.map(own_gram, mask)
+    return solve_codes(gram, beta, penalty, sq_norm=sq_norm, solver=solver, init=init)
+
+
+def decode(dictionary: ArrayLike, codes: ArrayLike) -> Array:
+    """Samples that codes stand for: ``A D``.
+
+    Args:
+      dictionary: ``(k, p)``.
+      codes: ``(k,)`` or ``(n, k)``.
+
+    Returns:
+      ``(p,)`` or ``(n, p)``.
+    """
+    dictionary = as_real_array("dictionary", dictionary, ndim=(2,))
+    codes = as_real_array("codes", codes, ndim=(1, 2), dtype=dictionary.dtype)
+    check_shape("codes", codes, (*codes.shape[:-1], dictionary.shape[0]), "(..., n_components)")
+    return matmul(codes, dictionary)
+
+
+def objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: Penalty) -> Array:
+    """``1/2 |x - a D|^2 + Omega(a)`` of each sample: ``(k, p), (n, p), (n, k) -> (n,)``."""
+    residual = x - matmul(codes, dictionary)
+    return 0.5 * jnp.sum(residual**2, -1) + penalty_value(penalty, codes)
+
+
+@jax.custom_jvp
+def _differentiable_solve(
+    gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, solver: CodeSolver, init: Array
+) -> tuple[Array, SolveInfo]:
+    return _flat_solve(gram, beta, penalty, sq_norm, solver, init)
+
+
+def solve_codes(
+    gram: Array, beta: Array, penalty: Penalty, *, sq_norm: Array, solver: CodeSolver, init: Array
+) -> tuple[Array, SolveInfo]:
+    """Codes of a batch from Gram matrices and correlations, differentiable in these and in the penalty.
+
+    Args:
+      gram: ``(k, k)`` shared by the batch, or ``(b, k, k)``.
+      beta: ``(b, k)``.
+      penalty: of the codes.
+      sq_norm: ``(b,)`` squared norms of the samples.
+      solver: a `CodeSolver`.
+      init: ``(b, k)``.
+
+    Returns:
+      codes ``(b, k)`` and a `SolveInfo` of ``(b,)``.
+    """
+    return _differentiable_solve(gram, beta, penalty, sq_norm, solver, init)
+
+
+@_differentiable_solve.defjvp
+def _solve_jvp(primals: Any, tangents: Any) -> Any:
+    gram, beta, penalty, sq_norm, solver, init = primals
+    d_gram, d_beta, d_penalty, *_ = tangents
+    codes, info = _differentiable_solve(gram, beta, penalty, sq_norm, solver, init)
+    k = gram.shape[-1]
+    support = (codes != 0).astype(codes.dtype)
+    as_weights = lambda q: tuple(jnp.asarray(w, codes.dtype) * jnp.ones((k,), codes.dtype) for w in (q.l1, q.l2))  # noqa: E731
+    (_, l2), (d_l1, d_l2) = jax.jvp(as_weights, (penalty,), (d_penalty,))
+    # On the support: (G + l2 I) a = beta - l1 sign(a). Off the support the matrix below is the identity.
+    right = d_beta - jnp.einsum("...ij,...j->...i", d_gram, codes, precision="highest")
+    right = support * (right - d_l1 * jnp.sign(codes) - d_l2 * codes)
+    matrix = support[:, :, None] * support[:, None, :] * gram
+    matrix = matrix + jnp.eye(k, dtype=codes.dtype) * (1 - support + support * l2)[:, None, :]
+    # Equal or zero atoms in the support make it singular; a multiple of the identity at the level of rounding
+    # chooses the derivative of nearly least norm.
+    jitter = 10 * k * jnp.finfo(codes.dtype).eps * jnp.max(jnp.diagonal(matrix, axis1=1, axis2=2), 1)
+    factor = jnp.linalg.cholesky(matrix + jitter[:, None, None] * jnp.eye(k, dtype=codes.dtype))
+    d_codes = jax.vmap(lambda f, r: jax.scipy.linalg.cho_solve((f, True), r))(factor, right)
+    zeros = SolveInfo(jnp.zeros_like(info.gap), jnp.zeros(info.n_iter.shape, jax.dtypes.float0))
+    return (codes, info), (support * d_codes, zeros)
+
+
+_ALL_BATCHED: Any = (True, SolveInfo(True, True))  # type: ignore[arg-type]
+
+
+@custom_vmap
+def _flat_solve(
+    gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, solver: CodeSolver, init: Array
+) -> tuple[Array, SolveInfo]:
+    return solver.solve(gram, beta, penalty, sq_norm, init)
+
+
+@_flat_solve.def_vmap
+def _flat_solve_vmap(size: int, batched: Any, *args: Any) -> Any:
+    """A user's vmap over samples becomes one larger batch, which is what the solvers are fast at."""
+    gram, beta, penalty, sq_norm, solver, init = args
+    gram_batched, beta_batched, *others, init_batched = batched
+    _, sq_norm_batched, _ = others
+    shared = not any(jax.tree.leaves((others[0], others[2])))
+    single = beta.shape[-2] == 1
+    if not shared or (gram_batched and not single) or (not gram_batched and gram.ndim == 3):
+        # Problems that differ in more than their samples: the solver's loop runs until the last is done.
+        axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
+        return jax.vmap(lambda *a: a[4].solve(a[0], a[1], a[2], a[3], a[5]), in_axes=axes)(*args), _ALL_BATCHED
+    spread = lambda a, b: a if b else jnp.broadcast_to(a, (size, *a.shape))  # noqa: E731
+    merge = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
+    beta, sq_norm, init = (
+        merge(spread(a, b)) for a, b in ((beta, beta_batched), (sq_norm, sq_norm_batched), (init, init_batched))
+    )
+    gram = (merge(gram) if gram.ndim == 4 else gram) if gram_batched else gram
+    out = _flat_solve(gram, beta, penalty, sq_norm, solver, init)
+    return jax.tree.map(lambda a: a.reshape(size, -1, *a.shape[1:]), out), _ALL_BATCHED

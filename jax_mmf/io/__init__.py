@@ -1,0 +1,22 @@
+"""Data in, models out: sources of samples, the order they are read in, reading ahead, and model files."""
+
+from jax_mmf.io.files import open_source
+from jax_mmf.io.model_file import Checkpoint, Model, load_model, save_model
+from jax_mmf.io.permutation import FeaturePermutation, write_permuted
+from jax_mmf.io.sources import ArraySource, BatchSource, HDF5Source, RawSource, Source, as_source
+
+__all__ = [
+    "ArraySource",
+    "BatchSource",
+    "Checkpoint",
+    "FeaturePermutation",
+    "HDF5Source",
+    "Model",
+    "RawSource",
+    "Source",
+    "as_source",
+    "load_model",
+    "open_source",
+    "save_model",
+    "write_permuted",
+]

@@ -1,0 +1,258 @@
+"""The feed of a run: which samples, and which of their features, reach which step."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mmf.io.order import SampleOrder
+from jax_mmf.io.permutation import FeaturePermutation
+from jax_mmf.io.sources import BatchSource, as_source
+from jax_mmf.online import OnlineFactorization
+from jax_mmf.state import State
+from jax_mmf.step import draw_subset
+from jax_mmf.subsampling import Subset
+from jax_mmf.typing import Array, HostArray, Key
+
+
+class Item(NamedTuple):
+    """A mini-batch on its way from the reader to the step.
+
+    Attributes:
+      epoch: from 0.
+      rows: ``(b,)`` sample numbers on the device, or None where nobody asks for them.
+      x: ``(b, p)``, or ``(b, s)`` if only a subset was read.
+      subset: the features of x, or None if it has all.
+      bytes_read: by the feed, up to and including this mini-batch.
+    """
+
+    epoch: int
+    rows: Array | None
+    x: Array
+    subset: Subset | None
+    bytes_read: int
+
+
+class Feed:
+    """A source of samples, read in the way that a solver needs.
+
+    Inside of a run, features are in the order in which they are read: that of the file, or a random one where the
+    solver's subset is made of blocks and the file's columns were not permuted. Outside, they are in the original order.
+
+    Args:
+      source: anything that `as_source` takes.
+      solver: whose subsets decide which features are read.
+      key: of the run.
+      n_epochs: passes over the source.
+      batch_size: samples per mini-batch.
+      held_out: share or number of the samples that are kept back, or None.
+      shuffle: whether the order of the samples is random.
+      dtype: of what comes out, or None for that of the source.
+
+    Attributes:
+      n_samples: of the source, or None if it is an iterable of batches.
+      n_features: p.
+      n_steps: of the whole run, or None.
+      dtype: of what comes out.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        solver: OnlineFactorization,
+        key: Key,
+        *,
+        n_epochs: int,
+        batch_size: int,
+        held_out: float | int | None,
+        shuffle: bool,
+        dtype: Any,
+    ) -> None:
+        self._solver, self._key, self._n_epochs, self._batch_size = solver, key, n_epochs, batch_size
+        source = as_source(source)
+        self._order: SampleOrder | None = None
+        self._bytes_apart = 0  # read to evaluate on, not to learn from
+        stored: HostArray | None = None
+        if isinstance(source, BatchSource):
+            if source.once and n_epochs > 1:
+                raise ValueError(f"source is an iterator, which can be passed over once; got n_epochs={n_epochs}")
+            if held_out is not None:
+                raise ValueError(f"held_out must be an array if source is an iterable of batches, got {held_out}")
+            self._batches = source
+            self._begun = iter(source)
+            self._peeked = list[HostArray]()
+            self._peek(1)
+            self.n_samples = self.n_steps = None
+            self.n_features, source_dtype = self._peeked[0].shape[1], self._peeked[0].dtype
+        else:
+            self._source = source
+            self.n_samples = source.n_samples
+            self.n_features, source_dtype, stored = source.n_features, source.dtype, source.permutation
+            run = min(source.rows_per_read, batch_size)
+            n_held_out = _count_held_out(held_out, source.n_samples)
+            self._order = SampleOrder(key, source.n_samples, run, n_held_out, shuffle)
+            self.n_steps = n_epochs * -(-self._order.n_training // batch_size)
+        wanted = source_dtype if dtype is None else dtype
+        wanted = wanted if jnp.issubdtype(wanted, jnp.floating) else jnp.zeros(()).dtype
+        self.dtype = np.dtype(jax.dtypes.canonicalize_dtype(wanted))
+        # Blocks are random subsets only of features in random order.
+        blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
+        self._mix = FeaturePermutation.random(key, self.n_features) if blocks and stored is None else None
+        self._permutation = self._mix if stored is None else FeaturePermutation(stored)
+
+    # Between the order of the features inside and the original one
+
+    def to_inside(self, x: HostArray) -> Array:
+        """Samples ``(n, p)`` from the original order of the features."""
+        return jnp.asarray(x if self._permutation is None else self._permutation.apply(x), self.dtype)
+
+    def adopt(self, state: State) -> State:
+        """A copy of a state, from the original order of the features."""
+        if self._permutation is None:
+            return jax.tree.map(jnp.copy, state)
+        permuted = self._permutation.apply_to_state(state)
+        # What has no features was not copied by that.
+        return jax.tree.map(jnp.copy, permuted)
+
+    def restore(self, state: State) -> State:
+        """A state in the original order of the features."""
+        return state if self._permutation is None else self._permutation.inverse.apply_to_state(state)
+
+    # Samples apart from the mini-batches, whole
+
+    def first_samples(self, n_needed: int, factor: int) -> Array:
+        """Samples to make a dictionary from: ``factor * n_needed`` of them if there are so many.
+
+        Raises:
+          ValueError: if there are fewer than ``n_needed``.
+        """
+        if self._order is None:
+            self._peek(n_needed)
+            x = np.concatenate(self._peeked)
+            found = len(x)
+        else:
+            found = self._order.n_training
+        if found < n_needed:
+            raise ValueError(
+                f"source must hold at least as many samples to learn from as n_components={n_needed}, got {found}"
+            )
+        if self._order is None:
+            return self._prepare(self._shuffled(x), None)
+        return self._read_whole(self._order.epoch(0)[: factor * n_needed])
+
+    def some_samples(self, number: int, count: int) -> Array:
+        """Random samples to learn from, others for another number.
+
+        Raises:
+          ValueError: if the source can't be read anywhere.
+        """
+        if self._order is None:
+            raise ValueError("reviving atoms needs a source that can be read anywhere, not an iterable of batches")
+        return self._read_whole(self._order.epoch(self._n_epochs + number)[:count])
+
+    def held_out_samples(self) -> Array | None:
+        """The samples kept back, or None."""
+        if self._order is None or self._order.n_held_out == 0:
+            return None
+        before = self._source.bytes_read
+        x = self._read_whole(self._order.split()[0])
+        self._bytes_apart += self._source.bytes_read - before
+        return x
+
+    # Mini-batches
+
+    def items(self, first_step: int, *, with_rows: bool) -> Iterator[Item]:
+        """The mini-batches from a step on, in order."""
+        if self._order is None:
+            yield from self._items_of_batches()
+            return
+        partial = not self._solver.needs_whole_samples
+        all_batches = self._order.batches(self._batch_size, self._n_epochs, first_step)
+        for step, (epoch, rows) in enumerate(all_batches, first_step):
+            subset = columns = None
+            if partial:
+                # Subsets depend on the key and the number of the step alone: they are known ahead of the steps.
+                subset = draw_subset(self._solver, self._key, jnp.asarray(step, jnp.int32), self.n_features)
+                if not subset.is_full:
+                    columns = np.asarray(subset.indices)
+                    columns = columns if self._mix is None else self._mix.order[columns]
+            x = self._source.read(rows, columns)
+            x = self._prepare(self._shuffled(x) if columns is None else x, rows, columns=columns)
+            read = self._source.bytes_read - self._bytes_apart
+            yield Item(epoch, jnp.asarray(rows) if with_rows else None, x, subset, read)
+
+    def _items_of_batches(self) -> Iterator[Item]:
+        row = 0
+        for epoch in range(self._n_epochs):
+            batches: Iterable[HostArray] = chain(self._peeked, self._begun) if epoch == 0 else self._batches
+            for x in batches:
+                item = self._prepare(self._shuffled(x), None, first_row=row)
+                row += len(x)
+                yield Item(epoch, None, item, None, self._batches.bytes_read)
+
+    def _peek(self, n_samples: int) -> None:
+        """Take batches of an iterable until there are so many samples, or no more."""
+        while sum(map(len, self._peeked)) < n_samples:
+            batch = next(self._begun, None)
+            if batch is None:
+                break
+            self._peeked.append(batch)
+        if not self._peeked:
+            raise ValueError("source gives no batches")
+
+    def _shuffled(self, x: HostArray) -> HostArray:
+        return x if self._mix is None or x.shape[-1] != self.n_features else self._mix.apply(x)
+
+    def _read_whole(self, rows: HostArray) -> Array:
+        rows = np.sort(rows)
+        return self._prepare(self._shuffled(self._source.read(rows)), rows)
+
+    def _prepare(
+        self, x: HostArray, rows: HostArray | None, *, first_row: int = 0, columns: HostArray | None = None
+    ) -> Array:
+        """Check a batch, and put it on the device in the dtype of the run."""
+        width = self.n_features if columns is None else columns.size
+        if x.shape[-1] != width:
+            raise ValueError(f"source must give {width} features in every batch, got one of shape {x.shape}")
+        where = columns
+        if where is None and self._mix is not None:
+            where = self._mix.order
+        check_finite(x, rows, first_row, where)
+        return jnp.asarray(x, self.dtype)
+
+
+def check_finite(
+    x: HostArray, rows: HostArray | None = None, first_row: int = 0, columns: HostArray | None = None
+) -> None:
+    """Raise ValueError if a batch holds NaN or infinity, naming the first place.
+
+    Args:
+      x: ``(b, s)``.
+      rows: sample numbers of the rows, or None for ``first_row`` and those after it.
+      first_row: see rows.
+      columns: features of the columns, or None for all.
+    """
+    if not np.issubdtype(x.dtype, np.floating):
+        return
+    # Sums are finite where everything is, but for numbers so large that the exact check decides.
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(x.sum(dtype=x.dtype)):
+            return
+    bad = np.argwhere(~np.isfinite(x))
+    if bad.size:
+        i, j = bad[0]
+        row = first_row + i if rows is None else rows[i]
+        column = j if columns is None else columns[j]
+        raise ValueError(f"source holds {x[i, j]} at sample {row}, feature {column}; clean or impute the data first")
+
+
+def _count_held_out(held_out: Any, n_samples: int) -> int:
+    if held_out is None or not isinstance(held_out, float | int):
+        return 0
+    count = round(held_out * n_samples) if isinstance(held_out, float) and held_out < 1 else int(held_out)
+    if held_out <= 0 or count < 1 or count >= n_samples or (count != held_out and held_out >= 1):
+        raise ValueError(f"held_out must be a share below 1 or a number of samples below {n_samples}, got {held_out}")
+    return count

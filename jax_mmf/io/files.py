@@ -1,0 +1,115 @@
+"""Opening a matrix in a file: .h5, .npy and .npz, without loading it where the format allows."""
+
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from jax_mmf.io.sources import ArraySource, HDF5Source, RawSource, Source
+
+_HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nxs")
+
+
+def open_source(path: str | Path, dataset: str | None = None) -> Source:
+    """Open a matrix in a file.
+
+    Args:
+      path: an HDF5 file (.h5, .hdf5), a NumPy array (.npy), or a NumPy archive (.npz).
+      dataset: name of the data set or array inside of an .h5 or .npz file; by default the only one that is 2-D.
+
+    Returns:
+      a source that reads rows from the file as they are asked for. Compressed .npz archives and arrays in the Fortran
+      order are loaded or memory-mapped instead.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      KeyError: if the file has no such data set, or several and none is named.
+      ValueError: for files that are not what their name says, and for matrices that are empty or not 2-D.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    suffix = path.suffix.lower()
+    if suffix in _HDF5_SUFFIXES:
+        return _open_hdf5(path, dataset)
+    if suffix == ".npz":
+        return _open_npz(path, dataset)
+    if suffix == ".npy":
+        if dataset is not None:
+            raise KeyError(f"{path} holds one array without a name; leave the data set {dataset!r} out")
+        return _open_npy(path)
+    raise ValueError(f"{path} has none of the endings .h5, .hdf5, .npy, .npz; convert it to one of these")
+
+
+def _open_hdf5(path: Path, dataset: str | None) -> Source:
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path} is not an HDF5 file, or is truncated or in use: {error}") from error
+    matrices: list[str] = []
+    file.visititems(lambda name, item: _note_matrix(matrices, name, item))
+    name = _choose(path, matrices, dataset)
+    if name not in file or not isinstance(file[name], h5py.Dataset):
+        raise KeyError(_missing(path, name, matrices))
+    return HDF5Source(file[name])
+
+
+def _note_matrix(matrices: list[str], name: str, item: Any) -> None:
+    if isinstance(item, h5py.Dataset) and len(item.shape) == 2:
+        matrices.append(name)
+
+
+def _choose(path: Path, matrices: list[str], dataset: str | None) -> str:
+    if dataset is not None:
+        return dataset
+    if len(matrices) == 1:
+        return matrices[0]
+    if not matrices:
+        raise KeyError(f"{path} holds no 2-D data set")
+    raise KeyError(f"{path} holds several 2-D data sets: {', '.join(matrices)}; name one of them")
+
+
+def _missing(path: Path, name: str, matrices: list[str]) -> str:
+    return f"{path} has no data set {name!r}; it holds {', '.join(matrices) if matrices else 'no 2-D data set'}"
+
+
+def _open_npy(path: Path, start: int = 0) -> Source:
+    with path.open("rb") as file:
+        file.seek(start)
+        try:
+            version = np.lib.format.read_magic(file)
+            read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+            shape, fortran, dtype = read_header(file)
+        except (ValueError, KeyError, EOFError) as error:
+            raise ValueError(f"{path} is not a NumPy array file: {error}") from error
+        offset = file.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{path} holds Python objects, not numbers")
+    if fortran and len(shape) == 2:
+        return ArraySource(np.memmap(path, dtype, "r", offset, shape, order="F"))
+    return RawSource(path, offset, shape, dtype)
+
+
+def _open_npz(path: Path, dataset: str | None) -> Source:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+            name = dataset
+            if name is None:
+                with np.load(path) as arrays:
+                    name = _choose(path, [n for n in arrays.files if arrays[n].ndim == 2], None)
+            if name not in members:
+                raise KeyError(_missing(path, name, list(members)))
+            info = members[name]
+            if info.compress_type == zipfile.ZIP_STORED:
+                with path.open("rb") as file:
+                    file.seek(info.header_offset + 26)
+                    name_length, extra_length = struct.unpack("<HH", file.read(4))
+                return _open_npy(path, info.header_offset + 30 + name_length + extra_length)
+        with np.load(path) as arrays:
+            return ArraySource(arrays[name])
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"{path} is not a NumPy archive, or is truncated: {error}") from error

@@ -1,0 +1,201 @@
+"""Model files: a solver, its state and the history of its run in one HDF5 file, from which a run can go on."""
+
+import dataclasses
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mmf import (
+    code_solvers,
+    constraints,
+    dictionary_update,
+    forgetting,
+    initialization,
+    penalties,
+    statistics,
+    subsampling,
+)
+from jax_mmf.io.atomic import written_aside
+from jax_mmf.io.permutation import is_typed_key
+from jax_mmf.online import OnlineFactorization
+from jax_mmf.state import State
+from jax_mmf.surrogate import Surrogate
+
+_FORMAT = "jax-mmf model"
+_PARTS = (
+    penalties.Ridge,
+    penalties.Lasso,
+    penalties.ElasticNet,
+    constraints.L1Ball,
+    constraints.L2Ball,
+    constraints.ElasticNetBall,
+    constraints.Simplex,
+    subsampling.FullSubset,
+    subsampling.UniformSubset,
+    subsampling.BlockSubset,
+    forgetting.PowerForgetting,
+    forgetting.ScaledForgetting,
+    forgetting.ConstantForgetting,
+    statistics.MaskedStatistics,
+    statistics.FullStatistics,
+    statistics.AveragedStatistics,
+    dictionary_update.BlockCoordinateDescent,
+    code_solvers.Cholesky,
+    code_solvers.CoordinateDescent,
+    code_solvers.FISTA,
+    initialization.RandomSamples,
+    initialization.RandomizedSVD,
+    initialization.KMeansPlusPlus,
+    OnlineFactorization,
+)
+_CLASSES: dict[str, type[Any]] = {part.__name__: part for part in _PARTS}
+
+
+class Model(NamedTuple):
+    """What a model file holds.
+
+    Attributes:
+      solver: the configuration.
+      state: after the last step; ``state.dictionary`` is the result.
+      history: list of dictionaries, one per evaluation of the run, of the fields of `jax_mmf.training.Record`.
+    """
+
+    solver: OnlineFactorization
+    state: State
+    history: list[dict[str, float]]
+
+
+def save_model(
+    path: str | Path, solver: OnlineFactorization, state: State, history: list[dict[str, float]] | None = None
+) -> None:
+    """Write a model file. It appears under its name when it is complete.
+
+    Args:
+      path: of the file, which is replaced if it exists.
+      solver: made of the classes of this library. (Of a `GradientUpdate` the optimiser is not written.)
+      state: of the solver.
+      history: of the run, as plain dictionaries.
+
+    Raises:
+      TypeError: if a part of the solver is a class of the user's own, which a file can't hold.
+      OSError: if the file can't be written.
+    """
+    configuration = json.dumps(_describe(solver))
+    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs["format"] = _FORMAT
+        file.attrs["format_version"] = 1
+        file.attrs["jax_mmf_version"] = version("jax-mmf")
+        file.attrs["solver"] = configuration
+        file.attrs["history"] = json.dumps(history or [])
+        typed = is_typed_key(state.key)
+        file["key"] = np.asarray(jax.random.key_data(state.key) if typed else state.key)
+        file["key"].attrs["implementation"] = str(jax.random.key_impl(state.key)) if typed else "raw"
+        for name in ("step", "n_samples", "dictionary", "gauge", "gram"):
+            _write(file, name, getattr(state, name))
+        for name in Surrogate._fields:
+            _write(file, f"surrogate/{name}", getattr(state.surrogate, name))
+        for index, leaf in enumerate(jax.tree.leaves(state.update_state)):
+            _write(file, f"update_state/{index}", leaf)
+
+
+def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -> Model:
+    """Read a model file.
+
+    Args:
+      path: of the file.
+      solver: instead of the one in the file, for models whose solver a file can't hold.
+
+    Returns:
+      the model, from which `jax_mmf.fit` can go on: ``fit(model.solver, data, state=model.state)``.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is no model file, is truncated, or is of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with h5py.File(path, "r") as file:
+            if file.attrs.get("format") != _FORMAT:
+                raise ValueError(f"{path} is an HDF5 file, but no model that jax-mmf wrote")
+            if file.attrs["format_version"] > 1:
+                raise ValueError(
+                    f"{path} was written by jax-mmf {file.attrs['jax_mmf_version']}; install that or newer"
+                )
+            solver = _build(json.loads(file.attrs["solver"])) if solver is None else solver
+            return Model(solver, _read_state(file, solver), json.loads(file.attrs["history"]))
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path} is no model file, or is truncated: {error}") from error
+
+
+class Checkpoint:
+    """Callback of `jax_mmf.fit` that writes a model file now and then.
+
+    Args:
+      path: of the file, which each checkpoint replaces.
+      every: number of steps between checkpoints.
+    """
+
+    def __init__(self, path: str | Path, *, every: int) -> None:
+        self.path, self.every = Path(path), every
+
+    def __call__(self, event: Any) -> None:
+        """Write the model if it is time; ``event`` is a `jax_mmf.training.Event`."""
+        if event.step % self.every == 0:
+            save_model(self.path, event.solver, event.state, [r._asdict() for r in event.history])
+
+
+def _write(file: h5py.File, name: str, value: Any) -> None:
+    if value is not None:
+        file[name] = np.asarray(value)
+
+
+def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
+    def get(name: str) -> Any:
+        return jnp.asarray(file[name][...]) if name in file else None
+
+    implementation = file["key"].attrs["implementation"]
+    key = get("key")
+    if implementation != "raw":
+        key = jax.random.wrap_key_data(key, impl=implementation)
+    dictionary = get("dictionary")
+    like = jax.eval_shape(solver.dictionary_update.init, dictionary)
+    leaves = [get(f"update_state/{index}") for index in range(len(jax.tree.leaves(like)))]
+    fields = {name: get(name) for name in ("step", "n_samples", "gauge", "gram")}
+    surrogate = Surrogate(**{name: get(f"surrogate/{name}") for name in Surrogate._fields})
+    update_state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return State(key=key, dictionary=dictionary, surrogate=surrogate, update_state=update_state, **fields)
+
+
+def _describe(value: Any) -> Any:
+    """JSON of a configuration: ``{"class": name, field: value, ...}`` for objects, plain values for the rest."""
+    if isinstance(value, dictionary_update.GradientUpdate):
+        return {"class": "GradientUpdate"}
+    if dataclasses.is_dataclass(value):
+        name = type(value).__name__
+        if _CLASSES.get(name) is not type(value):
+            raise TypeError(
+                f"a model file can't hold {name}, which is not a class of jax_mmf; save state.dictionary by itself"
+            )
+        return {"class": name} | {f.name: _describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return np.asarray(value, dtype=float).tolist()
+
+
+def _build(description: Any) -> Any:
+    if isinstance(description, dict):
+        name = description["class"]
+        if name == "GradientUpdate":
+            raise ValueError("the model learned with an optax optimiser, which a file can't hold; give solver=")
+        if name not in _CLASSES:
+            raise ValueError(f"the model has a part {name!r} that this version of jax-mmf does not know")
+        return _CLASSES[name](**{k: _build(v) for k, v in description.items() if k != "class"})
+    return np.asarray(description) if isinstance(description, list) else description

@@ -1,0 +1,123 @@
+"""Permutations of the features, after which contiguous features are a random subset."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mmf.io.atomic import written_aside
+from jax_mmf.io.sources import check_matrix
+from jax_mmf.state import State
+from jax_mmf.typing import Array, HostArray, Key
+
+
+@dataclass(frozen=True)
+class FeaturePermutation:
+    """An order of the features.
+
+    Attributes:
+      order: ``(p,)``; column j of permuted data is feature ``order[j]``.
+
+    Raises:
+      ValueError: if order does not hold each of 0 to p - 1 once.
+    """
+
+    order: HostArray
+
+    def __post_init__(self) -> None:
+        if self.order.ndim != 1 or not np.array_equal(np.sort(self.order), np.arange(self.order.size)):
+            raise ValueError(f"order must hold each of 0 to p - 1 once, got shape {self.order.shape}")
+
+    @classmethod
+    def random(cls, key: Key, n_features: int) -> "FeaturePermutation":
+        """A random order of n features."""
+        return cls(host_generator(key).permutation(n_features))
+
+    @property
+    def inverse(self) -> "FeaturePermutation":
+        """The permutation that undoes this one."""
+        return FeaturePermutation(np.argsort(self.order))
+
+    def apply(self, array: HostArray) -> HostArray:
+        """Permute the last axis of an array in host memory."""
+        return np.take(array, self.order, axis=-1)
+
+    def apply_to_state(self, state: State) -> State:
+        """Permute everything in a solver's state that has features: the same run, on permuted data."""
+        columns = lambda array: array[..., self.order]  # noqa: E731
+        shape = state.dictionary.shape
+        surrogate = state.surrogate
+        counts = surrogate.feature_counts
+        return state._replace(
+            dictionary=columns(state.dictionary),
+            surrogate=surrogate._replace(
+                b=columns(surrogate.b), feature_counts=None if counts is None else columns(counts)
+            ),
+            update_state=jax.tree.map(lambda a: columns(a) if np.shape(a) == shape else a, state.update_state),
+        )
+
+
+def host_generator(key: Key, *tags: int) -> np.random.Generator:
+    """A NumPy generator that depends on a JAX key, for orders that are made on the host."""
+    data = jax.random.key_data(key) if is_typed_key(key) else key
+    return np.random.default_rng([*np.asarray(data).ravel().tolist(), *tags])
+
+
+def is_typed_key(key: Key) -> bool:
+    """Whether a key is one of `jax.random.key`, and not an array of `jax.random.PRNGKey`."""
+    return bool(jnp.issubdtype(key.dtype, jax.dtypes.prng_key))
+
+
+def write_permuted(
+    path: str | Path,
+    batches: Iterable[HostArray | Array],
+    *,
+    key: Key,
+    dataset: str = "X",
+    block_width: int = 512,
+    rows_per_chunk: int = 128,
+    dtype: Any = None,
+) -> None:
+    """Write a matrix to an HDF5 file whose columns are permuted, in chunks of contiguous columns.
+
+    `fit` reads of such a file what a step looks at and no more: with ``BlockSubset(reduction=12)`` and
+    ``partial_b=True``, a twelfth. Models come out in the original order of the features.
+
+    Args:
+      path: of the file, which is replaced if it exists.
+      batches: ``(b_i, p)`` each, written one after another.
+      key: PRNG key of the permutation.
+      dataset: name of the data set.
+      block_width: columns per chunk; best the width of the solver's blocks (`BlockSubset.layout`).
+      rows_per_chunk: rows per chunk; best the size of a mini-batch.
+      dtype: of the file; by default that of the first batch.
+
+    Raises:
+      ValueError: if there is no batch, or widths differ.
+      OSError: if the file can't be written.
+    """
+    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+        data: h5py.Dataset | None = None
+        for batch in batches:
+            array = np.asarray(batch)
+            check_matrix("batch", array.shape, array.dtype)
+            n_features = array.shape[1]
+            if data is None:
+                permutation = FeaturePermutation.random(key, n_features)
+                chunks = (rows_per_chunk, min(block_width, n_features))
+                data = file.create_dataset(
+                    dataset, (0, n_features), dtype or array.dtype, maxshape=(None, n_features), chunks=chunks
+                )
+                order = file.create_dataset(f"{dataset}_feature_permutation", data=permutation.order)
+                data.attrs["feature_permutation"] = order.name
+            if n_features != data.shape[1]:
+                raise ValueError(f"batches must all have {data.shape[1]} features, got one with {n_features}")
+            data.resize(data.shape[0] + array.shape[0], axis=0)
+            data[-array.shape[0] :] = permutation.apply(array)
+        if data is None:
+            raise ValueError("batches must hold at least one batch, got none")

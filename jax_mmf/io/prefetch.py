@@ -1,0 +1,62 @@
+"""Reading ahead: a thread fills a short queue while the caller computes."""
+
+import queue
+import threading
+from collections.abc import Generator, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T]:
+    """The items, made in a thread up to ``depth`` of them ahead.
+
+    An exception of the iterable is raised here, after the items before it. The thread ends when the generator is
+    closed.
+
+    Args:
+      items: made one after another, in the thread.
+      depth: number of items that wait at most; 0 makes them here, without a thread.
+
+    Yields:
+      the items, in order.
+    """
+    if depth == 0:
+        yield from items
+        return
+    waiting: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(kind: str, value: T | BaseException | None) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put((kind, value), timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put("item", item):
+                    return
+        except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
+            put("error", error)
+        else:
+            put("end", None)
+
+    thread = threading.Thread(target=work, name="jax-mmf-reader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = waiting.get()
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            if kind == "end":
+                return
+            yield value  # type: ignore[misc]
+    finally:
+        stopped.set()
+        thread.join()

@@ -1,0 +1,81 @@
+"""Measures of a factorization: objective, explained variance, and how well planted atoms were found."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mmf.code_solvers import CodeSolver
+from jax_mmf.coding import encode, objective_per_sample
+from jax_mmf.linalg import matmul
+from jax_mmf.penalties import Penalty
+from jax_mmf.typing import Array, ArrayLike, HostArray
+from jax_mmf.validation import as_real_array, check_shape
+
+
+def objective(dictionary: ArrayLike, x: ArrayLike, penalty: Penalty, *, solver: CodeSolver | None = None) -> Array:
+    """Mean over samples of ``1/2 |x - a D|^2 + Omega(a)`` at the best codes: the true one, on all features.
+
+    Differentiable in everything, as `encode` is.
+
+    Args:
+      dictionary: ``(k, p)``.
+      x: ``(n, p)``, or one sample ``(p,)``.
+      penalty: of the codes.
+      solver: of the codes; by default that of `encode`.
+
+    Returns:
+      a scalar.
+
+    Raises:
+      ValueError: for shapes that do not fit.
+    """
+    dictionary = as_real_array("dictionary", dictionary, ndim=(2,))
+    x = as_real_array("x", x, ndim=(1, 2), dtype=dictionary.dtype)
+    codes = encode(dictionary, x, penalty, solver=solver)
+    return objective_per_sample(dictionary, x, codes, penalty).mean()
+
+
+def explained_variance(dictionary: ArrayLike, x: ArrayLike, codes: ArrayLike) -> Array:
+    """Share of the sum of squares that is explained: ``1 - |X - A D|^2 / |X|^2``. Centre X first for a variance.
+
+    Args:
+      dictionary: ``(k, p)``.
+      x: ``(n, p)``.
+      codes: ``(n, k)``.
+
+    Returns:
+      a scalar, at most 1; NaN if X is zero.
+    """
+    dictionary, x, codes = (
+        as_real_array(n, v, ndim=(2,)) for n, v in (("dictionary", dictionary), ("x", x), ("codes", codes))
+    )
+    check_shape("codes", codes, (x.shape[0], dictionary.shape[0]), "(n_samples, n_components)")
+    return 1 - jnp.sum((x - matmul(codes, dictionary)) ** 2) / jnp.sum(x**2)
+
+
+def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray, HostArray]:
+    """Pair atoms with reference atoms, greedily by the largest absolute cosine.
+
+    Args:
+      dictionary: ``(k, p)``.
+      reference: ``(m, p)``.
+
+    Returns:
+      ``(m,)`` the atom paired with each reference atom, -1 if none was left; ``(m,)`` absolute cosines, 0 if none.
+    """
+    left, right = (np.asarray(a, dtype=float) for a in (dictionary, reference))
+    unit: Any = lambda a: a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), np.finfo(float).tiny)  # noqa: E731
+    cosine = np.abs(unit(right) @ unit(left).T)
+    pair, value = np.full(right.shape[0], -1), np.zeros(right.shape[0])
+    for _ in range(min(cosine.shape)):
+        i, j = np.unravel_index(cosine.argmax(), cosine.shape)
+        pair[i], value[i] = j, cosine[i, j]
+        cosine[i, :] = cosine[:, j] = -1
+    return pair, value
+
+
+def sparsity(array: ArrayLike) -> Array:
+    """Share of entries that are zero: a scalar in [0, 1]."""
+    return jnp.mean(jax.lax.stop_gradient(jnp.asarray(array)) == 0)

@@ -1,0 +1,206 @@
+"""Penalties on codes: ridge, lasso and elastic net, with and without non-negativity.
+
+Every penalty of this module is a weighted elastic net,
+
+    Omega(a) = alpha (l1_ratio |a|_1 + (1 - l1_ratio) / 2 |a|_2^2),     optionally with a >= 0,
+
+and the code solvers ask a penalty for three things only: the weights `l1` and `l2`, and `nonneg`. A class of your own
+with these three attributes, registered as a pytree, works wherever these do.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from jax_mmf.linalg import matmul
+from jax_mmf.typing import Array, ArrayLike, Float
+from jax_mmf.validation import check_real
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """What a code solver needs to know of a penalty ``l1 |a|_1 + l2 / 2 |a|_2^2``, optionally with ``a >= 0``."""
+
+    @property
+    def l1(self) -> Float:
+        """Weight of the l1 norm: a scalar, or ``(k,)`` with one weight per atom."""
+
+    @property
+    def l2(self) -> Float:
+        """Weight of half the squared l2 norm: a scalar, or ``(k,)`` with one weight per atom."""
+
+    @property
+    def nonneg(self) -> bool:
+        """Whether codes must be non-negative (static)."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ElasticNet:
+    """Elastic net: ``alpha (l1_ratio |a|_1 + (1 - l1_ratio) / 2 |a|_2^2)``.
+
+    Attributes:
+      alpha: strength, >= 0; a scalar, or ``(k,)`` with one strength per atom.
+      l1_ratio: share of the l1 norm, in [0, 1]; 0 is ridge, 1 the lasso.
+      nonneg: whether codes must be non-negative (static).
+
+    Raises:
+      ValueError: if a value known on the host is out of range.
+
+    Example:
+      >>> ElasticNet(alpha=0.1, l1_ratio=0.9)
+      ElasticNet(alpha=0.1, l1_ratio=0.9, nonneg=False)
+    """
+
+    alpha: Float
+    l1_ratio: Float = 0.5
+    nonneg: bool = field(default=False, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        check_real("alpha", self.alpha, low=0.0)
+        check_real("l1_ratio", self.l1_ratio, low=0.0, high=1.0)
+
+    @property
+    def l1(self) -> Float:
+        """Weight of the l1 norm."""
+        return self.alpha * self.l1_ratio
+
+    @property
+    def l2(self) -> Float:
+        """Weight of half the squared l2 norm."""
+        return self.alpha * (1.0 - self.l1_ratio)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Ridge:
+    """Ridge: ``alpha / 2 |a|_2^2``.
+
+    Attributes:
+      alpha: strength, >= 0; a scalar, or ``(k,)`` with one strength per atom.
+      nonneg: whether codes must be non-negative (static). With ``alpha=0`` this is the code of non-negative matrix
+        factorization.
+
+    Raises:
+      ValueError: if alpha is known on the host and negative.
+
+    Example:
+      >>> Ridge(0.1)
+      Ridge(alpha=0.1, nonneg=False)
+    """
+
+    alpha: Float
+    nonneg: bool = field(default=False, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        check_real("alpha", self.alpha, low=0.0)
+
+    @property
+    def l1(self) -> Float:
+        """Weight of the l1 norm: 0."""
+        return 0.0
+
+    @property
+    def l2(self) -> Float:
+        """Weight of half the squared l2 norm."""
+        return self.alpha
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Lasso:
+    """Lasso: ``alpha |a|_1``.
+
+    Attributes:
+      alpha: strength, >= 0; a scalar, or ``(k,)`` with one strength per atom.
+      nonneg: whether codes must be non-negative (static).
+
+    Raises:
+      ValueError: if alpha is known on the host and negative.
+
+    Example:
+      >>> Lasso(0.1, nonneg=True)
+      Lasso(alpha=0.1, nonneg=True)
+    """
+
+    alpha: Float
+    nonneg: bool = field(default=False, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        check_real("alpha", self.alpha, low=0.0)
+
+    @property
+    def l1(self) -> Float:
+        """Weight of the l1 norm."""
+        return self.alpha
+
+    @property
+    def l2(self) -> Float:
+        """Weight of half the squared l2 norm: 0."""
+        return 0.0
+
+
+def is_ridge(penalty: Penalty) -> bool:
+    """Whether a penalty is known, without its values, to give codes in closed form."""
+    return isinstance(penalty, Ridge) and not penalty.nonneg
+
+
+def penalty_value(penalty: Penalty, codes: ArrayLike) -> Array:
+    """Value of a penalty.
+
+    Args:
+      penalty: the penalty.
+      codes: ``(..., k)``.
+
+    Returns:
+      ``(...)``: the value per sample; infinite where a code breaks ``nonneg``.
+    """
+    codes = jnp.asarray(codes)
+    l1, l2 = (jnp.asarray(w, codes.dtype) for w in (penalty.l1, penalty.l2))
+    value = jnp.sum(l1 * jnp.abs(codes) + 0.5 * l2 * codes**2, axis=-1)
+    if penalty.nonneg:
+        value = jnp.where((codes < 0).any(-1), jnp.inf, value)
+    return value
+
+
+def shrink(linear: Array, l1: Array, nonneg: bool) -> Array:
+    """Soft threshold: ``sign(linear) max(|linear| - l1, 0)``, or ``max(linear - l1, 0)`` if codes are non-negative."""
+    if nonneg:
+        return jnp.maximum(linear - l1, 0)
+    return linear - jnp.clip(linear, -l1, l1)
+
+
+def penalty_prox(penalty: Penalty, codes: ArrayLike, step: ArrayLike = 1.0) -> Array:
+    """Proximal operator: ``argmin_a 1/2 |a - codes|^2 + step Omega(a)``.
+
+    Args:
+      penalty: the penalty.
+      codes: ``(..., k)``.
+      step: positive scalar.
+
+    Returns:
+      ``(..., k)``.
+    """
+    codes = jnp.asarray(codes)
+    l1, l2, step = (jnp.asarray(w, codes.dtype) for w in (penalty.l1, penalty.l2, step))
+    return shrink(codes, step * l1, penalty.nonneg) / (1 + step * l2)
+
+
+def alpha_max(dictionary: ArrayLike, x: ArrayLike, *, l1_ratio: ArrayLike = 1.0, nonneg: bool = False) -> Array:
+    """Smallest alpha for which every code is zero: ``max |x D^T| / l1_ratio``.
+
+    Args:
+      dictionary: ``(k, p)``.
+      x: ``(p,)`` or ``(n, p)``.
+      l1_ratio: of the elastic net; 1 is the lasso. Ridge, 0, never gives zero codes: infinity.
+      nonneg: whether codes are non-negative.
+
+    Returns:
+      a scalar: the maximum over all samples.
+    """
+    dictionary, x = jnp.asarray(dictionary), jnp.asarray(x)
+    correlation = matmul(x, dictionary.T)
+    largest = jnp.maximum(correlation.max(), 0) if nonneg else jnp.abs(correlation).max()
+    return largest / jnp.asarray(l1_ratio, correlation.dtype)

@@ -1,0 +1,93 @@
+"""Figures of runs and of atoms, with matplotlib (extra ``plot``)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_mmf.io.atomic import written_aside
+from jax_mmf.training import Record
+from jax_mmf.typing import HostArray
+
+# Okabe and Ito 2008: told apart by readers with any colour vision.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_AXES = {
+    "seconds": ("seconds of reading and learning", 1.0),
+    "bytes_read": ("gigabytes read", 1e-9),
+    "n_samples": ("samples seen", 1.0),
+}
+
+
+def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Record]], *, against: str = "seconds") -> None:
+    """Held-out objectives of runs against seconds, bytes read or samples seen, both on logarithmic axes.
+
+    Args:
+      axes: matplotlib axes to draw on.
+      histories: of each run, by its label.
+      against: ``"seconds"``, ``"bytes_read"`` or ``"n_samples"``.
+    """
+    label, unit = _AXES[against]
+    best = min((r.objective for records in histories.values() for r in records), default=float("nan"))
+    for color, (name, records) in zip(COLORS, histories.items(), strict=False):
+        x = [getattr(r, against) * unit for r in records]
+        axes.plot(x, [r.objective for r in records], color=color, label=name, lw=1.8)
+    axes.axhline(best * 1.01, color="0.6", lw=1, ls="--")
+    axes.annotate(
+        "best + 1 %",
+        (1, best * 1.01),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        color="0.4",
+        fontsize=8,
+    )
+    axes.set(xscale="log", yscale="log", xlabel=label, ylabel="held-out objective")
+    axes.grid(visible=True, which="both", color="0.92")
+    axes.set_axisbelow(True)
+    axes.yaxis.set_major_formatter("{x:.3g}")
+    axes.yaxis.set_minor_formatter("{x:.3g}")
+    axes.tick_params(which="both", labelsize=8)
+
+
+def composite(patches: HostArray, bands: Sequence[int]) -> HostArray:
+    """Colour pictures of spectral patches ``(k, h, w, bands)``: three bands as red, green and blue, ``(k, h, w, 3)``.
+
+    Zero is grey; each patch is scaled to its largest absolute value.
+    """
+    rgb = patches[..., list(bands)]
+    largest = np.abs(rgb).max(axis=(1, 2, 3), keepdims=True)
+    return np.asarray(0.5 + 0.5 * rgb / np.where(largest > 0, largest, 1))
+
+
+def plot_history(path: str | Path, histories: Mapping[str, Sequence[Record]], *, title: str = "") -> None:
+    """Write a figure of held-out objectives against seconds and against samples seen.
+
+    Args:
+      path: of the picture; its ending gives the format (.png, .pdf, .svg).
+      histories: of each run, by its label.
+      title: of the figure.
+    """
+    figure, axes = new_figure(1, 2, figsize=(9, 3.6))
+    for ax, against in zip(axes[0], ("seconds", "n_samples"), strict=True):
+        plot_convergence(ax, histories, against=against)
+    if len(histories) > 1:
+        axes[0][0].legend(fontsize=8, frameon=False)
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def new_figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
+    """A matplotlib figure and its ``(rows, columns)`` axes, without a window and without pyplot's global state."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("figures need matplotlib; pip install 'jax-mmf[plot]'") from error
+    figure = Figure(layout="constrained", dpi=130, **options)
+    return figure, figure.subplots(rows, columns, squeeze=False) if rows else None
+
+
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure. It appears under its name when it is complete."""
+    with written_aside(path) as aside:
+        figure.savefig(aside, format=Path(path).suffix.lstrip(".") or "png")

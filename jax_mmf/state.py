@@ -1,0 +1,54 @@
+"""The state of a run, and what a step tells about itself."""
+
+from typing import Any, NamedTuple
+
+from jax_mmf.statistics import Memory
+from jax_mmf.surrogate import Surrogate
+from jax_mmf.typing import Array, Key
+
+
+class State(NamedTuple):
+    """Everything a run knows: with the data that follow, it determines the rest bit for bit.
+
+    Attributes:
+      key: PRNG key of the run; it does not change.
+      step: int32, number of steps done.
+      n_samples: int32, number of samples seen.
+      dictionary: ``(k, p)``.
+      surrogate: statistics C, B and, with partial B, the counts of the features.
+      gauge: ``(k,)`` gauges of the atoms.
+      gram: ``(k, k)`` D D^T where the statistics need it, else None.
+      update_state: of the dictionary update: ``()``, or the state of an optax optimiser.
+    """
+
+    key: Key
+    step: Array
+    n_samples: Array
+    dictionary: Array
+    surrogate: Surrogate
+    gauge: Array
+    gram: Array | None
+    update_state: Any
+
+
+class Info(NamedTuple):
+    """What a step tells about itself.
+
+    Attributes:
+      codes: ``(b, k)`` of the mini-batch, in the dictionary before the step.
+      weight: scalar, of the mini-batch in the statistics.
+      gap: ``(b,)`` duality gaps of the codes, relative to the objective.
+      n_iter: ``(b,)`` int32, iterations of the code solver.
+      n_dead: int32, number of atoms that codes hardly use.
+      finite: whether the codes are all finite. If not, the data held NaN or infinity, or the numbers overflowed, and
+        the state is no longer of use: keep the one before.
+      memory: rows of the averaged statistics to write back, or None.
+    """
+
+    codes: Array
+    weight: Array
+    gap: Array
+    n_iter: Array
+    n_dead: Array
+    finite: Array
+    memory: Memory | None

@@ -1,0 +1,198 @@
+"""The step of online matrix factorization, as pure functions of a configuration and a state."""
+
+import functools
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jax_mmf.coding import solve_codes
+from jax_mmf.constraints import Constraint
+from jax_mmf.dictionary_update import DictionaryProblem
+from jax_mmf.initialization import RandomSamples
+from jax_mmf.linalg import all_finite, matmul
+from jax_mmf.state import Info, State
+from jax_mmf.statistics import Memory, View
+from jax_mmf.subsampling import Subset
+from jax_mmf.surrogate import Surrogate, init_surrogate, update_surrogate
+from jax_mmf.typing import Array, Key
+
+if TYPE_CHECKING:
+    from jax_mmf.online import OnlineFactorization
+
+_TAG_INIT, _TAG_SUBSET, _TAG_ORDER = 0, 1, 2  # independent streams of random numbers of one key
+_DEAD = 1e-6  # share of the mean energy of the codes below which an atom counts as dead
+_REFRESHES = 16  # in p / s times as many steps, what is kept up to date by differences is computed afresh
+
+
+def dead_atoms(c: Array) -> Array:
+    """Atoms whose codes have less than a millionth of the mean energy: ``(k, k) -> (k,)`` booleans."""
+    energy = jnp.diagonal(c)
+    return energy <= _DEAD * energy.mean()
+
+
+@functools.partial(jax.jit, static_argnames="from_samples")
+def init_state(solver: "OnlineFactorization", key: Key, given: Array, *, from_samples: bool) -> State:
+    """`OnlineFactorization.init` after its checks: ``given`` is samples ``(m, p)``, or a dictionary ``(k, p)``."""
+    constraint, k = solver.constraint, solver.n_components
+    if from_samples:
+        directions = solver.initialization(jax.random.fold_in(key, _TAG_INIT), given, k)
+        dictionary = jax.vmap(constraint.scale)(_orient(directions, constraint))
+    else:
+        dictionary = jax.vmap(constraint.project)(given)
+    dtype, p = dictionary.dtype, dictionary.shape[1]
+    return State(
+        key=key,
+        step=jnp.zeros((), jnp.int32),
+        n_samples=jnp.zeros((), jnp.int32),
+        dictionary=dictionary,
+        surrogate=init_surrogate(k, p, dtype, partial_b=solver.partial_b),
+        gauge=constraint.gauge(dictionary),
+        gram=matmul(dictionary, dictionary.T) if solver.statistics.needs_gram else None,
+        update_state=solver.dictionary_update.init(dictionary),
+    )
+
+
+def _orient(directions: Array, constraint: Constraint) -> Array:
+    """On sets with d >= 0, directions turned so that their positive part is the larger one."""
+    if not constraint.nonneg:
+        return directions
+    up, down = jnp.sum(jnp.maximum(directions, 0) ** 2, 1), jnp.sum(jnp.minimum(directions, 0) ** 2, 1)
+    return directions * jnp.where(down > up, -1, 1)[:, None]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def draw_subset(solver: "OnlineFactorization", key: Key, step: Array, n_features: int) -> Subset:
+    """The subset of a step of a run with a key; `OnlineFactorization.draw_subset` without a state."""
+    return solver.subset.draw(jax.random.fold_in(key, _TAG_SUBSET), step, n_features)
+
+
+def step_whole(
+    solver: "OnlineFactorization", state: State, x: Array, memory: Memory | None, codes: Array
+) -> tuple[State, Info]:
+    """`OnlineFactorization.update` after its checks, not jitted."""
+    subset = draw_subset(solver, state.key, state.step, state.dictionary.shape[1])
+    whole = x if solver.needs_whole_samples else None
+    return _step(solver, state, whole, subset.gather(x), subset, memory, codes)
+
+
+def step_partial(
+    solver: "OnlineFactorization", state: State, x_subset: Array, subset: Subset, memory: Memory | None, codes: Array
+) -> tuple[State, Info]:
+    """`OnlineFactorization.partial_update` after its checks, not jitted."""
+    return _step(solver, state, None, subset.drop_invalid(x_subset), subset, memory, codes)
+
+
+update = jax.jit(step_whole)
+partial_update = jax.jit(step_partial)
+
+
+def _step(
+    solver: "OnlineFactorization",
+    state: State,
+    x: Array | None,
+    x_subset: Array,
+    subset: Subset,
+    memory: Memory | None,
+    start: Array,
+) -> tuple[State, Info]:
+    """One step of [TSP18], algorithm 3; [ICML16], algorithm 1, with partial B."""
+    dictionary, dtype = state.dictionary, state.dictionary.dtype
+    size = x_subset.shape[0]
+    atoms = subset.gather(dictionary)
+
+    reduction = jnp.asarray(subset.reduction, dtype)
+    view = View(x, x_subset, dictionary, atoms, state.gram, reduction)
+    regression, memory = solver.statistics.estimate(view, memory)
+    codes, solved = solve_codes(
+        regression.gram,
+        regression.beta,
+        solver.penalty,
+        sq_norm=regression.sq_norm,
+        solver=solver.resolved_code_solver,
+        init=start,
+    )
+
+    n_samples = state.n_samples + size
+    weight = solver.forgetting.weight(state.n_samples, size).astype(dtype)
+    surrogate, b_subset, batch = update_surrogate(state.surrogate, codes, x, x_subset, subset, weight, n_samples)
+
+    constraint = solver.constraint
+    gauge_subset = constraint.gauge(atoms)
+    radius = jnp.asarray(constraint.radius, dtype)
+    # Rounding may leave a little less than nothing to the features of the subset.
+    outside = jnp.maximum(state.gauge - gauge_subset, 0) if not subset.is_full else jnp.zeros_like(state.gauge)
+    problem = DictionaryProblem(surrogate.c, b_subset, batch, jnp.maximum(radius - outside, 0), subset)
+    order_key = jax.random.fold_in(jax.random.fold_in(state.key, _TAG_ORDER), state.step)
+    moved, update_state = solver.dictionary_update.update(order_key, atoms, problem, constraint, state.update_state)
+
+    new_dictionary = subset.scatter(dictionary, moved)
+    gauge, gram = _follow(solver, state, new_dictionary, atoms, moved, outside, subset)
+    new_state = State(
+        key=state.key,
+        step=state.step + 1,
+        n_samples=n_samples,
+        dictionary=new_dictionary,
+        surrogate=surrogate,
+        gauge=gauge,
+        gram=gram,
+        update_state=update_state,
+    )
+    info = Info(
+        codes=codes,
+        weight=weight,
+        gap=solved.gap,
+        n_iter=solved.n_iter,
+        n_dead=dead_atoms(surrogate.c).sum(dtype=jnp.int32),
+        finite=all_finite(codes),
+        memory=memory,
+    )
+    return new_state, info
+
+
+def _follow(
+    solver: "OnlineFactorization",
+    state: State,
+    dictionary: Array,
+    before: Array,
+    after: Array,
+    outside: Array,
+    subset: Subset,
+) -> tuple[Array, Array | None]:
+    """Gauges and Gram matrix of the new dictionary, from what changed: O(k^2 s).
+
+    Differences pile up rounding, so both are computed afresh once in many steps, at a cost that is a small part of
+    theirs.
+    """
+    gauge = outside + solver.constraint.gauge(after)
+    gram = state.gram
+    if subset.is_full:
+        return gauge, None if gram is None else matmul(after, after.T)
+    if gram is not None:
+        gram = gram + matmul(after, after.T) - matmul(before, before.T)
+
+    def afresh() -> tuple[Array, Array | None]:
+        exact = None if gram is None else matmul(dictionary, dictionary.T)
+        return solver.constraint.gauge(dictionary), exact
+
+    period = _REFRESHES * -(-subset.n_features // subset.size)
+    return lax.cond((state.step + 1) % period == 0, afresh, lambda: (gauge, gram))
+
+
+@jax.jit
+def revive(solver: "OnlineFactorization", key: Key, state: State, samples: Array) -> State:
+    """`OnlineFactorization.revive` after its checks."""
+    dead = dead_atoms(state.surrogate.c)
+    k, m = solver.n_components, samples.shape[0]
+    pool = jnp.tile(samples, (-(-k // m), 1))
+    fresh = jax.vmap(solver.constraint.scale)(_orient(RandomSamples()(key, pool, k), solver.constraint))
+    dictionary = jnp.where(dead[:, None], fresh, state.dictionary)
+    c, b, counts = state.surrogate
+    c = jnp.where(dead[:, None] | dead[None], 0, c)
+    return state._replace(
+        dictionary=dictionary,
+        surrogate=Surrogate(c, jnp.where(dead[:, None], 0, b), counts),
+        gauge=jnp.where(dead, solver.constraint.gauge(dictionary), state.gauge),
+        gram=None if state.gram is None else matmul(dictionary, dictionary.T),
+    )

@@ -1,0 +1,28 @@
+"""Settings of the whole test run, made before JAX is imported."""
+
+import os
+
+# The threads of SciPy's OpenBLAS, which is JAX's linear algebra on CPU, fight with XLA's; and with several workers on
+# few cores, a thread pool per worker would make everything slower.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import hypothesis
+import jax
+import pytest
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=40, derandomize=True)
+hypothesis.settings.load_profile("default")
+
+
+@pytest.fixture
+def x64():
+    """Double precision for one test: what oracles are compared in."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    """Both precisions: the one users run, and the one that shows whether errors are rounding."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
