@@ -102,7 +102,8 @@ class CoordinateDescent:
     has converged. The best choice on CPU, and to high accuracy everywhere.
 
     Attributes:
-      tol: relative duality gap at which a sample is done (`relative_gap`).
+      tol: relative duality gap at which a sample is done (`jax_mmf.duality.relative_gap`), or the level of rounding if
+        that is higher; 0 goes on to max_iter.
       max_iter: largest number of sweeps over the coordinates.
 
     Raises:
@@ -147,7 +148,8 @@ class FISTA:
     steps one after another are slow. [Beck and Teboulle 2009; restart: O'Donoghue and Candes 2015]
 
     Attributes:
-      tol: relative duality gap at which a sample is done (`relative_gap`).
+      tol: relative duality gap at which a sample is done (`jax_mmf.duality.relative_gap`), or the level of rounding if
+        that is higher; 0 goes on to max_iter.
       max_iter: largest number of proximal steps.
 
     Raises:

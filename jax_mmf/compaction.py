@@ -96,5 +96,5 @@ def iterate(
 
 
 def _is_open(gap: Gap, tol: Array) -> Array:
-    """Samples whose gap is above the tolerance, and above rounding; NaN is not worth iterating on."""
-    return gap.relative > tol + gap.rounding
+    """Samples whose gap is above the tolerance, and above rounding unless the tolerance is 0; NaN never is."""
+    return gap.relative > tol + jnp.where(tol > 0, gap.rounding, 0)

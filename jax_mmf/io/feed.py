@@ -73,6 +73,8 @@ class Feed:
     ) -> None:
         self._solver, self._key, self._n_epochs, self._batch_size = solver, key, n_epochs, batch_size
         source = as_source(source)
+        settings: Any = jax.config
+        self._x64, self._device = settings.jax_enable_x64, settings.jax_default_device
         self._order: SampleOrder | None = None
         self._bytes_apart = 0  # read to evaluate on, not to learn from
         stored: HostArray | None = None
@@ -165,12 +167,17 @@ class Feed:
     # Mini-batches
 
     def items(self, first_step: int, *, with_rows: bool) -> Iterator[Item]:
-        """The mini-batches from a step on, in order."""
-        if self._order is None:
-            yield from self._items_of_batches()
-            return
+        """The mini-batches from a step on, in order. May be iterated over in another thread."""
+        # These settings belong to a thread; those of the caller's hold in the reader's too.
+        with jax.enable_x64(self._x64), jax.default_device(self._device):
+            if self._order is None:
+                yield from self._items_of_batches()
+            else:
+                yield from self._items_of_source(self._order, first_step, with_rows=with_rows)
+
+    def _items_of_source(self, order: SampleOrder, first_step: int, *, with_rows: bool) -> Iterator[Item]:
         partial = not self._solver.needs_whole_samples
-        all_batches = self._order.batches(self._batch_size, self._n_epochs, first_step)
+        all_batches = order.batches(self._batch_size, self._n_epochs, first_step)
         for step, (epoch, rows) in enumerate(all_batches, first_step):
             subset = columns = None
             if partial:

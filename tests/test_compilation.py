@@ -1,0 +1,102 @@
+"""What compiles, how often, and what a compiled step needs: counts of traces and bytes, never seconds."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jax_mmf as mmf
+from jax_mmf import step, training
+from jax_mmf.step import step_partial, step_whole
+
+K, B = 8, 16
+
+
+def make(**kwargs):
+    options = {"n_components": K, "penalty": mmf.Lasso(0.1), "constraint": mmf.L2Ball()} | kwargs
+    return mmf.OnlineFactorization(**options)
+
+
+def samples(n, p):
+    return np.random.default_rng(0).standard_normal((n, p)).astype(np.float32)
+
+
+def test_one_trace_for_many_alphas_batches_and_steps():
+    chex.clear_trace_counter()
+    update = jax.jit(chex.assert_max_traces(step_whole, n=1))
+    x = samples(10 * B, 32)
+    state = make().init(jax.random.key(0), samples=x)
+    start = jnp.zeros((B, K))
+    for i in range(4):
+        solver = make(
+            penalty=mmf.Lasso(0.1 + i),
+            constraint=mmf.L2Ball(1.0 + i),
+            forgetting=mmf.PowerForgetting(0.7 + i / 20),
+        )
+        for j in range(3):
+            state, _ = update(solver, state, x[j * B : (j + 1) * B], None, start)
+
+
+def test_python_floats_do_not_recompile():
+    x = samples(B, 37)
+    state = make().init(jax.random.key(0), samples=x)
+    make(penalty=mmf.Lasso(0.1)).update(state, x)
+    before = step.update._cache_size()
+    for alpha in (0.2, 0.3):
+        make(penalty=mmf.Lasso(alpha)).update(state, x)
+    assert step.update._cache_size() == before
+
+
+def test_fit_compiles_the_step_once_for_full_and_once_for_ragged_batches():
+    before = training._step_whole._cache_size()
+    x = samples(5 * B + 3, 41)
+    for alpha in (0.1, 0.2):
+        mmf.fit(make(penalty=mmf.Lasso(alpha)), x, key=jax.random.key(0), n_epochs=2, batch_size=B)
+    assert training._step_whole._cache_size() - before == 2
+
+
+def memory(p, size, **kwargs):
+    """Bytes that a donated partial step on ``size`` of p features needs beside its arguments, and its outputs."""
+    solver = make(partial_b=True, subset=mmf.BlockSubset(p / size, 16), penalty=mmf.Ridge(0.1), **kwargs)
+    state = jax.eval_shape(lambda d: solver.init(jax.random.key(0), dictionary=d), jnp.zeros((K, p)))
+    subset = jax.eval_shape(lambda: solver.subset.draw(jax.random.key(0), 0, p))
+    compiled = jax.jit(step_partial, donate_argnames="state")
+    x, start = jnp.zeros((B, size)), jnp.zeros((B, K))
+    analysis = compiled.lower(solver, state, x, subset, None, start).compile().memory_analysis()
+    return analysis.temp_size_in_bytes, analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+
+
+@pytest.mark.parametrize("constraint", [mmf.L2Ball(), mmf.L1Ball()])
+def test_memory_of_a_step_grows_with_the_subset_and_not_with_the_features(constraint):
+    size = 2048
+    small, _ = memory(8 * size, size, constraint=constraint)
+    large, copied = memory(64 * size, size, constraint=constraint)
+    one_dictionary = K * 64 * size * 4
+    assert large < 1.1 * small + 10_000
+    assert large < one_dictionary / 2
+    # Everything p-sized is written into the memory of the state before.
+    assert copied < one_dictionary / 100
+
+
+def test_memory_of_a_full_step():
+    """Nothing p-sized is copied; what is needed for a time is the moments A^T X of the batch, as large as B."""
+    k, p = 64, 20_000
+    solver = make(n_components=k, penalty=mmf.Ridge(0.1))
+    state = jax.eval_shape(lambda d: solver.init(jax.random.key(0), dictionary=d), jnp.zeros((k, p)))
+    compiled = jax.jit(step_whole, donate_argnames="state")
+    lowered = compiled.lower(solver, state, jnp.zeros((B, p)), None, jnp.zeros((B, k)))
+    analysis = lowered.compile().memory_analysis()
+    assert analysis.output_size_in_bytes - analysis.alias_size_in_bytes < 0.01 * k * p * 4
+    assert analysis.temp_size_in_bytes < 1.1 * k * p * 4
+
+
+def test_gradient_memory_does_not_depend_on_iterations():
+    dictionary, x = jnp.zeros((K, 20)), jnp.zeros((B, 20))
+
+    def temp(max_iter):
+        solver = mmf.CoordinateDescent(max_iter=max_iter)
+        loss = jax.grad(lambda d: mmf.encode(d, x, mmf.Lasso(0.1), solver=solver).sum())
+        return jax.jit(loss).lower(dictionary).compile().memory_analysis().temp_size_in_bytes
+
+    assert temp(10) == temp(10_000)

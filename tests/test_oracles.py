@@ -1,0 +1,159 @@
+"""The whole step against a plain NumPy implementation that was written from the papers, not from this library."""
+
+import itertools
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference import ReferenceConfig, run
+
+import jax_mmf as mmf
+from jax_mmf.step import _TAG_ORDER
+
+K, P, BATCH, RAGGED, STEPS = 6, 41, 10, 7, 50
+
+STATISTICS = {
+    "masked": mmf.MaskedStatistics(),
+    "full": mmf.FullStatistics(),
+    "full_gram_averaged": mmf.AveragedStatistics(0.8, gram="full"),
+    "averaged": mmf.AveragedStatistics(0.8, gram="averaged"),
+}
+PENALTIES = {
+    "ridge": mmf.Ridge(0.3),
+    "lasso": mmf.Lasso(0.2),
+    "elastic-net": mmf.ElasticNet(0.3, 0.6),
+    "nonneg": mmf.ElasticNet(0.2, 0.8, nonneg=True),
+}
+CONSTRAINTS = {
+    "l2": mmf.L2Ball(),
+    "l1": mmf.L1Ball(1.5),
+    "elastic-net": mmf.ElasticNetBall(0.4, 1.2),
+    "l2-nonneg": mmf.L2Ball(nonneg=True),
+    "simplex": mmf.Simplex(),
+}
+SUBSETS = {1: mmf.FullSubset(), 3: mmf.UniformSubset(3), "blocks": mmf.BlockSubset(3, n_blocks=4)}
+FORGETTING = {
+    "power": mmf.PowerForgetting(0.8),
+    "scaled": mmf.ScaledForgetting(5.0),
+    "constant": mmf.ConstantForgetting(0.02),
+}
+
+
+def data(seed=0):
+    """Low rank plus noise, non-negative enough for every constraint to have something to do."""
+    rng = np.random.default_rng(seed)
+    x = rng.gamma(1.0, 1.0, (200, K)) @ rng.gamma(0.5, 1.0, (K, P)) / K + 0.1 * rng.standard_normal((200, P))
+    dictionary = np.abs(rng.standard_normal((K, P))) / P
+    return x, dictionary / dictionary.sum(1, keepdims=True)
+
+
+def numbers(weight):
+    return float(np.asarray(weight))
+
+
+def compare(statistics, partial_b, penalty, constraint, subset, forgetting="power", atol=1e-8):
+    x, dictionary = data()
+    pair, rule = STATISTICS[statistics], FORGETTING[forgetting]
+    code_penalty, atoms = PENALTIES[penalty], CONSTRAINTS[constraint]
+    tight = None if penalty == "ridge" else mmf.CoordinateDescent(tol=0.0, max_iter=150)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # few blocks with partial B: right numbers, poor results
+        solver = mmf.OnlineFactorization(
+            n_components=K,
+            penalty=code_penalty,
+            constraint=atoms,
+            subset=SUBSETS[subset],
+            statistics=pair,
+            partial_b=partial_b,
+            forgetting=rule,
+            code_solver=tight,
+        )
+        state = solver.init(jax.random.key(1), dictionary=dictionary)
+        memory = solver.init_memory(state, len(x))
+        rng = np.random.default_rng(2)
+        batches, ids, subsets, reductions, orders, ours = [], [], [], [], [], []
+        for step in range(STEPS):
+            rows = rng.permutation(len(x))[: RAGGED if step % 9 == 8 else BATCH]
+            drawn = solver.draw_subset(state)
+            valid = np.ones(drawn.size, bool) if drawn.valid is None else np.asarray(drawn.valid)
+            key = jax.random.fold_in(jax.random.fold_in(state.key, _TAG_ORDER), state.step)
+            orders.append(np.asarray(solver.dictionary_update.atom_order(key, K)))
+            batches.append(x[rows])
+            ids.append(rows)
+            subsets.append(np.asarray(drawn.indices)[valid])
+            reductions.append(float(drawn.reduction))
+            part = None if memory is None else jax.tree.map(lambda m, rows=rows: m[rows], memory)
+            state, info = solver.update(state, x[rows], memory=part)
+            if memory is not None:
+                memory = jax.tree.map(lambda m, new, rows=rows: m.at[rows].set(new), memory, info.memory)
+            ours.append((state.dictionary, state.surrogate.b, state.surrogate.c, info.codes))
+    l1, l2 = numbers(code_penalty.l1), numbers(code_penalty.l2)
+    config = ReferenceConfig(
+        alpha=l1 + l2,
+        l1_ratio=l1 / (l1 + l2),
+        nonneg_codes=code_penalty.nonneg,
+        mu={"l2": 0.0, "l1": 1.0, "elastic-net": 0.4, "l2-nonneg": 0.0, "simplex": 1.0}[constraint],
+        radius=numbers(atoms.radius),
+        nonneg_atoms=atoms.nonneg,
+        simplex=constraint == "simplex",
+        statistics=statistics,
+        power=0.8,
+        partial_b=partial_b,
+        forgetting={"power": ("power", 0.8), "scaled": ("scaled", 5.0), "constant": ("constant", 0.02)}[forgetting],
+    )
+    start = np.asarray(solver.init(jax.random.key(1), dictionary=dictionary).dictionary)
+    theirs = run(batches, start, config, subsets=subsets, reductions=reductions, orders=orders, sample_ids=ids)
+    for step, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):
+        for name, value in zip(("D", "B", "C", "codes"), mine, strict=True):
+            np.testing.assert_allclose(
+                value, reference[name], rtol=0, atol=atol, err_msg=f"{name} after step {step + 1}"
+            )
+    # The run went somewhere: agreement of two runs that stand still would show nothing.
+    assert np.abs(ours[-1][0] - start).max() > 1e-2
+
+
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_penalty_and_constraint(x64, penalty, constraint):
+    """Every penalty with every constraint, on random subsets, masked statistics and partial B [ICML16]."""
+    compare("masked", True, penalty, constraint, 3)
+
+
+@pytest.mark.parametrize("subset", SUBSETS)
+@pytest.mark.parametrize("partial_b", [False, True])
+@pytest.mark.parametrize("statistics", STATISTICS)
+def test_statistics_and_surrogate(x64, statistics, partial_b, subset):
+    """Every pair of estimators with both variants of B, on all features, random ones, and blocks that overlap."""
+    compare(statistics, partial_b, "elastic-net", "elastic-net", subset)
+
+
+@pytest.mark.parametrize("forgetting", ["scaled", "constant"])
+def test_forgetting(x64, forgetting):
+    compare("masked", True, "lasso", "l2", 3, forgetting)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("statistics", "partial_b", "penalty", "constraint", "subset"),
+    itertools.product(STATISTICS, [False, True], PENALTIES, CONSTRAINTS, SUBSETS),
+)
+def test_whole_grid(x64, statistics, partial_b, penalty, constraint, subset):
+    compare(statistics, partial_b, penalty, constraint, subset)
+
+
+def test_partial_update_is_update(x64):
+    """`partial_update` on the columns of the subset gives the bits of `update` on whole samples."""
+    x, dictionary = data()
+    solver = mmf.OnlineFactorization(
+        n_components=K, penalty=mmf.Lasso(0.2), constraint=mmf.L2Ball(), subset=mmf.UniformSubset(3), partial_b=True
+    )
+    whole = part = solver.init(jax.random.key(1), dictionary=dictionary)
+    for step in range(20):
+        batch = jnp.asarray(x[10 * step : 10 * step + 10])
+        subset = solver.draw_subset(part)
+        assert jnp.array_equal(subset.indices, solver.draw_subset(whole._replace(step=whole.step - step), ahead=step).indices)
+        whole, _ = solver.update(whole, batch)
+        part, _ = solver.partial_update(part, batch[:, subset.indices], subset)
+    np.testing.assert_allclose(whole.dictionary, part.dictionary, rtol=0, atol=1e-13)
