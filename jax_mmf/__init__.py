@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from jax_mmf import datasets
 from jax_mmf.code_solvers import FISTA, Cholesky, CodeSolver, CoordinateDescent
 from jax_mmf.coding import decode, encode, encode_with_info
 from jax_mmf.compaction import SolveInfo
@@ -66,6 +67,7 @@ __all__ = [
     "UniformSubset",
     "__version__",
     "alpha_max",
+    "datasets",
     "decode",
     "encode",
     "encode_with_info",

@@ -1,6 +1,6 @@
 """Solvers for the codes of a mini-batch, given Gram matrices and correlations.
 
-All of them minimise, per sample,
+All of them minimise, per sample::
 
     1/2 a G a^T - a . beta + l1 |a|_1 + l2 / 2 |a|_2^2,     optionally with a >= 0,
 

@@ -47,7 +47,9 @@ def encode(
       TypeError: for arguments that are not real numbers, or no penalty or solver.
 
     Example:
-      >>> codes = encode(dictionary, x, Lasso(0.1))  # doctest: +SKIP
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.encode(jnp.eye(3), jnp.array([2.0, -0.05, -1.0]), mmf.Lasso(0.1)))
+      [ 1.9  0.  -0.9]
     """
     return encode_with_info(dictionary, x, penalty, mask=mask, solver=solver, init=init)[0]
 

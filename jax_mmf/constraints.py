@@ -1,6 +1,6 @@
 """Constraint sets of atoms: balls of an additive gauge, and the simplex.
 
-An atom d is feasible when ``gauge(d) <= radius`` with
+An atom d is feasible when ``gauge(d) <= radius`` with::
 
     gauge(d) = l1_ratio |d|_1 + (1 - l1_ratio) |d|_2^2,     optionally with d >= 0.
 

@@ -52,7 +52,7 @@ class DictionaryUpdate(Protocol):
 
 @dataclass(frozen=True)
 class BlockCoordinateDescent:
-    """Exact minimisation of the surrogate over one atom after another, then projection ([JMLR10], algorithm 2).
+    """Exact minimisation of the surrogate over one atom after another, then projection ([JMLR10], algorithm 2)::
 
         d_j <- project(d_j + (b_j - c_j D) / c_jj)
 

@@ -32,7 +32,7 @@ _FEW_BLOCKS = 16  # with fewer, partial statistics end measurably higher
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class OnlineFactorization:
-    """Online matrix factorization ``X ~ A D`` with stochastic subsampling of the features ([ICML16], [TSP18]).
+    """Online matrix factorization ``X ~ A D`` with stochastic subsampling of the features ([ICML16], [TSP18])::
 
         min over D    1/n sum_i  min over a_i   1/2 |x_i - a_i D|^2 + Omega(a_i),     gauge of each atom <= radius
 
@@ -59,9 +59,13 @@ class OnlineFactorization:
       TypeError: for parts that lack a method, naming it.
 
     Example:
-      >>> solver = OnlineFactorization(n_components=3, penalty=Lasso(0.1), constraint=L2Ball())  # doctest: +SKIP
-      >>> state = solver.init(jax.random.key(0), samples=x)  # doctest: +SKIP
-      >>> state, info = solver.update(state, x)  # doctest: +SKIP
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (20, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1), constraint=mmf.L2Ball())
+      >>> state = solver.init(jax.random.key(1), samples=x)
+      >>> state, info = solver.update(state, x)
+      >>> state.dictionary.shape, info.codes.shape, int(state.n_samples)
+      ((3, 8), (20, 3), 20)
     """
 
     n_components: int = field(metadata={"static": True})

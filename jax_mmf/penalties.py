@@ -1,6 +1,6 @@
 """Penalties on codes: ridge, lasso and elastic net, with and without non-negativity.
 
-Every penalty of this module is a weighted elastic net,
+Every penalty of this module is a weighted elastic net::
 
     Omega(a) = alpha (l1_ratio |a|_1 + (1 - l1_ratio) / 2 |a|_2^2),     optionally with a >= 0,
 

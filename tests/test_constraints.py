@@ -1,0 +1,352 @@
+"""Constraint sets of atoms, against sorting and bisection in double precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+
+import jax_mmf as mmf
+
+RATIOS = (0.0, 1e-3, 0.3, 0.9, 1.0)
+SIZES = (1, 2, 7, 64, 300)  # few, since each is compiled
+RADII = (1.0, 0.05, 7.0)
+
+
+def make(kind, radius=1.0, nonneg=False):
+    """A constraint by name: "l2", "l1", "simplex", or the l1_ratio of an elastic-net ball."""
+    if kind == "simplex":
+        return mmf.Simplex(radius)
+    if kind in ("l2", "l1"):
+        return (mmf.L2Ball if kind == "l2" else mmf.L1Ball)(radius, nonneg)
+    return mmf.ElasticNetBall(kind, radius, nonneg)
+
+
+def ratio_of(kind):
+    return {"l2": 0.0, "l1": 1.0, "simplex": 1.0}.get(kind, kind)
+
+
+KINDS = ("l2", "l1", *RATIOS)
+SETS = [(kind, nonneg) for kind in KINDS for nonneg in (False, True)] + [("simplex", True)]
+every_set = pytest.mark.parametrize(("kind", "nonneg"), SETS)
+every_dtype_set = pytest.mark.parametrize(("kind", "nonneg"), [(k, n) for k, n in SETS if k not in (1e-3, 0.9)])
+
+project = jax.jit(lambda constraint, atom, radius: constraint.project(atom, radius))
+scale = jax.jit(lambda constraint, atom: constraint.scale(atom))
+gauge = jax.jit(lambda constraint, atom: constraint.gauge(atom))
+
+
+def oracle_gauge(kind, atom):
+    mu = ratio_of(kind)
+    return mu * np.abs(atom).sum() + (1 - mu) * (atom**2).sum()
+
+
+def oracle_threshold(values, total):
+    """The t with sum(max(values - t, 0)) = total, by sorting."""
+    descending = np.sort(values)[::-1]
+    candidates = (np.cumsum(descending) - total) / np.arange(1, len(values) + 1)
+    return candidates[np.flatnonzero(descending > candidates)[-1]]
+
+
+def oracle_project(kind, nonneg, atom, radius):
+    """Nearest point, in double precision: sorting where there are only l1 terms, else bisection on the multiplier."""
+    if kind == "simplex":
+        return np.maximum(atom - oracle_threshold(atom, radius), 0)
+    atom = np.maximum(atom, 0) if nonneg else atom
+    if oracle_gauge(kind, atom) <= radius:
+        return atom
+    mu, size = ratio_of(kind), np.abs(atom)
+    if mu == 1:
+        return np.sign(atom) * np.maximum(size - oracle_threshold(size, radius), 0)
+    shrunk = lambda t: np.maximum(size - t * mu, 0) / (1 + 2 * t * (1 - mu))
+    low, high = 0.0, 1.0
+    while oracle_gauge(kind, shrunk(high)) > radius:
+        high *= 2
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if oracle_gauge(kind, shrunk(middle)) > radius else (low, middle)
+    return np.sign(atom) * shrunk(high)
+
+
+@st.composite
+def atoms(draw):
+    """Vectors of scales 1e-3 to 1e3, with ties, zeros, constants, all of one sign, sparse or feasible."""
+    size, seed = draw(st.sampled_from(SIZES)), draw(st.integers(0, 2**32 - 1))
+    rng = np.random.default_rng(seed)
+    atom = rng.standard_normal(size)
+    match draw(st.sampled_from(["plain", "ties", "zeros", "constant", "positive", "negative", "spike", "all zero"])):
+        case "ties":
+            atom = np.round(2 * atom) / 2
+        case "zeros":
+            atom *= rng.random(size) < 0.3
+        case "constant":
+            atom = np.full(size, atom[0])
+        case "positive":
+            atom = np.abs(atom)
+        case "negative":
+            atom = -np.abs(atom)
+        case "spike":
+            atom = np.where(np.arange(size) == size // 2, 1e3 * atom, 1e-3 * atom)
+        case "all zero":
+            atom = np.zeros(size)
+    return atom * 10.0 ** draw(st.integers(-3, 3))
+
+
+@every_set
+@pytest.mark.usefixtures("x64")
+@given(atom=atoms(), radius=st.sampled_from([*RADII, 1e-3, 1e3]))
+@example(atom=np.array([1.0, 1.0]), radius=1.0)
+@example(atom=np.array([0.5, -0.5]), radius=1.0)
+def test_projection_is_that_of_the_oracle(kind, nonneg, atom, radius):
+    found = np.asarray(project(make(kind, 1.0, nonneg), atom, radius))
+    expected = oracle_project(kind, nonneg, atom, radius)
+    # Entries are differences with a multiplier as large as the data: some eps of the largest, or of the radius.
+    bound = 1e-14 * (np.abs(atom).max() + radius)
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=10 * bound)
+
+
+@every_set
+@pytest.mark.usefixtures("x64")
+@given(atom=atoms(), radius=st.sampled_from(RADII))
+def test_projection_is_idempotent_and_feasible(kind, nonneg, atom, radius):
+    constraint = make(kind, radius, nonneg)
+    once = project(constraint, atom, None)
+    size = oracle_gauge(kind, np.asarray(once))
+    bound = 1e-14 * (radius + len(atom) * ratio_of(kind) * np.abs(atom).max())
+    assert size <= radius + 10 * bound
+    assert kind != "simplex" or abs(size - radius) <= 10 * bound
+    assert not nonneg or (once >= 0).all()
+    # A gauge of one rounding more than the radius moves an entry by as much, in the worst case.
+    np.testing.assert_allclose(project(constraint, once, None), once, rtol=1e-13, atol=10 * bound)
+
+
+@every_set
+@pytest.mark.usefixtures("x64")
+@given(atom=atoms(), seed=st.integers(0, 1000), radius=st.sampled_from(RADII))
+def test_projection_is_not_expansive(kind, nonneg, atom, seed, radius):
+    rng = np.random.default_rng(seed)
+    other = atom + rng.standard_normal(len(atom)) * rng.choice([1e-3, 1.0]) * (1 + np.abs(atom).max())
+    constraint = make(kind, radius, nonneg)
+    apart = np.linalg.norm(project(constraint, atom, None) - project(constraint, other, None))
+    assert apart <= np.linalg.norm(atom - other) * (1 + 1e-12) + 1e-13 * np.abs(atom).max()
+
+
+@every_set
+@pytest.mark.usefixtures("x64")
+@given(atom=atoms(), seed=st.integers(0, 1000), radius=st.sampled_from(RADII))
+def test_projection_meets_the_variational_inequality(kind, nonneg, atom, seed, radius):
+    """No feasible point lies on the far side: (d - P d) . (z - P d) <= 0, without any solver."""
+    constraint = make(kind, radius, nonneg)
+    nearest = np.asarray(project(constraint, atom, None))
+    other = oracle_project(kind, nonneg, np.random.default_rng(seed).standard_normal(len(atom)), radius)
+    away, towards = atom - nearest, other - nearest
+    assert away @ towards <= 1e-11 * (1 + np.abs(atom).max()) ** 2
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("kind", "nonneg"), [("l2", True), ("l1", False), (0.3, False), (0.9, True), ("simplex", True)])
+def test_projection_is_that_of_a_generic_solver(kind, nonneg):
+    """SLSQP knows nothing of gauges; l1 norms are sums of the positive and negative parts."""
+    atom = np.random.default_rng(0).standard_normal(5) + 0.3
+    mu, radius = ratio_of(kind), 0.8
+    join = lambda parts: parts[:5] - parts[5:]
+    slack = lambda parts: radius - mu * parts.sum() - (1 - mu) * (join(parts) ** 2).sum()
+    result = minimize(
+        lambda parts: ((join(parts) - atom) ** 2).sum() / 2,
+        np.full(10, 0.05),
+        bounds=[(0, None)] * 5 + [(0, 0 if nonneg else None)] * 5,
+        constraints=[{"type": "eq" if kind == "simplex" else "ineq", "fun": slack}],
+        options={"ftol": 1e-15, "maxiter": 500},
+    )
+    assert result.success
+    found = project(make(kind, radius, nonneg), atom, None)
+    np.testing.assert_allclose(found, join(result.x), atol=1e-6)  # SLSQP's own accuracy
+
+
+@every_dtype_set
+@given(atom=atoms(), radius=st.sampled_from(RADII))
+def test_feasible_in_single_precision(kind, nonneg, atom, radius):
+    atom = atom.astype(np.float32)
+    found = np.asarray(project(make(kind, radius, nonneg), atom, None))
+    assert found.dtype == np.float32
+    # Few eps of the radius, and for each entry that is left, of the multiplier that was taken off.
+    eps, kept = np.finfo(np.float32).eps, np.count_nonzero(found)
+    bound = 8 * eps * (radius + kept * ratio_of(kind) * np.abs(atom).max())
+    size = oracle_gauge(kind, found.astype(float))
+    assert size <= radius + bound
+    assert kind != "simplex" or size >= radius - bound
+    assert not nonneg or (found >= 0).all()
+    expected = oracle_project(kind, nonneg, atom.astype(float), radius)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=32 * eps * (np.abs(atom).max() + radius))
+
+
+@every_dtype_set
+def test_points_inside_stay_bit_for_bit(kind, nonneg):
+    if kind == "simplex":
+        pytest.skip("a point of the simplex is on its boundary")
+    atom = jnp.abs(jax.random.normal(jax.random.key(0), (64,))) / 1e3
+    assert (project(make(kind, 1.0, nonneg), atom, None) == atom).all()
+
+
+@every_set
+def test_radius_zero_gives_zeros(dtype, kind, nonneg):
+    """Zeros, not NaN; nor may rounding below zero of the budget that other features leave over do harm."""
+    for atom in (np.array([1.0, -2.0, 0.0, 3.0]), np.zeros(4), np.full(4, 1e3), np.full(4, -1e-3)):
+        for radius in (0.0, -1e-9):
+            assert (project(make(kind, 1.0, nonneg), jnp.asarray(atom, dtype), jnp.asarray(radius, dtype)) == 0).all()
+
+
+@every_set
+def test_derivative_at_radius_zero_is_finite(dtype, kind, nonneg):
+    atom = jnp.asarray([1.0, -2.0, 0.5, 300.0], dtype)
+    forward = jax.jit(jax.jacfwd(make(kind, 1.0, nonneg).project, argnums=(0, 1)))
+    assert all(jnp.isfinite(part).all() for part in forward(atom, jnp.zeros((), dtype)))
+
+
+@every_set
+@pytest.mark.usefixtures("x64")
+@given(atom=atoms(), seed=st.integers(0, 1000))
+def test_gauge_adds_up(kind, nonneg, atom, seed):
+    constraint, inside = make(kind, 1.0, nonneg), np.random.default_rng(seed).random(len(atom)) < 0.5
+    whole, part, rest = (gauge(constraint, v) for v in (atom, atom * inside, atom * ~inside))
+    np.testing.assert_allclose(part + rest, whole, rtol=1e-13)
+    np.testing.assert_allclose(whole, oracle_gauge(kind, atom), rtol=1e-13)
+
+
+@every_set
+def test_gauge_of_many_atoms(kind, nonneg):
+    many = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
+    values = make(kind, 1.0, nonneg).gauge(jnp.asarray(many))
+    assert values.shape == (2, 3)
+    np.testing.assert_allclose(values[1, 2], oracle_gauge(kind, many[1, 2]), rtol=1e-6)
+
+
+@every_set
+@pytest.mark.usefixtures("x64")
+@given(atom=atoms(), radius=st.sampled_from(RADII))
+def test_scale_reaches_the_radius_in_the_same_direction(kind, nonneg, atom, radius):
+    found = np.asarray(scale(make(kind, radius, nonneg), atom))
+    wanted = np.maximum(atom, 0) if nonneg else atom
+    if not wanted.any():
+        expected = np.full(len(atom), radius / len(atom)) if kind == "simplex" else np.zeros(len(atom))
+        np.testing.assert_allclose(found, expected, rtol=1e-14)
+        return
+    np.testing.assert_allclose(oracle_gauge(kind, found), radius, rtol=1e-13)
+    largest = np.abs(wanted).argmax()
+    np.testing.assert_allclose(found, wanted * (found[largest] / wanted[largest]), rtol=1e-13)
+    assert found[largest] / wanted[largest] > 0
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+@every_dtype_set
+def test_scale_of_extreme_data_in_single_precision(kind, nonneg, size):
+    """Squares of such data vanish or overflow."""
+    atom = np.float32(size) * np.array([1.0, 2.0, -0.5, 0.0], np.float32)
+    found = np.asarray(scale(make(kind, 3.0, nonneg), atom), float)
+    np.testing.assert_allclose(oracle_gauge(kind, found), 3.0, rtol=1e-6)
+
+
+def finite_differences(function, value, step=1e-6):
+    """Jacobian by central differences, its columns last."""
+    value = np.asarray(value, float)
+    columns = [
+        (np.asarray(function(value + step * e)) - np.asarray(function(value - step * e))) / (2 * step)
+        for e in np.eye(value.size).reshape(-1, *value.shape)
+    ]
+    return np.stack(columns, -1).reshape(*columns[0].shape, *value.shape)
+
+
+INSIDE, OUTSIDE = 0.01, 1.0
+
+
+@pytest.mark.parametrize("size", [INSIDE, OUTSIDE])
+@every_set
+def test_jacobian_of_the_projection(x64, kind, nonneg, size):
+    """Forward and reverse, inside and outside of the set, under jit and vmap: finite differences."""
+    constraint = make(kind, 0.7, nonneg)
+    points = size * np.random.default_rng(1).standard_normal((2, 7))
+    # Step 1e-6: errors of 1e-16/1e-6 from rounding, and of 1e-12 from curvature.
+    expected = np.stack([finite_differences(lambda v: project(constraint, v, None), p) for p in points])
+    for transform in (jax.jacfwd, jax.jacrev):
+        found = jax.jit(jax.vmap(transform(constraint.project)))(points)
+        np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+@every_set
+def test_derivative_in_the_settings(x64, kind, nonneg):
+    """With respect to the radius, given or of the set, and to l1_ratio."""
+    atom = np.random.default_rng(2).standard_normal(7)
+    by_argument = lambda r: make(kind, 1.0, nonneg).project(atom, r)
+    by_set = lambda r: make(kind, r, nonneg).project(atom)
+    expected = finite_differences(jax.jit(by_argument), 0.7)
+    for function in (by_argument, by_set):
+        for transform in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(jax.jit(transform(function))(0.7), expected, atol=1e-8)
+    if isinstance(kind, float) and 0 < kind < 1:
+        by_ratio = lambda mu: mmf.ElasticNetBall(mu, 0.7, nonneg).project(atom)
+        expected = finite_differences(jax.jit(by_ratio), kind)
+        for transform in (jax.jacfwd, jax.jacrev):
+            np.testing.assert_allclose(jax.jit(transform(by_ratio))(kind), expected, atol=1e-8)
+
+
+@every_set
+def test_second_derivative_of_the_projection(x64, kind, nonneg):
+    """Not promised anywhere but for codes; a wrong number without a warning would be worse than an error."""
+    constraint = make(kind, 0.7, nonneg)
+    atom, weights = np.random.default_rng(3).standard_normal((2, 7))
+    gradient = jax.jit(jax.grad(lambda v: jnp.sum(weights * constraint.project(v) ** 3)))
+    expected = finite_differences(gradient, atom)
+    hessian = jax.jit(jax.jacfwd(gradient))(atom)
+    np.testing.assert_allclose(hessian, expected, atol=1e-7)
+
+
+@every_set
+def test_derivative_of_scale(x64, kind, nonneg):
+    constraint = make(kind, 0.7, nonneg)
+    atom = np.random.default_rng(4).standard_normal(7)
+    expected = finite_differences(lambda v: scale(constraint, v), atom)
+    for transform in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jax.jit(transform(constraint.scale))(atom), expected, atol=1e-8)
+
+
+@every_set
+def test_derivatives_at_zero_are_finite(dtype, kind, nonneg):
+    constraint, atom = make(kind, 1.0, nonneg), jnp.zeros(7, dtype)
+    for function in (constraint.project, constraint.scale):
+        assert jnp.isfinite(jax.jit(jax.jacrev(function))(atom)).all()
+
+
+@every_set
+def test_vmap_over_atoms_and_radii_is_a_loop(x64, kind, nonneg):
+    constraint, many = make(kind, 1.0, nonneg), np.random.default_rng(5).standard_normal((5, 7))
+    radii = np.array([0.0, 1e-3, 0.5, 2.0, 50.0])
+    together = jax.jit(jax.vmap(constraint.project))(many, radii)
+    for found, atom, radius in zip(together, many, radii, strict=True):
+        np.testing.assert_allclose(found, project(constraint, atom, radius), atol=1e-14)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", ["l2", "l1", 0.5, "simplex"])
+def test_a_bad_radius_is_named(kind, value):
+    with pytest.raises(ValueError, match="radius"):
+        make(kind, value)
+    with pytest.raises(TypeError, match="radius"):
+        make(kind, "1")
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_a_bad_l1_ratio_is_named(value):
+    with pytest.raises(ValueError, match="l1_ratio"):
+        mmf.ElasticNetBall(value)
+
+
+@every_set
+def test_sets_are_pytrees_of_their_numbers(kind, nonneg):
+    constraint = make(kind, 2.0, nonneg)
+    leaves, tree = jax.tree.flatten(constraint)
+    assert leaves == ([kind, 2.0] if isinstance(kind, float) else [2.0])
+    assert jax.tree.unflatten(tree, leaves) == constraint
+    assert isinstance(constraint, mmf.Constraint)
+    assert constraint.nonneg == nonneg

@@ -1,0 +1,39 @@
+"""Every piece of Python in the README, in the documentation and in docstrings runs as it stands."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import jax_mmf
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULES = [m.name for m in pkgutil.walk_packages(jax_mmf.__path__, "jax_mmf.") if not m.name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_of_page(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    names = {"__name__": "page"}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstrings_of_module(module):
+    assert doctest.testmod(importlib.import_module(module)).failed == 0
+
+
+def test_some_docstrings_have_examples():
+    assert sum(doctest.testmod(importlib.import_module(m)).attempted for m in MODULES) > 5
+
+
+def test_everything_public_has_a_docstring():
+    for name in jax_mmf.__all__:
+        if not name.startswith("__"):
+            assert getattr(jax_mmf, name).__doc__, name

@@ -1,0 +1,351 @@
+"""Model files: what is written comes back; damaged and foreign files are told; a failed write harms nothing."""
+
+import dataclasses
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jax_mmf as mmf
+
+X = np.random.default_rng(0).standard_normal((12, 32)).astype("float32")
+
+
+def make(**options):
+    return mmf.OnlineFactorization(
+        **{"n_components": 4, "penalty": mmf.Lasso(0.1), "constraint": mmf.L2Ball()} | options
+    )
+
+
+def stepped(solver, x=X, key=None):
+    state = solver.init(jax.random.key(1) if key is None else key, samples=x)
+    memory = solver.init_memory(state, x.shape[0])
+    return solver.update(state, x, memory=memory)[0]
+
+
+def assert_same_state(got, want):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for left, right in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert left.dtype == right.dtype
+        assert left.shape == right.shape
+        key = jax.dtypes.issubdtype(left.dtype, jax.dtypes.prng_key)
+        numbers = jax.random.key_data if key else np.asarray
+        np.testing.assert_array_equal(numbers(left), numbers(right))
+
+
+PARTS = {
+    "penalty": [mmf.Ridge(0.3, nonneg=True), mmf.Lasso(0.25, nonneg=True), mmf.ElasticNet(0.2, 0.7)],
+    "constraint": [mmf.L1Ball(2.0, nonneg=True), mmf.ElasticNetBall(0.3, 1.5), mmf.Simplex(0.5), mmf.L2Ball(3)],
+    "subset": [mmf.UniformSubset(2), mmf.BlockSubset(1.5, n_blocks=4), mmf.FullSubset()],
+    "forgetting": [mmf.PowerForgetting(0.7), mmf.ConstantForgetting(0.01), mmf.ScaledForgetting(3)],
+    "statistics": [mmf.FullStatistics(), mmf.AveragedStatistics(0.9), mmf.AveragedStatistics(gram="averaged")],
+    "partial_b": [True],
+    "dictionary_update": [mmf.BlockCoordinateDescent("cyclic", n_sweeps=2)],
+    "code_solver": [mmf.Cholesky(), mmf.CoordinateDescent(tol=1e-4), mmf.FISTA(max_iter=50)],
+    "initialization": [mmf.RandomizedSVD(), mmf.KMeansPlusPlus(), mmf.RandomSamples()],
+}
+CASES = [(field, value) for field, values in PARTS.items() for value in values]
+
+
+@pytest.mark.filterwarnings("ignore:subset has n_blocks")
+@pytest.mark.parametrize(("field", "value"), CASES, ids=lambda v: str(v).replace(" ", ""))
+def test_every_part_of_a_solver_comes_back(field, value, tmp_path):
+    penalty = mmf.Ridge(0.1) if value == mmf.Cholesky() else mmf.Lasso(0.1)
+    solver = make(**{"subset": mmf.UniformSubset(2), "penalty": penalty} | {field: value})
+    state = stepped(solver)
+    history = [{"step": 1, "objective": float("nan")}, {"step": 2, "objective": 0.1 + 0.2}]
+    mmf.save_model(tmp_path / "m.h5", solver, state, history)
+    model = mmf.load_model(str(tmp_path / "m.h5"))
+    assert model.solver == solver
+    assert type(getattr(model.solver, field)) is type(value)
+    assert_same_state(model.state, state)
+    assert model.history[1] == history[1]
+    assert np.isnan(model.history[0]["objective"])
+    assert list(tmp_path.iterdir()) == [tmp_path / "m.h5"]
+
+
+@pytest.mark.parametrize("partial_b", [False, True])
+@pytest.mark.parametrize("k", [4, 1])
+def test_arrays_of_every_dtype_come_back(k, partial_b, dtype, tmp_path):
+    """Also p = k, where the Gram matrix and the dictionary have one shape."""
+    statistics = mmf.MaskedStatistics() if partial_b else mmf.FullStatistics()
+    solver = make(n_components=k, statistics=statistics, partial_b=partial_b)
+    state = stepped(solver, X[:, :k].astype(dtype))
+    mmf.save_model(tmp_path / "m.h5", solver, state)
+    model = mmf.load_model(tmp_path / "m.h5")
+    assert_same_state(model.state, state)
+    assert model.state.dictionary.dtype == dtype
+    assert model.history == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [jax.random.key(7), jax.random.key(7, impl="rbg"), jax.random.PRNGKey(7), jax.random.key(2**31 + 5)],
+    ids=["typed", "rbg", "raw", "large"],
+)
+def test_keys_come_back(key, tmp_path):
+    state = stepped(make(), key=key)
+    mmf.save_model(tmp_path / "m.h5", make(), state)
+    loaded = mmf.load_model(tmp_path / "m.h5").state
+    assert loaded.key.dtype == key.dtype
+    assert_same_state(make().update(loaded, X)[0], make().update(state, X)[0])
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        make(n_components=np.int64(4)),
+        make(subset=mmf.BlockSubset(np.float64(2), n_blocks=np.int32(20))),
+        make(penalty=mmf.Lasso(np.float32(0.1)), constraint=mmf.L2Ball(nonneg=np.bool_(True))),
+        make(penalty=mmf.Lasso(jnp.asarray(0.1))),
+        make(code_solver=mmf.CoordinateDescent(max_iter=np.int64(50))),
+        make(penalty=mmf.Lasso(np.array([0.1, 0.2, 0.3, 0.4]))),
+        make(dictionary_update=mmf.BlockCoordinateDescent(n_sweeps=np.int64(2))),
+    ],
+    ids=["n_components", "subset", "scalars", "device", "max_iter", "array", "n_sweeps"],
+)
+def test_numbers_of_numpy_and_jax_in_the_configuration(solver, tmp_path):
+    state = stepped(solver)
+    mmf.save_model(tmp_path / "m.h5", solver, state)
+    model = mmf.load_model(tmp_path / "m.h5")
+    assert_same_state(model.solver.update(model.state, X)[0], solver.update(state, X)[0])
+    for name in ("penalty", "constraint", "subset", "code_solver", "n_components", "dictionary_update"):
+        got, want = (jax.tree.leaves(getattr(s, name)) for s in (model.solver, solver))
+        for left, right in zip(got, want, strict=True):
+            np.testing.assert_array_equal(np.asarray(left, "float32"), np.asarray(right, "float32"))
+            assert np.issubdtype(np.asarray(left).dtype, np.integer) == np.issubdtype(
+                np.asarray(right).dtype, np.integer
+            )
+
+
+def test_optimiser_state_comes_back_with_the_optimiser(tmp_path):
+    solver = make(dictionary_update=mmf.GradientUpdate(optax.adam(1e-2)))
+    state = stepped(solver)
+    mmf.save_model(tmp_path / "m.h5", solver, state)
+    assert_same_state(mmf.load_model(tmp_path / "m.h5", solver=solver).state, state)
+    with pytest.raises(ValueError, match="solver="):
+        mmf.load_model(tmp_path / "m.h5")
+
+
+def test_optimiser_that_does_not_fit_the_file_is_refused(tmp_path):
+    mmf.save_model(tmp_path / "m.h5", make(), stepped(make()))
+    with pytest.raises(ValueError, match=r"m\.h5"):
+        mmf.load_model(tmp_path / "m.h5", solver=make(dictionary_update=mmf.GradientUpdate(optax.adam(1e-2))))
+
+
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")
+def test_double_precision_is_not_cut_silently(tmp_path):
+    with jax.enable_x64(True):
+        state = stepped(make(), X.astype("float64"))
+        mmf.save_model(tmp_path / "m.h5", make(), state)
+    with jax.enable_x64(False):
+        try:
+            dictionary = mmf.load_model(tmp_path / "m.h5").state.dictionary
+        except (ValueError, TypeError, UserWarning) as error:
+            dictionary = error
+    told = isinstance(dictionary, Exception) and "float64" in str(dictionary)
+    assert told or dictionary.dtype == "float64"
+
+
+# Files that are no models
+
+
+def written(path):
+    mmf.save_model(path, make(), stepped(make()))
+    return path
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.h5"):
+        mmf.load_model(tmp_path / "none.h5")
+
+
+@pytest.mark.parametrize("content", [b"", b"a text\n", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"])
+def test_files_of_other_kinds(content, tmp_path):
+    (tmp_path / "m.h5").write_bytes(content)
+    with pytest.raises(ValueError, match=r"m\.h5 is no model file"):
+        mmf.load_model(tmp_path / "m.h5")
+
+
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.5, 0.9, 0.999])
+def test_truncated_models(share, tmp_path):
+    path = written(tmp_path / "m.h5")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"m\.h5.*truncated"):
+        mmf.load_model(path)
+
+
+def test_hdf5_file_of_something_else(tmp_path):
+    with h5py.File(tmp_path / "m.h5", "w") as file:
+        file["X"] = X
+    with pytest.raises(ValueError, match=r"m\.h5 .* no model"):
+        mmf.load_model(tmp_path / "m.h5")
+
+
+def drop(name):
+    return lambda file: file.__delitem__(name)
+
+
+def put(name, value):
+    return lambda file: file.attrs.__setitem__(name, value)
+
+
+DAMAGE = {
+    "no dictionary": drop("dictionary"),
+    "no key": drop("key"),
+    "no step": drop("step"),
+    "no statistics": drop("surrogate"),
+    "no solver": lambda file: file.attrs.__delitem__("solver"),
+    "no version": lambda file: file.attrs.__delitem__("format_version"),
+    "newer version": put("format_version", 99),
+    "solver is text": put("solver", "a text"),
+    "history is text": put("history", "a text"),
+    "solver is a number": put("solver", 3),
+    "solver is of another class": put("solver", json.dumps({"class": "Lasso", "alpha": 0.1})),
+    "solver has an unknown part": put("solver", json.dumps({"class": "os.system"})),
+    "solver lacks a part": put("solver", json.dumps({"class": "OnlineFactorization", "n_components": 4})),
+    "solver has an unknown option": put("solver", json.dumps({"class": "Lasso", "beta": 0.1})),
+    "format is an array": put("format", ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_models_are_told_by_name(damage, tmp_path):
+    path = written(tmp_path / "m.h5")
+    with h5py.File(path, "a") as file:
+        DAMAGE[damage](file)
+    with pytest.raises(ValueError, match=r"m\.h5"):
+        mmf.load_model(path)
+
+
+# Writing that fails
+
+
+def assert_intact(path, content):
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fails_at", ["dictionary", "surrogate/b", "close"])
+def test_full_disk_leaves_the_old_model(fails_at, tmp_path, monkeypatch):
+    path = written(tmp_path / "m.h5")
+    content = path.read_bytes()
+    state = stepped(make(), X + 1)
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    put_item, close = h5py.File.__setitem__, h5py.File.__exit__
+
+    def failing_put(self, name, value):
+        if name == fails_at:
+            raise error
+        put_item(self, name, value)
+
+    def failing_close(self, *args):
+        close(self, *args)
+        if fails_at == "close":
+            raise error
+
+    monkeypatch.setattr(h5py.File, "__setitem__", failing_put)
+    monkeypatch.setattr(h5py.File, "__exit__", failing_close)
+    with pytest.raises(OSError, match="No space left"):
+        mmf.save_model(path, make(), state)
+    assert_intact(path, content)
+
+
+def test_rename_that_fails_leaves_the_old_model(tmp_path, monkeypatch):
+    path = written(tmp_path / "m.h5")
+    content = path.read_bytes()
+
+    def fail(self, target):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        mmf.save_model(path, make(), stepped(make(), X + 1))
+    assert_intact(path, content)
+
+
+LIMITED = """
+import resource, sys
+import jax, jax_mmf as mmf
+solver = mmf.OnlineFactorization(n_components=4, penalty=mmf.Lasso(0.1), constraint=mmf.L2Ball())
+state = solver.init(jax.random.key(0), dictionary=jax.numpy.ones((4, 100_000)))
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    mmf.save_model(sys.argv[1], solver, state)
+except OSError as error:
+    sys.exit(17)
+"""
+
+
+def test_file_that_really_can_not_grow_is_an_os_error_and_leaves_the_old_model(tmp_path):
+    """A limit on the size of files stands in for a full disk; HDF5 meets it inside of the library."""
+    path = written(tmp_path / "m.h5")
+    content = path.read_bytes()
+    done = subprocess.run([sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 17, done.stderr
+    assert_intact(path, content)
+
+
+@pytest.mark.parametrize(
+    "make_path", [lambda t: t / "none" / "m.h5", lambda t: t / "file" / "m.h5", lambda t: t / "folder"]
+)
+def test_places_that_can_not_be_written(make_path, tmp_path):
+    (tmp_path / "file").write_text("a text")
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    path = make_path(tmp_path)
+    with pytest.raises(OSError, match=path.name):
+        mmf.save_model(path, make(), stepped(make()))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_folder_without_the_right_to_write(tmp_path):
+    path = written(tmp_path / "m.h5")
+    content = path.read_bytes()
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match=r"m\.h5"):
+        mmf.save_model(path, make(), stepped(make()))
+    tmp_path.chmod(0o700)
+    assert_intact(path, content)
+
+
+def test_new_files_have_the_rights_of_any_new_file(tmp_path):
+    (tmp_path / "other").touch()
+    assert written(tmp_path / "m.h5").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+# Classes of the user's own
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lasso(mmf.Lasso):
+    """Of the same name as that of the library."""
+
+
+class Plain:
+    """No dataclass at all."""
+
+    def weight(self, n_before, batch_size):
+        return jnp.asarray(0.5)
+
+
+@pytest.mark.parametrize(("options", "name"), [({"penalty": Lasso(0.1)}, "Lasso"), ({"forgetting": Plain()}, "Plain")])
+def test_classes_of_the_users_own_are_refused_by_name(options, name, tmp_path):
+    path = written(tmp_path / "m.h5")
+    content = path.read_bytes()
+    with pytest.raises(TypeError, match=f"model file can't hold {name}"):
+        mmf.save_model(path, make(**options), stepped(make()))
+    assert_intact(path, content)

@@ -1,0 +1,121 @@
+"""Figures: they get written, whole, and show every run."""
+
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import jax_mmf as mmf
+from jax_mmf.plotting import composite, new_figure, plot_convergence, plot_history, save_figure
+
+
+def history(scale=1.0, n=5):
+    return [mmf.Record(i, i * 16, 1, 0.1 * i, i * 1000, scale / i, 0) for i in range(1, n + 1)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "magic"), [(".png", b"\x89PNG"), (".pdf", b"%PDF"), (".svg", b"<?xml"), ("", b"\x89PNG")]
+)
+def test_history_is_written_in_the_format_of_the_ending(suffix, magic, tmp_path):
+    path = tmp_path / f"figure{suffix}"
+    plot_history(path, {"one": history(), "two": history(2)}, title="A title")
+    assert path.read_bytes().startswith(magic)
+    assert list(tmp_path.iterdir()) == [path]
+    plot_history(str(path), {"one": history()})
+    assert path.read_bytes().startswith(magic)
+
+
+NAN = [r._replace(objective=float("nan")) for r in history()]
+EDGE = {
+    "no runs": {},
+    "empty history": {"one": []},
+    "one of two is empty": {"one": [], "two": history()},
+    "one record": {"one": history(n=1)},
+    "nan": {"one": NAN},
+    "nan at first": {"one": NAN[:1] + history()[1:]},
+    "zero": {"one": [r._replace(objective=0.0) for r in history()]},
+    "constant": {"one": [r._replace(objective=2.0) for r in history()]},
+    "zero seconds": {"one": [r._replace(seconds=0.0) for r in history()]},
+    "same label twice is one": {"$x_1$ & <b>": history()},
+}
+
+
+@pytest.mark.parametrize("what", EDGE)
+def test_degenerate_histories_are_drawn(what, tmp_path):
+    plot_history(tmp_path / "figure.png", EDGE[what])
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("against", ["seconds", "bytes_read", "n_samples"])
+def test_curves_are_the_records(against):
+    axes = Figure().subplots()
+    runs = {"one": history(), "two": history(3, n=4)}
+    plot_convergence(axes, runs, against=against)
+    lines = {line.get_label(): line for line in axes.lines}
+    for name, records in runs.items():
+        unit = 1e-9 if against == "bytes_read" else 1
+        np.testing.assert_allclose(lines[name].get_xdata(), [getattr(r, against) * unit for r in records])
+        np.testing.assert_allclose(lines[name].get_ydata(), [r.objective for r in records])
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert lines["one"].get_color() != lines["two"].get_color()
+
+
+@pytest.mark.parametrize("n", [6, 7, 13])
+def test_every_run_is_drawn(n):
+    axes = Figure().subplots()
+    plot_convergence(axes, {f"run {i}": history(i + 1) for i in range(n)})
+    drawn = {line.get_label() for line in axes.lines}
+    assert {f"run {i}" for i in range(n)} <= drawn
+
+
+def test_best_is_that_of_all_runs_also_if_one_holds_nan():
+    axes = Figure().subplots()
+    plot_convergence(axes, {"bad": NAN, "good": history()})
+    heights = [line.get_ydata()[0] for line in axes.lines if line.get_label() not in ("bad", "good")]
+    np.testing.assert_allclose(heights, [0.2 * 1.01])
+
+
+def test_unknown_axis():
+    with pytest.raises((ValueError, KeyError), match="epochs"):
+        plot_convergence(Figure().subplots(), {"one": history()}, against="epochs")
+
+
+def test_unknown_format_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="xyz"):
+        plot_history(tmp_path / "figure.xyz", {"one": history()})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"figure\.png"):
+        plot_history(tmp_path / "none" / "figure.png", {"one": history()})
+
+
+def test_figures_do_not_touch_pyplot(tmp_path):
+    import matplotlib.pyplot as plt
+
+    figure, axes = new_figure(2, 3)
+    assert axes.shape == (2, 3)
+    save_figure(figure, tmp_path / "figure.png")
+    assert plt.get_fignums() == []
+    assert new_figure(0, 0)[1] is None
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"jax-mmf\[plot\]"):
+        plot_history(tmp_path / "figure.png", {"one": history()})
+
+
+def test_composites_are_grey_at_zero_and_full_at_the_largest_value():
+    patches = np.random.default_rng(0).standard_normal((4, 2, 3, 5))
+    patches[1] = 0
+    picture = composite(patches, (4, 0, 2))
+    assert picture.shape == (4, 2, 3, 3)
+    assert picture.min() >= 0
+    assert picture.max() <= 1
+    np.testing.assert_array_equal(picture[1], 0.5)
+    for k in (0, 2, 3):
+        rgb = patches[k][..., [4, 0, 2]]
+        np.testing.assert_allclose(2 * picture[k] - 1, rgb / np.abs(rgb).max())

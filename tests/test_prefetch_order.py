@@ -1,0 +1,231 @@
+"""Reading ahead, the order of the samples, and permutations of the features."""
+
+import threading
+import time
+from contextlib import closing
+from itertools import count, islice
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+import jax_mmf as mmf
+from jax_mmf.io import FeaturePermutation
+from jax_mmf.io.order import SampleOrder
+from jax_mmf.io.prefetch import prefetch
+
+
+def readers():
+    return [t for t in threading.enumerate() if t.name == "jax-mmf-reader"]
+
+
+# Prefetch
+
+
+@given(st.lists(st.integers()), st.integers(0, 4))
+def test_items_come_in_order_and_none_is_lost(items, depth):
+    assert list(prefetch(items, depth)) == items
+    assert not readers()
+
+
+@pytest.mark.parametrize("depth", [0, 1, 3])
+@pytest.mark.parametrize("error", [ValueError("bad"), KeyboardInterrupt(), SystemExit(3), MemoryError()])
+def test_exception_comes_after_the_items_before_it(depth, error):
+    def items():
+        yield from range(5)
+        raise error
+
+    got = []
+    with pytest.raises(type(error)) as caught:
+        got.extend(prefetch(items(), depth))
+    assert got == list(range(5))
+    assert caught.value is error
+    assert not readers()
+
+
+def test_none_and_exceptions_are_items_too():
+    items = [None, ValueError("an item"), "end"]
+    assert list(prefetch(items, 1)) == items
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_no_more_than_depth_items_wait(depth):
+    made = []
+
+    def items():
+        for i in range(50):
+            made.append(i)
+            yield i
+
+    reader = prefetch(items(), depth)
+    next(reader)
+    time.sleep(0.4)
+    # The one that was taken, those that wait, and one that is held by the thread until there is room.
+    assert depth + 1 <= len(made) <= depth + 2
+    reader.close()
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_thread_ends_when_closed_early(depth):
+    reader = prefetch(count(), depth)
+    assert list(islice(reader, 4)) == [0, 1, 2, 3]
+    assert len(readers()) == 1
+    reader.close()
+    assert not readers()
+
+
+def test_thread_ends_when_the_caller_fails():
+    with pytest.raises(ZeroDivisionError), closing(prefetch(count(), 2)) as reader:
+        max(1 / (3 - i) for i in reader)
+    assert not readers()
+
+
+def test_without_depth_everything_happens_here():
+    here = []
+
+    def items():
+        for i in range(3):
+            here.append((i, threading.current_thread()))
+            yield i
+
+    reader = prefetch(items(), 0)
+    assert next(reader) == 0
+    assert here == [(0, threading.current_thread())]
+    assert list(reader) == [1, 2]
+
+
+def test_items_are_made_while_the_caller_works():
+    def slow():
+        for i in range(5):
+            time.sleep(0.1)
+            yield i
+
+    start = time.perf_counter()
+    for _ in prefetch(slow(), 2):
+        time.sleep(0.1)
+    assert time.perf_counter() - start < 0.9
+
+
+# The order of the samples
+
+orders = st.builds(
+    SampleOrder,
+    st.integers(0, 5).map(jax.random.key),
+    st.integers(2, 200),
+    st.integers(1, 40),
+    st.integers(0, 1_000_000),
+    st.booleans(),
+).map(lambda o: o._replace(n_held_out=o.n_held_out % o.n_samples))
+
+
+@given(orders, st.integers(1, 60), st.integers(1, 3))
+def test_each_training_sample_once_per_epoch_and_no_other(order, batch_size, n_epochs):
+    held_out, training = order.split()
+    assert len(held_out) == order.n_held_out
+    np.testing.assert_array_equal(np.sort(np.r_[held_out, training]), np.arange(order.n_samples))
+    batches = list(order.batches(batch_size, n_epochs))
+    per_epoch = -(-order.n_training // batch_size)
+    assert [epoch for epoch, _ in batches] == [e for e in range(n_epochs) for _ in range(per_epoch)]
+    for epoch in range(n_epochs):
+        rows = [r for e, r in batches if e == epoch]
+        sizes = [len(r) for r in rows]
+        assert sizes == [batch_size] * (per_epoch - 1) + [order.n_training - batch_size * (per_epoch - 1)]
+        np.testing.assert_array_equal(np.sort(np.concatenate(rows)), training)
+
+
+@given(orders, st.integers(1, 60), st.integers(1, 3), st.data())
+def test_resuming_at_a_step_gives_the_same_tail(order, batch_size, n_epochs, data):
+    whole = list(order.batches(batch_size, n_epochs))
+    first = data.draw(st.integers(0, len(whole)))
+    tail = list(order.batches(batch_size, n_epochs, first))
+    assert len(tail) == len(whole) - first
+    for (epoch, rows), (wanted_epoch, wanted_rows) in zip(tail, whole[first:], strict=True):
+        assert epoch == wanted_epoch
+        np.testing.assert_array_equal(rows, wanted_rows)
+
+
+@given(orders, st.integers(0, 3))
+def test_runs_of_rows_stay_together(order, epoch):
+    rows = order.epoch(epoch)
+    # Rows of one run that are trained on are neighbours, in ascending order; so there are as many pieces as runs.
+    runs = rows // order.run
+    changes = np.flatnonzero(np.diff(runs))
+    assert len(changes) + 1 == len(np.unique(runs))
+    same = np.diff(runs) == 0
+    assert (np.diff(rows)[same] > 0).all()
+
+
+@given(orders)
+def test_without_shuffling_the_last_samples_are_held_out(order):
+    order = order._replace(shuffle=False)
+    np.testing.assert_array_equal(order.split()[0], np.arange(order.n_training, order.n_samples))
+    np.testing.assert_array_equal(order.epoch(2), np.arange(order.n_training))
+
+
+@pytest.mark.parametrize("run", [1, 16])
+def test_orders_are_random_and_depend_on_key_and_epoch(run):
+    order = SampleOrder(jax.random.key(0), 4096, run, 512, True)
+    other = order._replace(key=jax.random.key(1))
+    assert not np.array_equal(order.epoch(0), order.epoch(1))
+    assert not np.array_equal(order.epoch(0), other.epoch(0))
+    assert not np.array_equal(order.split()[0], other.split()[0])
+    np.testing.assert_array_equal(order.epoch(1), order.epoch(1))
+    # Positions and values of a random order are uncorrelated: 1 / sqrt(number of pieces) is a standard deviation.
+    correlation = np.corrcoef(order.epoch(0), np.arange(order.n_training))[0, 1]
+    assert abs(correlation) < 5 / np.sqrt(order.n_training / run)
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_raw_and_typed_keys_give_the_same_order(make):
+    a = SampleOrder(make(5), 50, 4, 7, True)
+    b = SampleOrder(jax.random.key(5), 50, 4, 7, True)
+    np.testing.assert_array_equal(a.epoch(1), b.epoch(1))
+
+
+# Permutations of the features
+
+
+@given(st.integers(1, 60), st.integers(0, 5))
+@example(1, 0)
+def test_inverse_undoes_a_permutation(p, seed):
+    permutation = FeaturePermutation.random(jax.random.key(seed), p)
+    x = np.random.default_rng(seed).standard_normal((3, p))
+    inverse = permutation.inverse
+    np.testing.assert_array_equal(inverse.apply(permutation.apply(x)), x)
+    np.testing.assert_array_equal(permutation.apply(inverse.apply(x)), x)
+    np.testing.assert_array_equal(inverse.inverse.order, permutation.order)
+    np.testing.assert_array_equal(permutation.apply(x)[:, 0], x[:, permutation.order[0]])
+
+
+@pytest.mark.parametrize("order", [[0, 0, 1], [1, 2, 3], [[0, 1]], [-1, 0, 1], [0.5, 1, 2]])
+def test_orders_that_are_no_permutation(order):
+    with pytest.raises(ValueError, match="each of 0 to p - 1 once"):
+        FeaturePermutation(np.array(order))
+
+
+@pytest.mark.parametrize("partial_b", [False, True])
+@pytest.mark.parametrize("p", [12, 4])
+def test_permuted_state_goes_back_to_itself(partial_b, p):
+    """With p = k too, where a Gram matrix has the shape of the dictionary."""
+    solver = mmf.OnlineFactorization(
+        n_components=4,
+        penalty=mmf.Lasso(0.1),
+        constraint=mmf.L2Ball(),
+        statistics=mmf.MaskedStatistics() if partial_b else mmf.FullStatistics(),
+        partial_b=partial_b,
+    )
+    x = np.random.default_rng(0).standard_normal((8, p)).astype("float32")
+    state, _ = solver.update(solver.init(jax.random.key(0), samples=x), x)
+    permutation = FeaturePermutation.random(jax.random.key(1), p)
+    permuted = permutation.apply_to_state(state)
+    np.testing.assert_array_equal(permuted.dictionary, np.asarray(state.dictionary)[:, permutation.order])
+    np.testing.assert_array_equal(permuted.surrogate.c, state.surrogate.c)
+    if not partial_b:
+        np.testing.assert_array_equal(permuted.gram, state.gram)
+    back = permutation.inverse.apply_to_state(permuted)
+    assert jax.tree.structure(back) == jax.tree.structure(state)
+    for got, want in zip(jax.tree.leaves(back), jax.tree.leaves(state), strict=True):
+        if not jax.dtypes.issubdtype(want.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(got, want)
