@@ -96,5 +96,8 @@ def iterate(
 
 
 def _is_open(gap: Gap, tol: Array) -> Array:
-    """Samples whose gap is above the tolerance, and above rounding unless the tolerance is 0; NaN never is."""
-    return gap.relative > tol + jnp.where(tol > 0, gap.rounding, 0)
+    """Samples whose gap is above the tolerance and above rounding; NaN never is. With a tolerance of 0, all are.
+
+    A computed gap of zero is no proof: the gap is quadratic in the error of the codes, and drowns in rounding before it.
+    """
+    return (gap.relative > tol + gap.rounding) | (tol == 0)

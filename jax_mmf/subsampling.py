@@ -57,14 +57,14 @@ class Subset:
             return array
         if self.starts is None:
             return jnp.take(array, self.indices, axis=-1)
-        lead = array.shape[:-1]
+        starts, width = self.starts, self.width
 
         def copy(i: Array, out: Array) -> Array:
-            block = lax.dynamic_slice(array, (*[0] * len(lead), self._start(i)), (*lead, self.width))
-            return lax.dynamic_update_slice(out, block, (*[0] * len(lead), i * self.width))
+            block = lax.dynamic_slice_in_dim(array, starts[i], width, axis=-1)
+            return lax.dynamic_update_slice_in_dim(out, block, i * width, axis=-1)
 
-        out = jnp.zeros((*lead, self.size), array.dtype)
-        return self.drop_invalid(lax.fori_loop(0, self.starts.shape[0], copy, out))
+        out = jnp.zeros((*array.shape[:-1], self.size), array.dtype)
+        return self.drop_invalid(lax.fori_loop(0, starts.shape[0], copy, out))
 
     def scatter(self, array: Array, values: Array) -> Array:
         """The array ``(..., p)`` with the columns of the subset replaced by values ``(..., s)``."""
@@ -72,25 +72,20 @@ class Subset:
             return values
         if self.starts is None:
             return array.at[..., self.indices].set(values, unique_indices=True)
-        lead = array.shape[:-1]
-        zeros = [0] * len(lead)
+        starts, width, valid = self.starts, self.width, self.valid
 
         def copy(i: Array, array: Array) -> Array:
-            block = lax.dynamic_slice(values, (*zeros, i * self.width), (*lead, self.width))
-            if self.valid is not None:
-                old = lax.dynamic_slice(array, (*zeros, self._start(i)), (*lead, self.width))
-                block = jnp.where(lax.dynamic_slice(self.valid, (i * self.width,), (self.width,)), block, old)
-            return lax.dynamic_update_slice(array, block, (*zeros, self._start(i)))
+            block = lax.dynamic_slice_in_dim(values, i * width, width, axis=-1)
+            if valid is not None:
+                old = lax.dynamic_slice_in_dim(array, starts[i], width, axis=-1)
+                block = jnp.where(lax.dynamic_slice_in_dim(valid, i * width, width), block, old)
+            return lax.dynamic_update_slice_in_dim(array, block, starts[i], axis=-1)
 
-        return lax.fori_loop(0, self.starts.shape[0], copy, array)
+        return lax.fori_loop(0, starts.shape[0], copy, array)
 
     def drop_invalid(self, values: Array) -> Array:
         """Values ``(..., s)`` with zeros where not ``valid``."""
         return values if self.valid is None else jnp.where(self.valid, values, 0)
-
-    def _start(self, i: Array) -> Array:
-        assert self.starts is not None
-        return lax.dynamic_index_in_dim(self.starts, i, keepdims=False)
 
 
 @runtime_checkable

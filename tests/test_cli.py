@@ -224,6 +224,12 @@ def test_float64_is_computed_and_told(run, data, tmp_path):
         np.testing.assert_allclose(codes, mmf.encode(stored, X, mmf.Lasso(0.1)), atol=1e-12)
 
 
+@pytest.mark.parametrize("extra", [["--reduction", 2], ["--reduction", 2, "--partial-b"]])
+def test_float64_with_subsets(extra, run, data):
+    assert run("fit", data, "-o", "m.h5", "--dtype", "float64", *extra, *OPTIONS)[0] == 0
+    assert mmf.load_model("m.h5").state.dictionary.dtype == np.float64
+
+
 def test_float64_model_is_resumed_in_float64(run, data, tmp_path):
     assert run("fit", data, "-o", "m.h5", "--dtype", "float64", *OPTIONS)[0] == 0
     jax.config.update("jax_enable_x64", False)

@@ -41,7 +41,7 @@ def test_patches_in_an_order(order):
 
 @pytest.mark.parametrize("size", [0, -1, 6])
 def test_size_of_patches_out_of_range(size):
-    with pytest.raises(ValueError, match="size|window"):
+    with pytest.raises(ValueError, match=r"size|window"):
         list(iter_patches(CUBE, size))
 
 

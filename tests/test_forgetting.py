@@ -67,9 +67,7 @@ def test_massive_data_in_single_precision(rule, truth, value, n_dtype):
     np.testing.assert_allclose(rule.weight(jnp.asarray(n, n_dtype), b), truth(value, n, b), rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "rule", [mmf.PowerForgetting(1.0), mmf.ScaledForgetting(1.0)], ids=["power", "scaled"]
-)
+@pytest.mark.parametrize("rule", [mmf.PowerForgetting(1.0), mmf.ScaledForgetting(1.0)], ids=["power", "scaled"])
 @pytest.mark.parametrize("sizes", [(5, 5, 5, 5), (7, 1, 10, 2)])
 def test_plain_average(x64, rule, sizes):
     """Exponent 1 and scale 1 weigh every sample the same, whatever the sizes of the batches."""

@@ -12,7 +12,7 @@ from reference import ReferenceConfig, run
 import jax_mmf as mmf
 from jax_mmf.step import _TAG_ORDER
 
-K, P, BATCH, RAGGED, STEPS = 6, 41, 10, 7, 50
+K, P, BATCH, RAGGED, STEPS = 5, 62, 10, 7, 50
 
 STATISTICS = {
     "masked": mmf.MaskedStatistics(),
@@ -42,10 +42,11 @@ FORGETTING = {
 
 
 def data(seed=0):
-    """Low rank plus noise, non-negative enough for every constraint to have something to do."""
+    """Low rank plus noise, non-negative enough for every constraint to have something to do. The first atoms differ a lot:
+    nearly equal ones make codes, and so the comparison, ill-conditioned."""
     rng = np.random.default_rng(seed)
     x = rng.gamma(1.0, 1.0, (200, K)) @ rng.gamma(0.5, 1.0, (K, P)) / K + 0.1 * rng.standard_normal((200, P))
-    dictionary = np.abs(rng.standard_normal((K, P))) / P
+    dictionary = rng.gamma(0.2, 1.0, (K, P))
     return x, dictionary / dictionary.sum(1, keepdims=True)
 
 
@@ -57,7 +58,7 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
     x, dictionary = data()
     pair, rule = STATISTICS[statistics], FORGETTING[forgetting]
     code_penalty, atoms = PENALTIES[penalty], CONSTRAINTS[constraint]
-    tight = None if penalty == "ridge" else mmf.CoordinateDescent(tol=0.0, max_iter=150)
+    tight = None if penalty == "ridge" else mmf.CoordinateDescent(tol=0.0, max_iter=3000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # few blocks with partial B: right numbers, poor results
         solver = mmf.OnlineFactorization(
@@ -137,7 +138,7 @@ def test_forgetting(x64, forgetting):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("statistics", "partial_b", "penalty", "constraint", "subset"),
-    itertools.product(STATISTICS, [False, True], PENALTIES, CONSTRAINTS, SUBSETS),
+    list(itertools.product(STATISTICS, [False, True], PENALTIES, CONSTRAINTS, SUBSETS)),
 )
 def test_whole_grid(x64, statistics, partial_b, penalty, constraint, subset):
     compare(statistics, partial_b, penalty, constraint, subset)
@@ -156,4 +157,4 @@ def test_partial_update_is_update(x64):
         assert jnp.array_equal(subset.indices, solver.draw_subset(whole._replace(step=whole.step - step), ahead=step).indices)
         whole, _ = solver.update(whole, batch)
         part, _ = solver.partial_update(part, batch[:, subset.indices], subset)
-    np.testing.assert_allclose(whole.dictionary, part.dictionary, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(whole.dictionary, part.dictionary, rtol=0, atol=1e-12)

@@ -36,8 +36,7 @@ EDGE = {
     "nan at first": {"one": NAN[:1] + history()[1:]},
     "zero": {"one": [r._replace(objective=0.0) for r in history()]},
     "constant": {"one": [r._replace(objective=2.0) for r in history()]},
-    "zero seconds": {"one": [r._replace(seconds=0.0) for r in history()]},
-    "same label twice is one": {"$x_1$ & <b>": history()},
+    "label with markup": {"$x_1$ & <b>": history()},
 }
 
 
