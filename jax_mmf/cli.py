@@ -27,7 +27,8 @@ import numpy as np
 
 import jax_mmf as mmf
 from jax_mmf.io.atomic import written_aside
-from jax_mmf.io.feed import check_finite
+from jax_mmf.io.feed import finite_samples
+from jax_mmf.io.model_file import needs_x64
 from jax_mmf.training import Callback, Event, Record
 
 _PENALTIES = ("ridge", "lasso", "elastic-net")
@@ -44,6 +45,16 @@ _FORGETTING: dict[str, Callable[[float], mmf.Forgetting]] = {
 }
 
 
+class _Finite(click.FloatRange):
+    """A range of floats without NaN and infinity, which pass all comparisons or have no place in them."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
+        return number
+
+
 def main() -> None:
     """Entry point: run the command, and turn errors that a user can mend into one line and exit status 1."""
     try:
@@ -51,8 +62,11 @@ def main() -> None:
     except click.exceptions.Abort:
         click.echo("jax-mmf: stopped", err=True)
         sys.exit(130)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.ClickException as error:
-        click.echo(f"jax-mmf: {error.format_message()}", err=True)
+        click.echo(f"jax-mmf: {' '.join(error.format_message().split())}", err=True)
         sys.exit(error.exit_code)
     except (OSError, ValueError, TypeError, KeyError, ArithmeticError, ImportError, MemoryError) as error:
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
@@ -77,10 +91,10 @@ _dataset = click.option("--dataset", help="Data set inside of an .h5 or .npz fil
     "--output", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("jax-mmf-demo"),
     show_default=True, help="Folder for the data (1 GB), the model and the picture.",
 )  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
+@click.option("--seconds", type=_Finite(min=0, min_open=True), default=30.0, show_default=True,
               help="Time for each of the three runs.")  # fmt: skip
 @click.option("-k", "--components", type=click.IntRange(min=1), default=64, show_default=True, help="Number of atoms.")
-@click.option("--alpha", type=click.FloatRange(min=0), default=0.02, show_default=True, help="Strength of the lasso.")
+@click.option("--alpha", type=_Finite(min=0), default=0.02, show_default=True, help="Strength of the lasso.")
 @click.option("--keep-data", is_flag=True, help="Do not delete the HDF5 file of patches at the end.")
 @_quiet
 def demo(output: Path, seconds: float, components: int, alpha: float, keep_data: bool, quiet: bool) -> None:
@@ -127,31 +141,33 @@ def demo(output: Path, seconds: float, components: int, alpha: float, keep_data:
 @click.option("-o", "--output", type=_output, required=True, help="Model file to write (.h5).")
 @click.option("-k", "--components", type=click.IntRange(min=1), help="Number of atoms; needed but with --resume.")
 @click.option("--penalty", type=click.Choice(_PENALTIES), default="lasso", show_default=True, help="On codes.")
-@click.option("--alpha", type=click.FloatRange(min=0), default=0.1, show_default=True, help="Strength of the penalty.")
-@click.option("--l1-ratio", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+@click.option("--alpha", type=_Finite(min=0), default=0.1, show_default=True, help="Strength of the penalty.")
+@click.option("--l1-ratio", type=_Finite(0, 1), default=0.5, show_default=True,
               help="Share of l1 in --penalty elastic-net.")  # fmt: skip
 @click.option("--constraint", type=click.Choice(_CONSTRAINTS), default="l2", show_default=True, help="On atoms.")
-@click.option("--atom-l1-ratio", type=click.FloatRange(0, 1), default=0.5, show_default=True,
+@click.option("--atom-l1-ratio", type=_Finite(0, 1), default=0.5, show_default=True,
               help="Share of l1 in --constraint elastic-net.")  # fmt: skip
-@click.option("--radius", type=click.FloatRange(min=0, min_open=True), default=1.0, show_default=True,
+@click.option("--radius", type=_Finite(min=0, min_open=True), default=1.0, show_default=True,
               help="Largest size of an atom.")  # fmt: skip
 @click.option("--nonneg", type=click.Choice(["none", "codes", "atoms", "both"]), is_flag=False, flag_value="both",
               default="none", show_default=True, help="Which factors are non-negative; alone: both.")  # fmt: skip
-@click.option("--reduction", type=click.FloatRange(min=1), default=1.0, show_default=True,
+@click.option("--reduction", type=_Finite(min=1), default=1.0, show_default=True,
               help="How many times fewer features a step looks at.")  # fmt: skip
 @click.option("--partial-b/--full-b", default=False, show_default=True,
               help="Read and update nothing but the features of the step (with --reduction).")  # fmt: skip
-@click.option("--forgetting", metavar="RULE:VALUE", default="scaled:8", show_default=True,
+@click.option("--forgetting", metavar="RULE:VALUE", default="scaled:16", show_default=True,
               help="Weight of new samples: power:U, scaled:C or constant:W.")  # fmt: skip
 @click.option("--init", type=click.Choice(list(_INITS)), default="samples", show_default=True,
               help="Initial dictionary.")  # fmt: skip
 @click.option("--epochs", type=click.IntRange(min=1), default=1, show_default=True, help="Passes over the data.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=128, show_default=True, help="Samples per step.")
-@click.option("--held-out", type=float, default=0.0, show_default=True,
+@click.option("--held-out", type=_Finite(min=0), default=0.0, show_default=True,
               help="Samples to evaluate on: a share below 1, or a number.")  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True,
               help="Of the computation.")  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all random choices.")
+@click.option(
+    "--seed", type=click.IntRange(-(2**63), 2**63 - 1), default=0, show_default=True, help="Of all random choices."
+)
 @click.option("--revive-every", type=click.IntRange(min=1), help="Steps between revivals of unused atoms.")
 @click.option("--resume", type=click.Path(dir_okay=False, path_type=Path),
               help="Model file of a run to go on with; its solver and seed count.")  # fmt: skip
@@ -163,19 +179,21 @@ def fit(data: Path, dataset: str | None, output: Path, **options: Any) -> int:
 
     Ctrl-C ends the run after the step it is in, and writes the model. Exit status: 0, or 130 after Ctrl-C.
     """
-    if options["dtype"] == "float64":
+    resume = options["resume"]
+    if options["dtype"] == "float64" or (resume is not None and needs_x64(resume)):
         jax.config.update("jax_enable_x64", True)
     for path in (output, options["log"], options["plot"]):
-        _check_writable(path)
+        _check_writable(path, data)
     source = mmf.open_source(data, dataset)
-    held_out = options["held_out"]
-    held_out = None if held_out == 0 else held_out if held_out < 1 else int(held_out)
+    held_out = None if options["held_out"] == 0 else options["held_out"]
     if options["plot"] is not None and held_out is None:
         raise click.UsageError("--plot draws the held-out objective; give --held-out too")
+    if options["plot"] is not None and options["plot"].suffix not in (".png", ".pdf", ".svg"):
+        raise click.UsageError(f"--plot {options['plot']} has none of the endings .png, .pdf, .svg")
     state = None
     history: list[Record] = []
-    if options["resume"] is not None:
-        solver, state, saved = mmf.load_model(options["resume"])
+    if resume is not None:
+        solver, state, saved = mmf.load_model(resume)
         history = [Record(**r) for r in saved]  # type: ignore[arg-type]
     else:
         solver = _solver(options)
@@ -200,19 +218,19 @@ def fit(data: Path, dataset: str | None, output: Path, **options: Any) -> int:
             # What was learned before the error is kept.
             partial = getattr(error, "result", None)
             if partial is not None:
-                _save(output, solver, partial.state, history + partial.history)
+                _save(output, solver, partial.state, _joined(history, partial.history))
                 click.echo(
                     f"jax-mmf: wrote the model of the {int(partial.state.step)} steps before the error", err=True
                 )
             raise
-    history += result.history
+    history = _joined(history, result.history)
     _save(output, solver, result.state, history)
     if options["plot"] is not None:
         from jax_mmf.plotting import plot_history
 
         plot_history(options["plot"], {data.name: history}, title=f"{data.name}: {_summary(solver)}")
     if result.history:
-        last = result.history[-1]
+        last = history[-1]
         value = "" if held_out is None else f", held-out objective {last.objective:.6g}"
         click.echo(f"{last.step} steps, {last.n_samples:,} samples, {last.seconds:.1f} s{value}, "
                    f"{last.n_dead} unused atoms: {output}")  # fmt: skip
@@ -230,7 +248,9 @@ def fit(data: Path, dataset: str | None, output: Path, **options: Any) -> int:
 @_quiet
 def encode(model: Path, data: Path, dataset: str | None, output: Path, batch_size: int, quiet: bool) -> None:
     """Codes of the samples in DATA in the dictionary of MODEL, with the penalty that it was trained with."""
-    _check_writable(output)
+    _check_writable(output, data, model)
+    if needs_x64(model):
+        jax.config.update("jax_enable_x64", True)
     solver, state, _ = mmf.load_model(model)
     source = mmf.open_source(data, dataset)
     dictionary = state.dictionary
@@ -238,15 +258,15 @@ def encode(model: Path, data: Path, dataset: str | None, output: Path, batch_siz
         raise ValueError(f"{data} has {source.n_features} features, and {model} was trained on {dictionary.shape[1]}")
     if source.permutation is not None:
         dictionary = dictionary[:, source.permutation]
+    dtype = np.dtype(dictionary.dtype)
     n, k = source.n_samples, solver.n_components
     with written_aside(output) as aside, h5py.File(aside, "w") as file:
-        codes = file.create_dataset("codes", (n, k), np.dtype(dictionary.dtype))
+        codes = file.create_dataset("codes", (n, k), dtype)
         file.attrs["model"] = str(model)
         with tqdm(total=n, unit="sample", disable=quiet or None) as bar:
             for first in range(0, n, batch_size):
                 rows = np.arange(first, min(first + batch_size, n))
-                x = source.read(rows)
-                check_finite(x, rows)
+                x = finite_samples(source.read(rows), dtype, rows, features=source.permutation)
                 codes[first : first + rows.size] = mmf.encode(dictionary, jnp.asarray(x), solver.penalty)
                 bar.update(rows.size)
     click.echo(f"codes of {n:,} samples, {k} atoms: {output}")
@@ -257,6 +277,8 @@ def encode(model: Path, data: Path, dataset: str | None, output: Path, batch_siz
 @click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
 def info(model: Path, as_json: bool) -> None:
     """What MODEL is: its configuration, its size, and how its run went."""
+    if needs_x64(model):
+        jax.config.update("jax_enable_x64", True)
     solver, state, history = mmf.load_model(model)
     dictionary = np.asarray(state.dictionary)
     facts = {
@@ -321,7 +343,7 @@ def _solver(options: dict[str, Any]) -> mmf.OnlineFactorization:
         penalty=penalties[options["penalty"]](),
         constraint=constraints[options["constraint"]](),
         subset=subset,
-        partial_b=options["partial_b"] and options["reduction"] > 1,
+        partial_b=options["partial_b"],
         forgetting=forgetting,
         initialization=_INITS[options["init"]],
     )
@@ -335,9 +357,19 @@ def _save(path: Path, solver: mmf.OnlineFactorization, state: mmf.State, history
     mmf.save_model(path, solver, state, [r._asdict() for r in history])
 
 
-def _check_writable(path: Path | None) -> None:
-    """Fail before the work, not after it."""
+def _joined(before: list[Record], after: list[Record]) -> list[Record]:
+    """The history of a run that went on: its seconds and bytes count on."""
+    if not before:
+        return after
+    seconds, read = before[-1].seconds, before[-1].bytes_read
+    return before + [r._replace(seconds=seconds + r.seconds, bytes_read=read + r.bytes_read) for r in after]
+
+
+def _check_writable(path: Path | None, *inputs: Path) -> None:
+    """Fail before the work, not after it, and never write over what is read."""
     if path is not None:
+        if any(path.exists() and other.exists() and path.samefile(other) for other in inputs):
+            raise ValueError(f"{path} is an input too; give the output another name")
         if not path.parent.is_dir():
             raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
         if not os.access(path.parent, os.W_OK) or path.is_dir():
@@ -353,15 +385,14 @@ class _Log:
     """Callback that appends one JSON line per evaluation, so that what is there is there after a crash."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        if path is not None:
-            path.write_text("", encoding="utf-8")
+        self._path, self._mode = path, "w"
 
     def __call__(self, event: Event) -> None:
         if self._path is not None and event.record is not None:
             fields = _without_nan(event.record._asdict())
-            with self._path.open("a", encoding="utf-8") as file:
+            with self._path.open(self._mode, encoding="utf-8") as file:
                 file.write(json.dumps(fields) + "\n")
+            self._mode = "a"
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def iterate(
 
 
 def _is_open(gap: Gap, tol: Array) -> Array:
-    """Samples whose gap is above the tolerance and above rounding; NaN never is. With a tolerance of 0, all are.
+    """Samples whose gap is above tolerance and rounding; NaN never is. With tolerance 0, all are.
 
     A computed gap of zero is no proof: the gap is quadratic in the error of the codes, and drowns in rounding before it.
     """

@@ -39,7 +39,8 @@ def load_indian_pines() -> HostArray:
 def standardize_bands(cube: HostArray) -> HostArray:
     """Centre each band of a cube ``(height, width, bands)``, and scale all of it to unit variance: float32."""
     centred = cube.astype(np.float32) - cube.mean((0, 1), dtype=np.float64).astype(np.float32)
-    return centred / centred.std(dtype=np.float64).astype(np.float32)
+    scale = centred.std(dtype=np.float64).astype(np.float32)
+    return centred / (scale if scale > 0 else 1)
 
 
 def iter_patches(
@@ -93,7 +94,8 @@ def make_sparse_codes(
     atoms = jax.random.normal(key_atoms, (n_components, n_features))
     atoms = atoms / jnp.linalg.norm(atoms, axis=1, keepdims=True)
     scores = jax.random.uniform(key_support, (n_samples, n_components))
-    support = scores >= jax.lax.top_k(scores, n_nonzero)[0][:, -1:]
+    chosen = jax.lax.top_k(scores, n_nonzero)[1]
+    support = jnp.zeros(scores.shape, bool).at[jnp.arange(n_samples)[:, None], chosen].set(True)
     size = jax.random.uniform(key_size, scores.shape, minval=1.0, maxval=2.0)
     codes = support * size * jax.random.rademacher(key_sign, scores.shape, size.dtype)
     x = matmul(codes, atoms) + noise * jax.random.normal(key_noise, (n_samples, n_features))

@@ -1,5 +1,7 @@
 """Figures of runs and of atoms, with matplotlib (extra ``plot``)."""
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,23 +30,22 @@ def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Record]], *, ag
       against: ``"seconds"``, ``"bytes_read"`` or ``"n_samples"``.
     """
     label, unit = _AXES[against]
-    best = min((r.objective for records in histories.values() for r in records), default=float("nan"))
-    for color, (name, records) in zip(COLORS, histories.items(), strict=False):
+    seen = [r.objective for records in histories.values() for r in records if math.isfinite(r.objective)]
+    for color, (name, records) in zip(itertools.cycle(COLORS), histories.items(), strict=False):
         x = [getattr(r, against) * unit for r in records]
         axes.plot(x, [r.objective for r in records], color=color, label=name, lw=1.8)
-    axes.axhline(best * 1.01, color="0.6", lw=1, ls="--")
-    axes.annotate(
-        "best + 1 %",
-        (1, best * 1.01),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        color="0.4",
-        fontsize=8,
-    )
-    axes.set(xscale="log", yscale="log", xlabel=label, ylabel="held-out objective")
+    axes.set(xlabel=label, ylabel="held-out objective")
     axes.grid(visible=True, which="both", color="0.92")
     axes.set_axisbelow(True)
+    if not seen or min(seen) <= 0:
+        return  # nothing that has a place on a logarithmic axis
+    best = min(seen)
+    axes.axhline(best * 1.01, color="0.6", lw=1, ls="--")
+    axes.annotate(
+        "best + 1 %", (0, best * 1.01), xycoords=("axes fraction", "data"), xytext=(4, 2), textcoords="offset points",
+        color="0.4", fontsize=8,
+    )  # fmt: skip
+    axes.set(xscale="log", yscale="log")
     axes.yaxis.set_major_formatter("{x:.3g}")
     axes.yaxis.set_minor_formatter("{x:.3g}")
     axes.tick_params(which="both", labelsize=8)

@@ -40,8 +40,8 @@ class Info(NamedTuple):
       gap: ``(b,)`` duality gaps of the codes, relative to the objective.
       n_iter: ``(b,)`` int32, iterations of the code solver.
       n_dead: int32, number of atoms that codes hardly use.
-      finite: whether the codes are all finite. If not, the data held NaN or infinity, or the numbers overflowed, and
-        the state is no longer of use: keep the one before.
+      finite: whether codes, their second moments and the gauges of the atoms are all finite. If not, the data held NaN
+        or infinity, or the numbers overflowed, and the state is no longer of use: keep the one before.
       memory: rows of the averaged statistics to write back, or None.
     """
 

@@ -145,7 +145,7 @@ def _step(
         gap=solved.gap,
         n_iter=solved.n_iter,
         n_dead=dead_atoms(surrogate.c).sum(dtype=jnp.int32),
-        finite=all_finite(codes),
+        finite=all_finite(codes, surrogate.c, gauge),
         memory=memory,
     )
     return new_state, info

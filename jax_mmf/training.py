@@ -1,6 +1,8 @@
 """`fit`: a solver over a source of samples, with held-out evaluation, callbacks, early stopping and resumption."""
 
 import functools
+import math
+import numbers
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -113,6 +115,8 @@ class EarlyStopping:
         """Whether to stop."""
         if event.record is None:
             return False
+        if math.isnan(event.record.objective):
+            raise ValueError("EarlyStopping needs held-out samples to look at; give fit held_out")
         if event.record.objective < self.best * (1 - self.min_change):
             self.best, self.stale = event.record.objective, 0
         else:
@@ -175,7 +179,11 @@ def fit(
     if (key is None) == (state is None):
         raise ValueError("fit takes key, for a new run, or state, to go on with one; give one of the two")
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
-    share = held_out if isinstance(held_out, float | int) else None
+    if memory is not None and solver.statistics.init_memory(0, 1, np.dtype("float32")) is None:
+        raise ValueError(f"memory must be None with statistics={solver.statistics!r}, which remembers nothing")
+    if revive_every is not None:
+        check_count("revive_every", revive_every)
+    share = held_out if isinstance(held_out, numbers.Real) else None
     feed = Feed(
         source,
         solver,
@@ -190,6 +198,8 @@ def fit(
     del state  # the steps write into copies
     first_step, n_samples = int(current.step), int(current.n_samples)
     memory = _initial_memory(solver, current, feed, memory, first_step)
+    if revive_every is not None and feed.n_samples is None:
+        raise ValueError("revive_every needs a source that can be read anywhere, not an iterable of batches")
     n_steps = feed.n_steps
     if evaluate_every is None:
         evaluate_every = _STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // _EVALUATIONS)
@@ -215,7 +225,8 @@ def fit(
         if item is not None and info is not None and record is None:
             history.append(evaluate(current, step, n_samples, item, info))
     except Exception as error:
-        if step > first_step:
+        # Overflow is noticed some steps after it happened: then there is no good state to give.
+        if step > first_step and not isinstance(error, FloatingPointError):
             error.result = FitResult(feed.restore(current), history, memory)  # type: ignore[attr-defined]
             error.add_note(f"The result of the first {step} steps is in the attribute `result` of this error.")
         raise
@@ -280,10 +291,12 @@ class _Evaluation:
 
 
 def _held_out_samples(feed: Feed, held_out: Any) -> Array | None:
-    if held_out is None or isinstance(held_out, float | int):
+    if held_out is None or isinstance(held_out, numbers.Real):
         return feed.held_out_samples()
     given = as_real_array("held_out", held_out, ndim=(2,), dtype=feed.dtype)
     check_shape("held_out", given, (None, feed.n_features), "(m, n_features)")
+    if not np.isfinite(np.asarray(given)).all():
+        raise ValueError("held_out holds NaN or infinity; clean or impute the data first")
     return feed.to_inside(np.asarray(given))
 
 
@@ -308,5 +321,8 @@ def _initial_memory(
         raise ValueError("averaged statistics need a source whose samples have numbers, not an iterable of batches")
     if first_step > 0 and memory is None:
         raise ValueError("a run with averaged statistics goes on from its memory too: give memory=result.memory")
+    if memory is not None:
+        expected = (feed.n_samples, solver.n_components)
+        check_shape("memory.beta", memory.beta, expected, "(n_samples, n_components)")
     # A copy, since steps write into the memory of the one before.
     return solver.init_memory(state, feed.n_samples) if memory is None else jax.tree.map(jnp.copy, memory)

@@ -42,8 +42,8 @@ FORGETTING = {
 
 
 def data(seed=0):
-    """Low rank plus noise, non-negative enough for every constraint to have something to do. The first atoms differ a lot:
-    nearly equal ones make codes, and so the comparison, ill-conditioned."""
+    """Low rank plus noise, non-negative enough for every constraint to have something to do. The first atoms differ a
+    lot: nearly equal ones make codes, and so the comparison, ill-conditioned."""
     rng = np.random.default_rng(seed)
     x = rng.gamma(1.0, 1.0, (200, K)) @ rng.gamma(0.5, 1.0, (K, P)) / K + 0.1 * rng.standard_normal((200, P))
     dictionary = rng.gamma(0.2, 1.0, (K, P))
@@ -154,7 +154,9 @@ def test_partial_update_is_update(x64):
     for step in range(20):
         batch = jnp.asarray(x[10 * step : 10 * step + 10])
         subset = solver.draw_subset(part)
-        assert jnp.array_equal(subset.indices, solver.draw_subset(whole._replace(step=whole.step - step), ahead=step).indices)
+        assert jnp.array_equal(
+            subset.indices, solver.draw_subset(whole._replace(step=whole.step - step), ahead=step).indices
+        )
         whole, _ = solver.update(whole, batch)
         part, _ = solver.partial_update(part, batch[:, subset.indices], subset)
     np.testing.assert_allclose(whole.dictionary, part.dictionary, rtol=0, atol=1e-12)

@@ -47,7 +47,8 @@ def test_jit_scan_and_vmap_agree_with_plain_calls(x, name):
         return jax.lax.scan(lambda s, _: solver.update(s, x), state, length=3)[0]
 
     plain = []
-    for state in starts:
+    for start in starts:
+        state = start
         for _ in range(3):
             state, _ = solver.update(state, x)
         plain.append(state.dictionary)
@@ -72,7 +73,7 @@ def test_vmap_over_a_path_of_alphas(x):
 
 
 def test_gradient_through_steps(x64):
-    """The loss after two steps, differentiated in alpha, forgetting, initial dictionary and data: finite differences."""
+    """The loss after two steps, differentiated in alpha, forgetting, first dictionary and data: finite differences."""
     x = jax.random.normal(jax.random.key(1), (B, P))
     start = jax.random.normal(jax.random.key(2), (K, P)) / 10
     tight = mmf.CoordinateDescent(tol=0.0, max_iter=200)

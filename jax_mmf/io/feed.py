@@ -76,8 +76,8 @@ class Feed:
         settings: Any = jax.config
         self._x64, self._device = settings.jax_enable_x64, settings.jax_default_device
         self._order: SampleOrder | None = None
-        self._bytes_apart = 0  # read to evaluate on, not to learn from
-        stored: HostArray | None = None
+        self._bytes_apart = source.bytes_read  # by others before, and to evaluate on
+        self._stored: HostArray | None = None
         if isinstance(source, BatchSource):
             if source.once and n_epochs > 1:
                 raise ValueError(f"source is an iterator, which can be passed over once; got n_epochs={n_epochs}")
@@ -92,7 +92,7 @@ class Feed:
         else:
             self._source = source
             self.n_samples = source.n_samples
-            self.n_features, source_dtype, stored = source.n_features, source.dtype, source.permutation
+            self.n_features, source_dtype, self._stored = source.n_features, source.dtype, source.permutation
             run = min(source.rows_per_read, batch_size)
             n_held_out = _count_held_out(held_out, source.n_samples)
             self._order = SampleOrder(key, source.n_samples, run, n_held_out, shuffle)
@@ -102,8 +102,8 @@ class Feed:
         self.dtype = np.dtype(jax.dtypes.canonicalize_dtype(wanted))
         # Blocks are random subsets only of features in random order.
         blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
-        self._mix = FeaturePermutation.random(key, self.n_features) if blocks and stored is None else None
-        self._permutation = self._mix if stored is None else FeaturePermutation(stored)
+        self._mix = FeaturePermutation.random(key, self.n_features) if blocks and self._stored is None else None
+        self._permutation = self._mix if self._stored is None else FeaturePermutation(self._stored)
 
     # Between the order of the features inside and the original one
 
@@ -153,7 +153,7 @@ class Feed:
         """
         if self._order is None:
             raise ValueError("reviving atoms needs a source that can be read anywhere, not an iterable of batches")
-        return self._read_whole(self._order.epoch(self._n_epochs + number)[:count])
+        return self._read_whole(self._order.draw(number, count))
 
     def held_out_samples(self) -> Array | None:
         """The samples kept back, or None."""
@@ -171,7 +171,7 @@ class Feed:
         # These settings belong to a thread; those of the caller's hold in the reader's too.
         with jax.enable_x64(self._x64), jax.default_device(self._device):
             if self._order is None:
-                yield from self._items_of_batches()
+                yield from self._items_of_batches(first_step)
             else:
                 yield from self._items_of_source(self._order, first_step, with_rows=with_rows)
 
@@ -191,19 +191,21 @@ class Feed:
             read = self._source.bytes_read - self._bytes_apart
             yield Item(epoch, jnp.asarray(rows) if with_rows else None, x, subset, read)
 
-    def _items_of_batches(self) -> Iterator[Item]:
-        row = 0
+    def _items_of_batches(self, first_step: int) -> Iterator[Item]:
+        # An iterator goes on where it is; what can be iterated over again starts again, and was learned from already.
+        step, row = first_step if self._batches.once else 0, 0
         for epoch in range(self._n_epochs):
             batches: Iterable[HostArray] = chain(self._peeked, self._begun) if epoch == 0 else self._batches
             for x in batches:
-                item = self._prepare(self._shuffled(x), None, first_row=row)
-                row += len(x)
-                yield Item(epoch, None, item, None, self._batches.bytes_read)
+                if step >= first_step:
+                    item = self._prepare(self._shuffled(x), None, first_row=row)
+                    yield Item(epoch, None, item, None, self._batches.bytes_read - self._bytes_apart)
+                step, row = step + 1, row + len(x)
 
     def _peek(self, n_samples: int) -> None:
         """Take batches of an iterable until there are so many samples, or no more."""
         while sum(map(len, self._peeked)) < n_samples:
-            batch = next(self._begun, None)
+            batch: HostArray | None = next(self._begun, None)
             if batch is None:
                 break
             self._peeked.append(batch)
@@ -224,42 +226,55 @@ class Feed:
         width = self.n_features if columns is None else columns.size
         if x.shape[-1] != width:
             raise ValueError(f"source must give {width} features in every batch, got one of shape {x.shape}")
-        where = columns
-        if where is None and self._mix is not None:
-            where = self._mix.order
-        check_finite(x, rows, first_row, where)
-        return jnp.asarray(x, self.dtype)
+        features = None if self._permutation is None else self._permutation.order
+        if columns is not None:
+            features = columns if self._stored is None else self._stored[columns]
+        return jnp.asarray(finite_samples(x, self.dtype, rows, first_row, features))
 
 
-def check_finite(
-    x: HostArray, rows: HostArray | None = None, first_row: int = 0, columns: HostArray | None = None
-) -> None:
-    """Raise ValueError if a batch holds NaN or infinity, naming the first place.
+def finite_samples(
+    x: HostArray,
+    dtype: Any,
+    rows: HostArray | None = None,
+    first_row: int = 0,
+    features: HostArray | None = None,
+) -> HostArray:
+    """A batch in a dtype, once it is sure that all of it is finite there.
 
     Args:
       x: ``(b, s)``.
+      dtype: floating.
       rows: sample numbers of the rows, or None for ``first_row`` and those after it.
       first_row: see rows.
-      columns: features of the columns, or None for all.
+      features: of the columns, or None for all in order.
+
+    Returns:
+      ``(b, s)``.
+
+    Raises:
+      ValueError: for NaN, infinity, and numbers that the dtype can't hold, naming the first place.
     """
-    if not np.issubdtype(x.dtype, np.floating):
-        return
-    # Sums are finite where everything is, but for numbers so large that the exact check decides.
     with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(x.sum(dtype=x.dtype)):
-            return
-    bad = np.argwhere(~np.isfinite(x))
+        cast = np.asarray(x, dtype)
+        # Sums are finite where everything is, but for numbers so large that the exact check decides.
+        if np.isfinite(cast.sum()):
+            return cast
+    bad = np.argwhere(~np.isfinite(cast))
     if bad.size:
         i, j = bad[0]
         row = first_row + i if rows is None else rows[i]
-        column = j if columns is None else columns[j]
-        raise ValueError(f"source holds {x[i, j]} at sample {row}, feature {column}; clean or impute the data first")
+        feature = j if features is None else features[j]
+        value = f"{x[i, j]}" if not np.isfinite(np.float64(x[i, j])) else f"{x[i, j]}, too large for {np.dtype(dtype)},"
+        raise ValueError(
+            f"source holds {value} at sample {row}, feature {feature}; clean, impute or scale the data first"
+        )
+    return cast
 
 
 def _count_held_out(held_out: Any, n_samples: int) -> int:
-    if held_out is None or not isinstance(held_out, float | int):
+    if held_out is None:
         return 0
-    count = round(held_out * n_samples) if isinstance(held_out, float) and held_out < 1 else int(held_out)
-    if held_out <= 0 or count < 1 or count >= n_samples or (count != held_out and held_out >= 1):
+    count = round(held_out * n_samples) if 0 < held_out < 1 else held_out
+    if not 1 <= count < n_samples or count != int(count):
         raise ValueError(f"held_out must be a share below 1 or a number of samples below {n_samples}, got {held_out}")
-    return count
+    return int(count)

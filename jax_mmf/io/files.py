@@ -1,15 +1,27 @@
 """Opening a matrix in a file: .h5, .npy and .npz, without loading it where the format allows."""
 
 import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import h5py
 import numpy as np
 
-from jax_mmf.io.sources import ArraySource, HDF5Source, RawSource, Source
+from jax_mmf.io.sources import ArraySource, HDF5Source, RawSource, Source, check_matrix
 
+# What NumPy and zipfile raise on files that are truncated, overwritten or something else.
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    tokenize.TokenError,
+    SyntaxError,
+    NotImplementedError,
+)
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nxs")
 
 
@@ -27,7 +39,9 @@ def open_source(path: str | Path, dataset: str | None = None) -> Source:
     Raises:
       FileNotFoundError: if there is no such file.
       KeyError: if the file has no such data set, or several and none is named.
-      ValueError: for files that are not what their name says, and for matrices that are empty or not 2-D.
+      ValueError: for files that are not what their name says, truncated or damaged, and for matrices that are empty
+        or not 2-D.
+      TypeError: for matrices that do not hold real numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -35,13 +49,16 @@ def open_source(path: str | Path, dataset: str | None = None) -> Source:
     suffix = path.suffix.lower()
     if suffix in _HDF5_SUFFIXES:
         return _open_hdf5(path, dataset)
-    if suffix == ".npz":
-        return _open_npz(path, dataset)
-    if suffix == ".npy":
+    if suffix not in (".npy", ".npz"):
+        raise ValueError(f"{path} has none of the endings .h5, .hdf5, .npy, .npz; convert it to one of these")
+    try:
+        if suffix == ".npz":
+            return _open_npz(path, dataset)
         if dataset is not None:
             raise KeyError(f"{path} holds one array without a name; leave the data set {dataset!r} out")
-        return _open_npy(path)
-    raise ValueError(f"{path} has none of the endings .h5, .hdf5, .npy, .npz; convert it to one of these")
+        return _open_npy(path, str(path))
+    except _DAMAGE as error:
+        raise ValueError(f"{path} is not a NumPy file, or is damaged: {error or type(error).__name__}") from error
 
 
 def _open_hdf5(path: Path, dataset: str | None) -> Source:
@@ -58,7 +75,7 @@ def _open_hdf5(path: Path, dataset: str | None) -> Source:
 
 
 def _note_matrix(matrices: list[str], name: str, item: Any) -> None:
-    if isinstance(item, h5py.Dataset) and len(item.shape) == 2:
+    if isinstance(item, h5py.Dataset) and item.shape is not None and len(item.shape) == 2:
         matrices.append(name)
 
 
@@ -76,40 +93,55 @@ def _missing(path: Path, name: str, matrices: list[str]) -> str:
     return f"{path} has no data set {name!r}; it holds {', '.join(matrices) if matrices else 'no 2-D data set'}"
 
 
-def _open_npy(path: Path, start: int = 0) -> Source:
+class _Header(NamedTuple):
+    """What stands before the numbers of an .npy file."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+
+def _read_header(file: IO[bytes], name: str) -> _Header:
+    try:
+        version = np.lib.format.read_magic(file)
+        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
+        return _Header(*read(file))
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{name} is not a NumPy array file: {error}") from error
+
+
+def _open_npy(path: Path, name: str, start: int = 0) -> Source:
+    """An array in the .npy format that starts somewhere in a file."""
     with path.open("rb") as file:
         file.seek(start)
-        try:
-            version = np.lib.format.read_magic(file)
-            read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
-            shape, fortran, dtype = read_header(file)
-        except (ValueError, KeyError, EOFError) as error:
-            raise ValueError(f"{path} is not a NumPy array file: {error}") from error
+        header = _read_header(file, name)
         offset = file.tell()
-    if dtype.hasobject:
-        raise ValueError(f"{path} holds Python objects, not numbers")
-    if fortran and len(shape) == 2:
-        return ArraySource(np.memmap(path, dtype, "r", offset, shape, order="F"))
-    return RawSource(path, offset, shape, dtype)
+    check_matrix(name, header.shape, header.dtype)
+    source = RawSource(path, offset, header.shape, header.dtype)
+    if header.fortran:
+        return ArraySource(np.memmap(path, header.dtype, "r", offset, header.shape, order="F"))
+    return source
 
 
 def _open_npz(path: Path, dataset: str | None) -> Source:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            name = dataset
-            if name is None:
-                with np.load(path) as arrays:
-                    name = _choose(path, [n for n in arrays.files if arrays[n].ndim == 2], None)
-            if name not in members:
-                raise KeyError(_missing(path, name, list(members)))
-            info = members[name]
-            if info.compress_type == zipfile.ZIP_STORED:
-                with path.open("rb") as file:
-                    file.seek(info.header_offset + 26)
-                    name_length, extra_length = struct.unpack("<HH", file.read(4))
-                return _open_npy(path, info.header_offset + 30 + name_length + extra_length)
-        with np.load(path) as arrays:
-            return ArraySource(arrays[name])
-    except (zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"{path} is not a NumPy archive, or is truncated: {error}") from error
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        matrices = []
+        for member, info in members.items():
+            with archive.open(info) as file:
+                if len(_read_header(file, f"{member} in {path}").shape) == 2:
+                    matrices.append(member)
+    name = _choose(path, matrices, dataset)
+    if name not in members:
+        raise KeyError(_missing(path, name, matrices))
+    info, label = members[name], f"{name} in {path}"
+    if info.compress_type == zipfile.ZIP_STORED:
+        with path.open("rb") as file:
+            # The array starts after the local header of the member, which ends with two fields of variable length.
+            file.seek(info.header_offset + 26)
+            name_length, extra_length = struct.unpack("<HH", file.read(4))
+        return _open_npy(path, label, info.header_offset + 30 + name_length + extra_length)
+    with np.load(path) as arrays:
+        array = arrays[name]
+    check_matrix(label, array.shape, array.dtype)
+    return ArraySource(array)

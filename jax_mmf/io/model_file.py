@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from jax_mmf.io.permutation import is_typed_key
 from jax_mmf.online import OnlineFactorization
 from jax_mmf.state import State
 from jax_mmf.surrogate import Surrogate
+from jax_mmf.validation import check_count
 
 _FORMAT = "jax-mmf model"
 _PARTS = (
@@ -116,23 +118,26 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is no model file, is truncated, or is of a newer format.
+      ValueError: if it is no model file, is damaged, of a newer format, or holds float64 numbers and JAX is not set to
+        them.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:
         with h5py.File(path, "r") as file:
-            if file.attrs.get("format") != _FORMAT:
-                raise ValueError(f"{path} is an HDF5 file, but no model that jax-mmf wrote")
-            if file.attrs["format_version"] > 1:
-                raise ValueError(
-                    f"{path} was written by jax-mmf {file.attrs['jax_mmf_version']}; install that or newer"
-                )
-            solver = _build(json.loads(file.attrs["solver"])) if solver is None else solver
-            return Model(solver, _read_state(file, solver), json.loads(file.attrs["history"]))
-    except (OSError, KeyError) as error:
+            return _read_model(file, solver)
+    except OSError as error:
         raise ValueError(f"{path} is no model file, or is truncated: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} can't be read as a model file: {error}") from error
+
+
+def needs_x64(path: str | Path) -> bool:
+    """Whether a model file holds float64 numbers, which JAX reads only after ``jax_enable_x64``."""
+    with suppress(OSError, KeyError), h5py.File(path, "r") as file:
+        return bool(file["dictionary"].dtype == np.float64)
+    return False
 
 
 class Checkpoint:
@@ -144,6 +149,7 @@ class Checkpoint:
     """
 
     def __init__(self, path: str | Path, *, every: int) -> None:
+        check_count("every", every)
         self.path, self.every = Path(path), every
 
     def __call__(self, event: Any) -> None:
@@ -157,9 +163,25 @@ def _write(file: h5py.File, name: str, value: Any) -> None:
         file[name] = np.asarray(value)
 
 
+def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
+    if str(file.attrs.get("format")) != _FORMAT:
+        raise ValueError("it is an HDF5 file, but no model that jax-mmf wrote")
+    if file.attrs["format_version"] > 1:
+        raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that or newer")
+    solver = _build(json.loads(file.attrs["solver"])) if solver is None else solver
+    if not isinstance(solver, OnlineFactorization):
+        raise TypeError(f"its solver is a {type(solver).__name__}")
+    return Model(solver, _read_state(file, solver), json.loads(file.attrs["history"]))
+
+
 def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
     def get(name: str) -> Any:
-        return jnp.asarray(file[name][...]) if name in file else None
+        stored = file[name][...]
+        if stored.dtype == np.float64 and jax.dtypes.canonicalize_dtype(stored.dtype) != np.float64:
+            raise ValueError(
+                'it holds float64 numbers, which JAX cuts to float32 without jax.config.update("jax_enable_x64", True)'
+            )
+        return jnp.asarray(stored)
 
     implementation = file["key"].attrs["implementation"]
     key = get("key")
@@ -168,10 +190,20 @@ def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
     dictionary = get("dictionary")
     like = jax.eval_shape(solver.dictionary_update.init, dictionary)
     leaves = [get(f"update_state/{index}") for index in range(len(jax.tree.leaves(like)))]
-    fields = {name: get(name) for name in ("step", "n_samples", "gauge", "gram")}
-    surrogate = Surrogate(**{name: get(f"surrogate/{name}") for name in Surrogate._fields})
-    update_state = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    return State(key=key, dictionary=dictionary, surrogate=surrogate, update_state=update_state, **fields)
+    return State(
+        key=key,
+        step=get("step"),
+        n_samples=get("n_samples"),
+        dictionary=dictionary,
+        surrogate=Surrogate(
+            c=get("surrogate/c"),
+            b=get("surrogate/b"),
+            feature_counts=get("surrogate/feature_counts") if solver.partial_b else None,
+        ),
+        gauge=get("gauge"),
+        gram=get("gram") if solver.statistics.needs_gram else None,
+        update_state=jax.tree.unflatten(jax.tree.structure(like), leaves),
+    )
 
 
 def _describe(value: Any) -> Any:
@@ -187,7 +219,12 @@ def _describe(value: Any) -> Any:
         return {"class": name} | {f.name: _describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    return np.asarray(value, dtype=float).tolist()
+    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+        raise TypeError(
+            f"a model file can't hold {type(value).__name__}, which is not a class of jax_mmf; save state.dictionary"
+        )
+    array = np.asarray(value)
+    return (array if array.dtype.kind in "biu" else array.astype(float)).tolist()
 
 
 def _build(description: Any) -> Any:

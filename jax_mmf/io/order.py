@@ -8,7 +8,7 @@ import numpy as np
 from jax_mmf.io.permutation import host_generator
 from jax_mmf.typing import HostArray, Key
 
-_HELD_OUT, _EPOCH = 1, 2
+_HELD_OUT, _EPOCH, _DRAW = 1, 2, 3
 
 
 class SampleOrder(NamedTuple):
@@ -46,6 +46,11 @@ class SampleOrder(NamedTuple):
         """Row numbers ``(n_training,)`` in the order of an epoch."""
         rows = self.split()[1]
         return _shuffle_runs(rows, self.run, host_generator(self.key, _EPOCH, number)) if self.shuffle else rows
+
+    def draw(self, number: int, count: int) -> HostArray:
+        """Some row numbers to learn from, at random; others for another number."""
+        rows = self.split()[1]
+        return host_generator(self.key, _DRAW, number).choice(rows, min(count, rows.size), replace=False)
 
     def batches(self, batch_size: int, n_epochs: int, first_step: int = 0) -> Iterator[tuple[int, HostArray]]:
         """Epoch and row numbers of each mini-batch from a step on; the last one of an epoch may be short."""

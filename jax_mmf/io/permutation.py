@@ -64,6 +64,8 @@ class FeaturePermutation:
 
 def host_generator(key: Key, *tags: int) -> np.random.Generator:
     """A NumPy generator that depends on a JAX key, for orders that are made on the host."""
+    if not isinstance(key, jax.Array):
+        raise TypeError(f"key must be a key of jax.random.key, got {key!r}")
     data = jax.random.key_data(key) if is_typed_key(key) else key
     return np.random.default_rng([*np.asarray(data).ravel().tolist(), *tags])
 

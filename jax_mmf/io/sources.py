@@ -220,4 +220,5 @@ def check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Non
         raise ValueError(f"{name} must have at least one sample and one feature; got shape {tuple(shape)}")
     # Floating types that NumPy does not know of itself, such as bfloat16, have the kind V.
     if np.dtype(dtype).kind not in "biuf" and not jax.numpy.issubdtype(dtype, jax.numpy.floating):
-        raise TypeError(f"{name} must hold real numbers; got dtype {dtype}")
+        what = "Python objects" if np.dtype(dtype).hasobject else f"dtype {dtype}"
+        raise TypeError(f"{name} must hold real numbers; got {what}")
