@@ -85,7 +85,8 @@ def main(seconds: float, seeds: int, figure: Path | None) -> None:
             style = "-" if name.startswith("r = 1,") else "--" if "full B" in name else ":"
             color = next(c for key, c in COLORS.items() if name.split(", full codes")[0].endswith(key))
             ax.plot([r.seconds for r in runs[0]], [r.objective / best - 1 for r in runs[0]], style, color=color,
-                    label=name, alpha=0.4 if "full codes" in name else 1, lw=2.5 if "r = 12" in name else 1.4)  # fmt: skip
+                    label=name, alpha=0.4 if "full codes" in name else 1,
+                    lw=2.5 if "r = 12" in name else 1.4)  # fmt: skip
         ax.set(xscale="log", yscale="log", xlabel="seconds", title=problem, ylabel="held-out objective above the best")
         ax.set_ylim(2e-3, 1)
         ax.axhline(0.01, color="0.6", lw=0.8)

@@ -70,20 +70,16 @@ class Cholesky:
                 f"Cholesky solves Ridge without nonneg only, got {penalty!r}; use CoordinateDescent or FISTA"
             )
         k = gram.shape[-1]
-        diagonal = jnp.diagonal(gram, axis1=-2, axis2=-1)
-        l2 = jnp.asarray(penalty.l2, gram.dtype) * jnp.ones((k,), gram.dtype)
-        matrix = gram + jnp.diag(l2)
-        jitter = 10 * k * jnp.finfo(gram.dtype).eps * diagonal.max(axis=-1)[..., None, None]
-        jitter = jitter + jnp.finfo(gram.dtype).tiny
+        eps, tiny = jnp.finfo(gram.dtype).eps, jnp.finfo(gram.dtype).tiny
+        matrix = gram + jnp.diag(jnp.broadcast_to(jnp.asarray(penalty.l2, gram.dtype), (k,)))
+        diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
         factor = jnp.linalg.cholesky(matrix)
         # A positive pivot is no proof of a regular matrix: one at the level of rounding is as good as zero.
         pivots = jnp.diagonal(factor, axis1=-2, axis2=-1) ** 2
-        floor = jnp.finfo(gram.dtype).eps * jnp.diagonal(matrix, axis1=-2, axis2=-1)
-        regular = jnp.where(jnp.isnan(gram), 0, pivots - floor[..., :]).min() > 0
+        singular = ~(pivots > eps * diagonal).all(-1) & jnp.isfinite(diagonal).all(-1)
+        jitter = jnp.where(singular, 10 * k * eps * diagonal.max(-1) + tiny, 0)[..., None, None]
         factor = lax.cond(
-            regular | jnp.isnan(gram).any(),
-            lambda: factor,
-            lambda: jnp.linalg.cholesky(matrix + jitter * jnp.eye(k, dtype=gram.dtype)),
+            singular.any(), lambda: jnp.linalg.cholesky(matrix + jitter * jnp.eye(k, dtype=gram.dtype)), lambda: factor
         )
         if gram.ndim == 2:
             codes = jax.scipy.linalg.cho_solve((factor, True), beta.T).T
@@ -131,8 +127,8 @@ class CoordinateDescent:
         )
         sweep = _sweep_shared if gram.ndim == 2 else _sweep_own
 
-        def advance(batch: Batch) -> tuple[Batch, Array]:
-            codes = lax.fori_loop(0, _SWEEPS_PER_CHECK, lambda _, c: sweep(batch, c, weights), batch.state)
+        def advance(batch: Batch, n: Array) -> tuple[Batch, Array]:
+            codes = lax.fori_loop(0, n, lambda _, c: sweep(batch, c, weights), batch.state)
             return batch._replace(state=codes), _apply(batch.gram, codes)
 
         codes, info = iterate(batch, advance, lambda state: state, weights, self.tol, self.max_iter, _SWEEPS_PER_CHECK)
@@ -177,7 +173,7 @@ class FISTA:
             state=_Momentum(codes, image, codes, image, jnp.ones_like(sq_norm), lipschitz),
         )
 
-        def advance(batch: Batch) -> tuple[Batch, Array]:
+        def advance(batch: Batch, n: Array) -> tuple[Batch, Array]:
             state: _Momentum = batch.state
             step = 1 / jnp.where(state.lipschitz > 0, state.lipschitz, 1)
             ahead = state.point - step * (state.point_image - batch.beta)
@@ -270,4 +266,5 @@ def _sweep_own(batch: Batch, codes: Array, weights: Weights) -> Array:
 def _minimise(linear: Array, curvature: Array, l1: Array, l2: Array, nonneg: bool) -> Array:
     """Minimum of a coordinate: ``1/2 curvature a^2 - linear a + l1 |a| + l2 / 2 a^2``; 0 where an atom is zero."""
     bottom = curvature + l2
-    return jnp.where(bottom > 0, shrink(linear, l1, nonneg) / jnp.where(bottom > 0, bottom, 1), 0)
+    # Written so that NaN stays NaN.
+    return jnp.where(bottom <= 0, 0, shrink(linear, l1, nonneg) / jnp.where(bottom <= 0, 1, bottom))

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
 def iterate(
     batch: Batch,
-    advance: Callable[[Batch], tuple[Batch, Array]],
+    advance: Callable[[Batch, Array], tuple[Batch, Array]],
     codes_of: Callable[[Any], Array],
     weights: Weights,
     tol: Float,
@@ -65,9 +65,10 @@ def iterate(
 
         def body(carry: tuple[Batch, Gap, Array]) -> tuple[Batch, Gap, Array]:
             batch, _, n = carry
-            moved, image = advance(batch)
+            more = jnp.minimum(n_per_check, max_iter - n)
+            moved, image = advance(batch, more)
             gap = duality_gap(weights, batch.beta, image, codes_of(moved.state), batch.sq_norm)
-            return moved, gap, n + n_per_check
+            return moved, gap, n + more
 
         start = Gap(jnp.full_like(batch.sq_norm, jnp.inf), jnp.zeros_like(batch.sq_norm))
         batch, gap, n_iter = lax.while_loop(unfinished, body, (batch, start, n_iter))
@@ -98,6 +99,6 @@ def iterate(
 def _is_open(gap: Gap, tol: Array) -> Array:
     """Samples whose gap is above tolerance and rounding; NaN never is. With tolerance 0, all are.
 
-    A computed gap of zero is no proof: the gap is quadratic in the error of the codes, and drowns in rounding before it.
+    A computed gap of zero is no proof: it is quadratic in the error of the codes, and drowns in rounding before that.
     """
     return (gap.relative > tol + gap.rounding) | (tol == 0)

@@ -12,6 +12,7 @@ Projections find the multiplier of the constraint by Newton's method on a convex
 left of its root: monotone, finite for the l1 ball and the simplex (Michelot 1986), and without a sort.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -101,7 +102,7 @@ class ElasticNetBall:
             slope -= 2 * (1 - mu) * (mu * l1 + 2 * (1 - mu) * l2 / stretch) / stretch**2
             return _Excess(value, slope, count)
 
-        t = _newton_root(excess, jnp.zeros((), atom.dtype), size, radius, mu)
+        t = _newton_root(excess, False, size, radius, mu)
         inside = atom - jnp.clip(atom, -t * mu, t * mu)
         return jnp.where(radius > 0, inside / (1 + 2 * t * (1 - mu)), 0)
 
@@ -115,8 +116,9 @@ class ElasticNetBall:
         linear, square = mu * jnp.sum(jnp.abs(atom), -1), (1 - mu) * jnp.sum(atom**2, -1)
         # Positive root of square c^2 + linear c = radius, in the form that does not cancel.
         radius = jnp.asarray(self.radius, atom.dtype)
-        bottom = linear + jnp.sqrt(linear**2 + 4 * square * radius)
-        return atom * jnp.where(bottom > 0, 2 * radius / jnp.where(bottom > 0, bottom, 1), 0)
+        zero = largest == 0
+        bottom = linear + jnp.sqrt(jnp.where(zero, 1, linear**2 + 4 * square * radius))
+        return jnp.where(zero, 0, atom * (2 * radius / bottom))
 
 
 @jax.tree_util.register_dataclass
@@ -249,26 +251,24 @@ def _simplex_threshold(values: Array, radius: Array, *, equality: bool) -> Array
         count = jnp.sum(active.astype(values.dtype))
         return _Excess(jnp.sum(jnp.where(active, values - t, 0)) - radius, -count, count)
 
-    # With every entry active, the root of the sum lies to the left of the root sought.
-    start = (jnp.sum(values) - radius) / values.shape[-1] if equality else jnp.zeros((), values.dtype)
-    return _newton_root(excess, start, values, radius, equality=equality)
+    return _newton_root(excess, equality, values, radius)
 
 
-def _newton_root(
-    function: Callable[..., _Excess], start: Array, values: Array, radius: Array, *more: Array, equality: bool = False
-) -> Array:
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _newton_root(function: Callable[..., _Excess], equality: bool, values: Array, radius: Array, *more: Array) -> Array:
     """Root t of a convex decreasing ``function(t, values, radius, *more)``, approached from the left.
 
     Newton's iterates increase and never pass the root. They stop when the set of active entries repeats and rounding
-    moves them no more. The last step is taken outside of the loop: it changes the root by rounding only, and carries
-    its derivative with respect to the inputs (implicit differentiation), forward and reverse.
+    moves them no more.
 
     Returns:
-      the root; start, with no derivative, if the function is not positive there and equality is not asked for.
+      the root; 0 if the function is not positive there, unless equality is asked for.
     """
-    start, *frozen = lax.stop_gradient((start, values, radius, *more))
-    first = function(start, *frozen)
-    tolerance = 4 * jnp.finfo(start.dtype).eps * frozen[1]
+    inputs = (values, radius, *more)
+    # With every entry of a simplex active, the root of the sum lies to the left of the root sought.
+    start = (jnp.sum(values) - radius) / values.shape[-1] if equality else jnp.zeros((), values.dtype)
+    first = function(start, *inputs)
+    tolerance = 4 * jnp.finfo(values.dtype).eps * radius
 
     def unfinished(carry: tuple[Array, _Excess, Array, Array]) -> Array:
         _, at, before, n = carry
@@ -277,12 +277,22 @@ def _newton_root(
     def body(carry: tuple[Array, _Excess, Array, Array]) -> tuple[Array, _Excess, Array, Array]:
         t, at, _, n = carry
         t_next = t - at.value / jnp.where(at.slope < 0, at.slope, -1)
-        after = function(t_next, *frozen)
+        after = function(t_next, *inputs)
         # An iterate that rounding no longer moves is the root.
         after = after._replace(value=jnp.where(t_next > t, after.value, 0))
         return t_next, after, at.active, n + 1
 
-    t, *_ = lax.while_loop(unfinished, body, (start, first, first.active - 1, jnp.zeros((), jnp.int32)))
-    last = function(t, values, radius, *more)
-    binding = ((first.value > 0) | equality) & (last.slope < 0)
-    return t - jnp.where(binding, last.value / jnp.where(binding, last.slope, -1), 0)
+    t, last, *_ = lax.while_loop(unfinished, body, (start, first, first.active - 1, jnp.zeros((), jnp.int32)))
+    # What the loop leaves is at the level of rounding; a last step takes that too.
+    return t - jnp.where((last.value > 0) & (last.slope < 0), last.value / jnp.where(last.slope < 0, last.slope, -1), 0)
+
+
+@_newton_root.defjvp
+def _newton_root_jvp(
+    function: Callable[..., _Excess], equality: bool, primals: tuple[Array, ...], tangents: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    """Implicit differentiation: ``dt = -(df / d inputs) / (df / dt)`` where the constraint binds, at any order."""
+    t = _newton_root(function, equality, *primals)
+    at, d_at = jax.jvp(lambda *inputs: function(t, *inputs), primals, tangents)
+    binding = (at.slope < 0) & ((t > 0) | equality)
+    return t, jnp.where(binding, -d_at.value / jnp.where(binding, at.slope, -1), 0)

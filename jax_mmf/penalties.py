@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jax_mmf.linalg import matmul
 from jax_mmf.typing import Array, ArrayLike, Float
-from jax_mmf.validation import check_real
+from jax_mmf.validation import as_real_array, check_real
 
 
 @runtime_checkable
@@ -157,7 +157,7 @@ def penalty_value(penalty: Penalty, codes: ArrayLike) -> Array:
     Returns:
       ``(...)``: the value per sample; infinite where a code breaks ``nonneg``.
     """
-    codes = jnp.asarray(codes)
+    codes = as_real_array("codes", codes, ndim=tuple(range(1, 9)))
     l1, l2 = (jnp.asarray(w, codes.dtype) for w in (penalty.l1, penalty.l2))
     value = jnp.sum(l1 * jnp.abs(codes) + 0.5 * l2 * codes**2, axis=-1)
     if penalty.nonneg:
@@ -183,7 +183,7 @@ def penalty_prox(penalty: Penalty, codes: ArrayLike, step: ArrayLike = 1.0) -> A
     Returns:
       ``(..., k)``.
     """
-    codes = jnp.asarray(codes)
+    codes = as_real_array("codes", codes, ndim=tuple(range(9)))
     l1, l2, step = (jnp.asarray(w, codes.dtype) for w in (penalty.l1, penalty.l2, step))
     return shrink(codes, step * l1, penalty.nonneg) / (1 + step * l2)
 
@@ -200,7 +200,9 @@ def alpha_max(dictionary: ArrayLike, x: ArrayLike, *, l1_ratio: ArrayLike = 1.0,
     Returns:
       a scalar: the maximum over all samples.
     """
-    dictionary, x = jnp.asarray(dictionary), jnp.asarray(x)
+    dictionary = as_real_array("dictionary", dictionary, ndim=(2,))
+    x = as_real_array("x", x, ndim=(1, 2), dtype=dictionary.dtype)
     correlation = matmul(x, dictionary.T)
     largest = jnp.maximum(correlation.max(), 0) if nonneg else jnp.abs(correlation).max()
-    return largest / jnp.asarray(l1_ratio, correlation.dtype)
+    ratio = jnp.asarray(l1_ratio, correlation.dtype)
+    return jnp.where(ratio > 0, largest / jnp.where(ratio > 0, ratio, 1), jnp.inf)

@@ -29,7 +29,8 @@ def check_real(
       TypeError: for text and other things that can't be a number.
       ValueError: for numbers out of range or not finite.
     """
-    if isinstance(value, str | bytes | list | tuple | dict | complex):
+    kind = value.dtype.kind if isinstance(value, np.generic | np.ndarray) else "f"
+    if isinstance(value, str | bytes | list | tuple | dict | complex) or kind not in "biuf":
         raise TypeError(f"{name} must be a real number or an array of them, got {value!r} ({type(value).__name__})")
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | np.ndarray):
         return
