@@ -171,18 +171,17 @@ def fit(
     Raises:
       ValueError: for data that do not fit, hold NaN or infinity, or are fewer than the atoms. An error that comes up
         while the run is under way carries the result of the last good step as its attribute ``result``.
+      FloatingPointError: if numbers overflow; its ``result`` is that of the last evaluation before.
       TypeError: for sources that are none.
     """
-    check_count("n_epochs", n_epochs)
-    check_count("batch_size", batch_size)
-    check_count("read_ahead", read_ahead, low=0)
+    for name, count, low in (("n_epochs", n_epochs, 1), ("batch_size", batch_size, 1), ("read_ahead", read_ahead, 0)):
+        check_count(name, count, low=low)
+    for name, every in (("evaluate_every", evaluate_every), ("revive_every", revive_every)):
+        if every is not None:
+            check_count(name, every)
     if (key is None) == (state is None):
         raise ValueError("fit takes key, for a new run, or state, to go on with one; give one of the two")
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
-    if memory is not None and solver.statistics.init_memory(0, 1, np.dtype("float32")) is None:
-        raise ValueError(f"memory must be None with statistics={solver.statistics!r}, which remembers nothing")
-    if revive_every is not None:
-        check_count("revive_every", revive_every)
     share = held_out if isinstance(held_out, numbers.Real) else None
     feed = Feed(
         source,
@@ -201,13 +200,11 @@ def fit(
     if revive_every is not None and feed.n_samples is None:
         raise ValueError("revive_every needs a source that can be read anywhere, not an iterable of batches")
     n_steps = feed.n_steps
-    if evaluate_every is None:
-        evaluate_every = _STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // _EVALUATIONS)
-    check_count("evaluate_every", evaluate_every)
+    evaluate_every = evaluate_every or (_STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // _EVALUATIONS))
     evaluate = _Evaluation(solver, _held_out_samples(feed, held_out))
     step, history = first_step, list[Record]()
     reader = prefetch(feed.items(first_step, with_rows=memory is not None), read_ahead)
-    item, info, record = None, None, None
+    item, info, record, good = None, None, None, None
     try:
         for item in reader:
             current, memory, info = _advance(solver, current, memory, item)
@@ -217,7 +214,9 @@ def fit(
                 current = solver.revive(jax.random.fold_in(run_key, step), current, fresh)
             due = step % evaluate_every == 0 or step == n_steps
             record = evaluate(current, step, n_samples, item, info) if due else None
-            history += [record] if record else []
+            if record is not None:
+                history.append(record)
+                good = jax.tree.map(jnp.copy, current)
             event = Event(solver, info, step, n_steps, record, history, current, feed.restore)
             stops = [callback(event) for callback in callbacks]
             if any(stops):
@@ -225,10 +224,11 @@ def fit(
         if item is not None and info is not None and record is None:
             history.append(evaluate(current, step, n_samples, item, info))
     except Exception as error:
-        # Overflow is noticed some steps after it happened: then there is no good state to give.
-        if step > first_step and not isinstance(error, FloatingPointError):
-            error.result = FitResult(feed.restore(current), history, memory)  # type: ignore[attr-defined]
-            error.add_note(f"The result of the first {step} steps is in the attribute `result` of this error.")
+        # Overflow is noticed some steps after it happened; at the evaluation before, all was well.
+        last = good if isinstance(error, FloatingPointError) else current
+        if last is not None and int(last.step) > first_step:
+            error.result = FitResult(feed.restore(last), history, memory)  # type: ignore[attr-defined]
+            error.add_note(f"The result of the first {last.step} steps is in the attribute `result` of this error.")
         raise
     finally:
         reader.close()
@@ -296,7 +296,7 @@ def _held_out_samples(feed: Feed, held_out: Any) -> Array | None:
     given = as_real_array("held_out", held_out, ndim=(2,), dtype=feed.dtype)
     check_shape("held_out", given, (None, feed.n_features), "(m, n_features)")
     if not np.isfinite(np.asarray(given)).all():
-        raise ValueError("held_out holds NaN or infinity; clean or impute the data first")
+        raise ValueError("held_out holds nan or infinity; clean or impute the data first")
     return feed.to_inside(np.asarray(given))
 
 
@@ -316,6 +316,8 @@ def _initial_memory(
     solver: OnlineFactorization, state: State, feed: Feed, memory: Memory | None, first_step: int
 ) -> Memory | None:
     if solver.init_memory(state, 0) is None:
+        if memory is not None:
+            raise ValueError(f"memory must be None with statistics={solver.statistics!r}, which remembers nothing")
         return None
     if feed.n_samples is None:
         raise ValueError("averaged statistics need a source whose samples have numbers, not an iterable of batches")
