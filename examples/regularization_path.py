@@ -1,4 +1,4 @@
-"""A whole regularisation path in one call: `jax.vmap` over alpha, and alpha chosen by a gradient instead of a grid.
+"""A whole regularisation path in one call: `jax.vmap` over alpha.
 
 Learns dictionaries of handwritten digits (scikit-learn's, 8 x 8) at 12 strengths of the lasso at once.
 """

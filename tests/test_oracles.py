@@ -58,7 +58,8 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
     x, dictionary = data()
     pair, rule = STATISTICS[statistics], FORGETTING[forgetting]
     code_penalty, atoms = PENALTIES[penalty], CONSTRAINTS[constraint]
-    tight = None if penalty == "ridge" else mmf.CoordinateDescent(tol=0.0, max_iter=3000)
+    # Without an l2 part codes converge slowly, and 50 steps amplify what is missing.
+    tight = None if penalty == "ridge" else mmf.CoordinateDescent(tol=0.0, max_iter=3000 if penalty == "lasso" else 800)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # few blocks with partial B: right numbers, poor results
         solver = mmf.OnlineFactorization(
@@ -138,7 +139,7 @@ def test_forgetting(x64, forgetting):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("statistics", "partial_b", "penalty", "constraint", "subset"),
-    list(itertools.product(STATISTICS, [False, True], PENALTIES, CONSTRAINTS, SUBSETS)),
+    list(itertools.product(STATISTICS, [False, True], PENALTIES, CONSTRAINTS, [1, 3])),
 )
 def test_whole_grid(x64, statistics, partial_b, penalty, constraint, subset):
     compare(statistics, partial_b, penalty, constraint, subset)
