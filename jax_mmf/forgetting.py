@@ -53,9 +53,13 @@ class PowerForgetting:
 
     def weight(self, n_before: Array, batch_size: int) -> Array:
         """Weight of a batch; arguments as in `Forgetting.weight`."""
-        exponent = jnp.asarray(self.exponent)
+        exponent = jnp.asarray(self.exponent, jnp.result_type(self.exponent, float))
         index = n_before + 1 + jnp.arange(batch_size, dtype=exponent.dtype)
-        return 1 - jnp.prod(1 - index**-exponent)
+        # In logarithms, since 1 - i^-u rounds to 1 in single precision long before a terabyte is through. The very first
+        # sample, of weight 1, has no logarithm.
+        share = jnp.where(index > 1, index, 2) ** -exponent
+        kept = jnp.sum(jnp.log1p(-jnp.where(index > 1, share, 0)))
+        return jnp.where(n_before > 0, -jnp.expm1(kept), 1)
 
 
 @jax.tree_util.register_dataclass
@@ -105,4 +109,5 @@ class ConstantForgetting:
 
     def weight(self, n_before: Array, batch_size: int) -> Array:
         """Weight of a batch; arguments as in `Forgetting.weight`."""
-        return 1 - (1 - jnp.asarray(self.rate)) ** batch_size
+        rate = jnp.asarray(self.rate, jnp.result_type(self.rate, float))
+        return -jnp.expm1(batch_size * jnp.log1p(-rate))

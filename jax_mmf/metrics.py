@@ -52,7 +52,10 @@ def explained_variance(dictionary: ArrayLike, x: ArrayLike, codes: ArrayLike) ->
         as_real_array(n, v, ndim=(2,)) for n, v in (("dictionary", dictionary), ("x", x), ("codes", codes))
     )
     check_shape("codes", codes, (x.shape[0], dictionary.shape[0]), "(n_samples, n_components)")
-    return 1 - jnp.sum((x - matmul(codes, dictionary)) ** 2) / jnp.sum(x**2)
+    check_shape("x", x, (codes.shape[0], dictionary.shape[1]), "(n_samples, n_features)")
+    total = jnp.sum(x**2)
+    left = jnp.sum((x - matmul(codes, dictionary)) ** 2)
+    return jnp.where(total > 0, 1 - left / total, jnp.nan)
 
 
 def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray, HostArray]:
@@ -66,6 +69,7 @@ def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray,
       ``(m,)`` the atom paired with each reference atom, -1 if none was left; ``(m,)`` absolute cosines, 0 if none.
     """
     left, right = (np.asarray(a, dtype=float) for a in (dictionary, reference))
+    check_shape("reference", right, (None, left.shape[1]), "(m, n_features)")
     unit: Any = lambda a: a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), np.finfo(float).tiny)  # noqa: E731
     cosine = np.abs(unit(right) @ unit(left).T)
     pair, value = np.full(right.shape[0], -1), np.zeros(right.shape[0])
