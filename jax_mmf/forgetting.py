@@ -55,8 +55,8 @@ class PowerForgetting:
         """Weight of a batch; arguments as in `Forgetting.weight`."""
         exponent = jnp.asarray(self.exponent, jnp.result_type(self.exponent, float))
         index = n_before + 1 + jnp.arange(batch_size, dtype=exponent.dtype)
-        # In logarithms, since 1 - i^-u rounds to 1 in single precision long before a terabyte is through. The very first
-        # sample, of weight 1, has no logarithm.
+        # In logarithms, since 1 - i^-u rounds to 1 in single precision long before a terabyte is through. The first
+        # sample of all, of weight 1, has no logarithm.
         share = jnp.where(index > 1, index, 2) ** -exponent
         kept = jnp.sum(jnp.log1p(-jnp.where(index > 1, share, 0)))
         return jnp.where(n_before > 0, -jnp.expm1(kept), 1)
