@@ -18,7 +18,7 @@ from jax import lax
 
 from jax_mmf.compaction import Batch, SolveInfo, iterate
 from jax_mmf.duality import Weights, weights_of
-from jax_mmf.linalg import matmul
+from jax_mmf.linalg import cholesky, matmul
 from jax_mmf.penalties import Penalty, is_ridge, shrink
 from jax_mmf.typing import Array, Float
 from jax_mmf.validation import check_real
@@ -70,17 +70,8 @@ class Cholesky:
                 f"Cholesky solves Ridge without nonneg only, got {penalty!r}; use CoordinateDescent or FISTA"
             )
         k = gram.shape[-1]
-        eps, tiny = jnp.finfo(gram.dtype).eps, jnp.finfo(gram.dtype).tiny
-        matrix = gram + jnp.diag(jnp.broadcast_to(jnp.asarray(penalty.l2, gram.dtype), (k,)))
-        diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
-        factor = jnp.linalg.cholesky(matrix)
-        # A positive pivot is no proof of a regular matrix: one at the level of rounding is as good as zero.
-        pivots = jnp.diagonal(factor, axis1=-2, axis2=-1) ** 2
-        singular = ~(pivots > eps * diagonal).all(-1) & jnp.isfinite(diagonal).all(-1)
-        jitter = jnp.where(singular, 10 * k * eps * diagonal.max(-1) + tiny, 0)[..., None, None]
-        factor = lax.cond(
-            singular.any(), lambda: jnp.linalg.cholesky(matrix + jitter * jnp.eye(k, dtype=gram.dtype)), lambda: factor
-        )
+        l2 = jnp.broadcast_to(jnp.asarray(penalty.l2, gram.dtype), (k,))
+        factor = cholesky(gram + jnp.diag(l2))
         if gram.ndim == 2:
             codes = jax.scipy.linalg.cho_solve((factor, True), beta.T).T
         else:

@@ -9,7 +9,7 @@ from jax.custom_batching import custom_vmap
 
 from jax_mmf.code_solvers import CodeSolver, default_code_solver
 from jax_mmf.compaction import SolveInfo
-from jax_mmf.linalg import matmul
+from jax_mmf.linalg import cholesky, matmul
 from jax_mmf.penalties import Penalty, penalty_value
 from jax_mmf.typing import Array, ArrayLike
 from jax_mmf.validation import as_real_array, check_methods, check_shape
@@ -79,8 +79,10 @@ def encode_with_info(
     if init is None:
         start = jnp.zeros((batch.shape[0], k), batch.dtype)
     else:
-        start = as_real_array("init", init, ndim=(x.ndim,), dtype=x.dtype).reshape(-1, k)
-        check_shape("init", start, (batch.shape[0], k), "(n_samples, n_components)")
+        start = as_real_array("init", init, ndim=(x.ndim,), dtype=x.dtype)
+        meaning = "(n_components,)" if x.ndim == 1 else "(n_samples, n_components)"
+        check_shape("init", start, (*x.shape[:-1], k), meaning)
+        start = start.reshape(-1, k)
     if mask is not None:
         mask = as_real_array("mask", mask, ndim=(1, x.ndim), dtype=x.dtype)
         check_shape("mask", mask, (*mask.shape[:-1], p), "(n_features,) or the shape of x")
@@ -98,9 +100,10 @@ def _encode_batch(
         gram, beta = matmul(dictionary, dictionary.T), matmul(x, dictionary.T)
         sq_norm = jnp.sum(x**2, -1)
     else:
-        weighted = jnp.where(mask != 0, mask * x, 0)
-        beta = matmul(weighted, dictionary.T)
-        sq_norm = jnp.sum(weighted * jnp.where(mask != 0, x, 0), -1)
+        # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
+        x = jnp.where((mask == 0) & ~jnp.isfinite(x), 0, x)
+        beta = matmul(mask * x, dictionary.T)
+        sq_norm = jnp.sum(mask * x**2, -1)
         own_gram = lambda m: matmul(dictionary * m, dictionary.T)  # noqa: E731
         # One sample after another: the weighted dictionaries of a batch would not fit in memory.
         gram = own_gram(mask) if mask.ndim == 1 else lax.map(own_gram, mask)
@@ -169,10 +172,8 @@ def _solve_jvp(primals: Any, tangents: Any) -> Any:
     right = support * (right - d_l1 * jnp.sign(codes) - d_l2 * codes)
     matrix = support[:, :, None] * support[:, None, :] * gram
     matrix = matrix + jnp.eye(k, dtype=codes.dtype) * (1 - support + support * l2)[:, None, :]
-    # Equal or zero atoms in the support make it singular; a multiple of the identity at the level of rounding
-    # chooses the derivative of nearly least norm.
-    jitter = 10 * k * jnp.finfo(codes.dtype).eps * jnp.max(jnp.diagonal(matrix, axis1=1, axis2=2), 1)
-    factor = jnp.linalg.cholesky(matrix + jitter[:, None, None] * jnp.eye(k, dtype=codes.dtype))
+    # Equal or zero atoms in the support make it singular; then this is the derivative of nearly least norm.
+    factor = cholesky(matrix)
     d_codes = jax.vmap(lambda f, r: jax.scipy.linalg.cho_solve((f, True), r))(factor, right)
     zeros = SolveInfo(jnp.zeros_like(info.gap), jnp.zeros(info.n_iter.shape, jax.dtypes.float0))
     return (codes, info), (support * d_codes, zeros)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jax_mmf.typing import Array
 
@@ -20,6 +21,29 @@ def matmul(left: Array, right: Array) -> Array:
       ``(..., m, q)``.
     """
     return jnp.matmul(left, right, precision="highest")
+
+
+def cholesky(matrix: Array) -> Array:
+    """Lower Cholesky factor of a symmetric positive semi-definite matrix, each of a batch on its own.
+
+    Where a matrix is singular up to rounding, a multiple of the identity at the level of rounding is added, so that a
+    solution of nearly least norm comes out. NaN in one matrix does no harm to the others.
+
+    Args:
+      matrix: ``(..., k, k)``.
+
+    Returns:
+      ``(..., k, k)``.
+    """
+    k, eps, tiny = matrix.shape[-1], jnp.finfo(matrix.dtype).eps, jnp.finfo(matrix.dtype).tiny
+    diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
+    # A positive pivot is no proof of a regular matrix: one at the level of rounding is as good as zero.
+    trial = jnp.linalg.cholesky(lax.stop_gradient(matrix))
+    pivots = jnp.diagonal(trial, axis1=-2, axis2=-1) ** 2
+    singular = ~(pivots > eps * diagonal).all(-1) & jnp.isfinite(diagonal).all(-1)
+    jitter = lax.stop_gradient(jnp.where(singular, 10 * k * eps * diagonal.max(-1) + tiny, 0))
+    # Factorized anew even where nothing was added: derivatives through a failed trial would be NaN.
+    return jnp.linalg.cholesky(matrix + jitter[..., None, None] * jnp.eye(k, dtype=matrix.dtype))
 
 
 def all_finite(*arrays: Array) -> Array:

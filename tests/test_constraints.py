@@ -346,3 +346,8 @@ def test_sets_are_pytrees_of_their_numbers(kind, nonneg):
     assert jax.tree.unflatten(tree, leaves) == constraint
     assert isinstance(constraint, mmf.Constraint)
     assert constraint.nonneg == nonneg
+
+
+def test_kinds_have_different_structures():
+    """jit finds compiled code by the structure of its arguments: if it is equal, one kind runs the code of the other."""  # noqa: E501
+    assert jax.tree.structure(mmf.L2Ball()) != jax.tree.structure(mmf.L1Ball())

@@ -168,3 +168,9 @@ def test_traced_alpha_and_its_derivative(x64):
         [[0.9, -1.9, 0.0], [0.0, -1.0, 0.0]],
         atol=1e-15,
     )
+
+
+def test_kinds_have_different_structures():
+    """jit finds compiled code by the structure of its arguments: if it is equal, one kind runs the code of the other."""  # noqa: E501
+    assert jax.tree.structure(mmf.Ridge(0.5)) != jax.tree.structure(mmf.Lasso(0.5))
+    assert jax.tree.structure(mmf.Ridge(0.5)) == jax.tree.structure(mmf.Ridge(0.7))
