@@ -103,7 +103,7 @@ def _encode_batch(
         # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
         x = jnp.where((mask == 0) & ~jnp.isfinite(x), 0, x)
         beta = matmul(mask * x, dictionary.T)
-        sq_norm = jnp.sum(mask * x**2, -1)
+        sq_norm = jnp.sum((mask * x) * x, -1)  # not x^2: a huge value that weighs nothing must not overflow
         own_gram = lambda m: matmul(dictionary * m, dictionary.T)  # noqa: E731
         # One sample after another: the weighted dictionaries of a batch would not fit in memory.
         gram = own_gram(mask) if mask.ndim == 1 else lax.map(own_gram, mask)
