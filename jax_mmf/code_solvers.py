@@ -20,6 +20,7 @@ from jax_mmf.compaction import Batch, SolveInfo, iterate
 from jax_mmf.duality import Weights, weights_of
 from jax_mmf.linalg import cholesky, matmul
 from jax_mmf.penalties import Penalty, is_ridge, shrink
+from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float
 from jax_mmf.validation import check_real
 
@@ -51,7 +52,7 @@ def default_code_solver(penalty: Penalty, *, tol: Float = 1e-6, max_iter: int = 
     return Cholesky() if is_ridge(penalty) else CoordinateDescent(tol=tol, max_iter=max_iter)
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class Cholesky:
     """Codes in closed form, for `Ridge`: one Cholesky factorization for the batch."""
@@ -79,7 +80,7 @@ class Cholesky:
         return codes, SolveInfo(jnp.zeros_like(sq_norm), jnp.ones(sq_norm.shape, jnp.int32))
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class CoordinateDescent:
     """Cyclic coordinate descent, over blocks of coordinates and over the whole batch at once.
@@ -126,7 +127,7 @@ class CoordinateDescent:
         return codes[:k].T, info
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class FISTA:
     """Accelerated proximal gradient, with adaptive restart and step sizes of each sample's own.

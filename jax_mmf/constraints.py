@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float
 from jax_mmf.validation import check_real
 
@@ -49,7 +50,7 @@ class Constraint(Protocol):
         """The atom stretched or shrunk so that its gauge is the radius."""
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class ElasticNetBall:
     """Elastic-net ball: ``l1_ratio |d|_1 + (1 - l1_ratio) |d|_2^2 <= radius``.
@@ -121,7 +122,7 @@ class ElasticNetBall:
         return jnp.where(zero, 0, atom * (2 * radius / bottom))
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class L2Ball:
     """Squared l2 ball: ``|d|_2^2 <= radius``, the constraint of classical dictionary learning.
@@ -159,7 +160,7 @@ class L2Ball:
         return ElasticNetBall(0.0, self.radius, self.nonneg).scale(atom)
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class L1Ball:
     """l1 ball: ``|d|_1 <= radius``, for sparse atoms.
@@ -194,7 +195,7 @@ class L1Ball:
         return ElasticNetBall(1.0, self.radius, self.nonneg).scale(atom)
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class Simplex:
     """Simplex: ``d >= 0`` and ``sum(d) = radius``, for atoms that are distributions.

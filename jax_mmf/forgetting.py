@@ -8,9 +8,9 @@ forgetting keeps the noise of the last batches. All numbers may be traced.
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 
+from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float
 from jax_mmf.validation import check_real
 
@@ -31,7 +31,7 @@ class Forgetting(Protocol):
         """
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class PowerForgetting:
     """Sample i weighs ``i^-exponent``: ``w = 1 - prod_i (1 - i^-exponent)`` over the batch ([TSP18], [JMLR10]).
@@ -62,7 +62,7 @@ class PowerForgetting:
         return jnp.where(n_before > 0, -jnp.expm1(kept), 1)
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class ScaledForgetting:
     """``w = c b / (n + c b)`` for a batch of b samples after n: ``c / (t + c)`` after t batches of one size.
@@ -88,7 +88,7 @@ class ScaledForgetting:
         return scaled / (n_before + scaled)
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class ConstantForgetting:
     """Every sample weighs the same against those before it, for endless streams: ``w = 1 - (1 - rate)^b``.

@@ -9,7 +9,6 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from jax_mmf import step
@@ -20,6 +19,7 @@ from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryUpdate
 from jax_mmf.forgetting import Forgetting, ScaledForgetting
 from jax_mmf.initialization import Initialization, RandomSamples
 from jax_mmf.penalties import Penalty
+from jax_mmf.pytrees import register_configuration
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import MaskedStatistics, Memory, Statistics
 from jax_mmf.subsampling import FeatureSubset, FullSubset, Subset
@@ -29,7 +29,7 @@ from jax_mmf.validation import as_real_array, check_count, check_methods, check_
 _FEW_BLOCKS = 16  # with fewer, partial statistics end measurably higher
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True, kw_only=True)
 class OnlineFactorization:
     """Online matrix factorization ``X ~ A D`` with stochastic subsampling of the features ([ICML16], [TSP18])::

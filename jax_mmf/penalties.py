@@ -11,10 +11,10 @@ with these three attributes, registered as a pytree, works wherever these do.
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 
 from jax_mmf.linalg import matmul
+from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, ArrayLike, Float
 from jax_mmf.validation import as_real_array, check_real
 
@@ -36,7 +36,7 @@ class Penalty(Protocol):
         """Whether codes must be non-negative (static)."""
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class ElasticNet:
     """Elastic net: ``alpha (l1_ratio |a|_1 + (1 - l1_ratio) / 2 |a|_2^2)``.
@@ -73,7 +73,7 @@ class ElasticNet:
         return self.alpha * (1.0 - self.l1_ratio)
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class Ridge:
     """Ridge: ``alpha / 2 |a|_2^2``.
@@ -108,7 +108,7 @@ class Ridge:
         return self.alpha
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class Lasso:
     """Lasso: ``alpha |a|_1``.

@@ -8,10 +8,10 @@ gives codes whose noise shrinks the atoms. So each class of this module is a con
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 
 from jax_mmf.linalg import matmul
+from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float
 from jax_mmf.validation import check_choice, check_real
 
@@ -79,7 +79,7 @@ class Statistics(Protocol):
         """Statistics of a batch, and the memory of its samples afterwards."""
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class MaskedStatistics:
     """Both from the subset: ``G = r D_S D_S^T``, ``beta = r X_S D_S^T``. They cost s, and read nothing else."""
@@ -105,7 +105,7 @@ class MaskedStatistics:
         return Regression(gram, beta, view.reduction * jnp.sum(samples**2, -1)), None
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class FullStatistics:
     """Both from all features: ``G = D D^T``, kept up to date in O(k^2 s), and ``beta = X D^T`` in O(b k p)."""
@@ -131,7 +131,7 @@ class FullStatistics:
         return Regression(view.gram, matmul(view.x, view.dictionary.T), jnp.sum(view.x**2, -1)), None
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True)
 class AveragedStatistics:
     """Estimates from the subsets of all visits to a sample, averaged: ``beta_i <- (1 - g) beta_i + g r x_S D_S^T``.

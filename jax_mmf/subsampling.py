@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float, Key
 from jax_mmf.validation import check_count, check_real
 
 
-@jax.tree_util.register_dataclass
+@register_configuration
 @dataclass(frozen=True, kw_only=True)
 class Subset:
     """The features of one step. Made by `FeatureSubset.draw`.
@@ -85,7 +86,7 @@ class Subset:
 
     def drop_invalid(self, values: Array) -> Array:
         """Values ``(..., s)`` with zeros where not ``valid``."""
-        return values if self.valid is None else jnp.where(self.valid, values, 0)
+        return values if self.valid is None else jnp.where(self.valid, values, jnp.zeros((), values.dtype))
 
 
 @runtime_checkable

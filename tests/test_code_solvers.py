@@ -427,5 +427,5 @@ def test_bad_settings_are_named(kind):
 
 
 def test_kinds_have_different_structures():
-    """jit finds compiled code by the structure of its arguments: if it is equal, one kind runs the code of the other."""  # noqa: E501
+    """jit finds compiled code by the structure of its arguments: equal ones run the code of each other."""
     assert jax.tree.structure(mmf.CoordinateDescent()) != jax.tree.structure(mmf.FISTA())

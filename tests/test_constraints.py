@@ -349,5 +349,5 @@ def test_sets_are_pytrees_of_their_numbers(kind, nonneg):
 
 
 def test_kinds_have_different_structures():
-    """jit finds compiled code by the structure of its arguments: if it is equal, one kind runs the code of the other."""  # noqa: E501
+    """jit finds compiled code by the structure of its arguments: equal ones run the code of each other."""
     assert jax.tree.structure(mmf.L2Ball()) != jax.tree.structure(mmf.L1Ball())

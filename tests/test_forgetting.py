@@ -131,7 +131,7 @@ def test_rules_are_pytrees_of_one_number(kind):
 
 
 def test_kinds_have_different_structures():
-    """jit finds compiled code by the structure of its arguments: if it is equal, one kind runs the code of the other."""  # noqa: E501
+    """jit finds compiled code by the structure of its arguments: equal ones run the code of each other."""
     rules = (mmf.PowerForgetting(0.5), mmf.ScaledForgetting(0.5), mmf.ConstantForgetting(0.5))
     structures = [jax.tree.structure(rule) for rule in rules]
     assert all(structures[i] != structures[j] for i in range(3) for j in range(i))

@@ -171,6 +171,6 @@ def test_traced_alpha_and_its_derivative(x64):
 
 
 def test_kinds_have_different_structures():
-    """jit finds compiled code by the structure of its arguments: if it is equal, one kind runs the code of the other."""  # noqa: E501
+    """jit finds compiled code by the structure of its arguments: equal ones run the code of each other."""
     assert jax.tree.structure(mmf.Ridge(0.5)) != jax.tree.structure(mmf.Lasso(0.5))
     assert jax.tree.structure(mmf.Ridge(0.5)) == jax.tree.structure(mmf.Ridge(0.7))
