@@ -26,3 +26,10 @@ def dtype(request):
     """Both precisions: the one users run, and the one that shows whether errors are rounding."""
     with jax.enable_x64(request.param == "float64"):
         yield request.param
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _free_compiled_programs():
+    """Each compiled program holds memory maps, whose number is limited per process: XLA crashes when they run out."""
+    yield
+    jax.clear_caches()

@@ -41,6 +41,13 @@ FORGETTING = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _free_compiled_programs():
+    """No test of this file runs what another one compiled; see the fixture of this name for modules."""
+    yield
+    jax.clear_caches()
+
+
 def data(seed=0):
     """Low rank plus noise, non-negative enough for every constraint to have something to do. The first atoms differ a
     lot: nearly equal ones make codes, and so the comparison, ill-conditioned."""
