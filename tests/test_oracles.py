@@ -66,7 +66,9 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
     pair, rule = STATISTICS[statistics], FORGETTING[forgetting]
     code_penalty, atoms = PENALTIES[penalty], CONSTRAINTS[constraint]
     # Without an l2 part codes converge slowly, and 50 steps amplify what is missing.
-    tight = None if penalty == "ridge" else mmf.CoordinateDescent(tol=0.0, max_iter=3000 if penalty == "lasso" else 800)
+    tight = (
+        None if penalty == "ridge" else mmf.CoordinateDescent(tol=0.0, max_iter=3000 if penalty == "lasso" else 1500)
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # few blocks with partial B: right numbers, poor results
         solver = mmf.OnlineFactorization(
