@@ -70,7 +70,7 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
         None if penalty == "ridge" else mmf.CoordinateDescent(tol=0.0, max_iter=3000 if penalty == "lasso" else 1500)
     )
     # Averaged correlations of subsets need not be in the range of the full Gram matrix. Then nothing but the l1 part
-    # bounds the codes: they grow to hundreds, and with them what rounding makes of the steps. The first dozen are exact.
+    # bounds the codes: they grow to hundreds, and rounding with them. The first dozen of steps are exact.
     steps = 12 if (statistics, penalty) == ("full_gram_averaged", "lasso") else STEPS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # few blocks with partial B: right numbers, poor results
