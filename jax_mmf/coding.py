@@ -193,19 +193,18 @@ def _flat_solve(
 def _flat_solve_vmap(size: int, batched: Any, *args: Any) -> Any:
     """A user's vmap over samples becomes one larger batch, which is what the solvers are fast at."""
     gram, beta, penalty, sq_norm, solver, init = args
-    gram_batched, beta_batched, *others, init_batched = batched
-    _, sq_norm_batched, _ = others
-    shared = not any(jax.tree.leaves((others[0], others[2])))
-    single = beta.shape[-2] == 1
-    if not shared or (gram_batched and not single) or (not gram_batched and gram.ndim == 3):
+    gram_batched, beta_batched, penalty_batched, sq_norm_batched, solver_batched, init_batched = batched
+    one_problem = not any(jax.tree.leaves((penalty_batched, solver_batched)))
+    own_gram_each = gram_batched and gram.ndim == 3 and beta.shape[-2] == 1
+    if not one_problem or not (own_gram_each or (not gram_batched and gram.ndim == 2)):
         # Problems that differ in more than their samples: the solver's loop runs until the last is done.
         axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
         return jax.vmap(lambda *a: a[4].solve(a[0], a[1], a[2], a[3], a[5]), in_axes=axes)(*args), _ALL_BATCHED
-    spread = lambda a, b: a if b else jnp.broadcast_to(a, (size, *a.shape))  # noqa: E731
-    merge = lambda a: a.reshape(-1, *a.shape[2:])  # noqa: E731
-    beta, sq_norm, init = (
-        merge(spread(a, b)) for a, b in ((beta, beta_batched), (sq_norm, sq_norm_batched), (init, init_batched))
-    )
-    gram = (merge(gram) if gram.ndim == 4 else gram) if gram_batched else gram
+
+    def merge(array: Array, is_batched: bool) -> Array:
+        spread = array if is_batched else jnp.broadcast_to(array, (size, *array.shape))
+        return spread.reshape(-1, *spread.shape[2:])
+
+    beta, sq_norm, init = merge(beta, beta_batched), merge(sq_norm, sq_norm_batched), merge(init, init_batched)
     out = _flat_solve(gram, beta, penalty, sq_norm, solver, init)
     return jax.tree.map(lambda a: a.reshape(size, -1, *a.shape[1:]), out), _ALL_BATCHED

@@ -42,8 +42,19 @@ def cholesky(matrix: Array) -> Array:
     pivots = jnp.diagonal(trial, axis1=-2, axis2=-1) ** 2
     singular = ~(pivots > eps * diagonal).all(-1) & jnp.isfinite(diagonal).all(-1)
     jitter = lax.stop_gradient(jnp.where(singular, 10 * k * eps * diagonal.max(-1) + tiny, 0))
-    # Factorized anew even where nothing was added: derivatives through a failed trial would be NaN.
-    return jnp.linalg.cholesky(matrix + jitter[..., None, None] * jnp.eye(k, dtype=matrix.dtype))
+    return _factor(matrix + jitter[..., None, None] * jnp.eye(k, dtype=matrix.dtype), trial, singular.any())
+
+
+@jax.custom_jvp
+def _factor(matrix: Array, trial: Array, failed: Array) -> Array:
+    """The trial, which costs nothing more, unless it failed."""
+    return lax.cond(failed, jnp.linalg.cholesky, lambda _: trial, matrix)
+
+
+@_factor.defjvp
+def _factor_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+    """Derivatives go through the factor of the repaired matrix: through a trial that failed they would be NaN."""
+    return jax.jvp(jnp.linalg.cholesky, primals[:1], tangents[:1])
 
 
 def all_finite(*arrays: Array) -> Array:

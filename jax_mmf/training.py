@@ -227,7 +227,8 @@ def fit(
         # Overflow is noticed some steps after it happened; at the evaluation before, all was well.
         last = good if isinstance(error, FloatingPointError) else current
         if last is not None and int(last.step) > first_step:
-            error.result = FitResult(feed.restore(last), history, memory)  # type: ignore[attr-defined]
+            kept = memory if last is current else None  # that of averaged statistics went on with the steps
+            error.result = FitResult(feed.restore(last), history, kept)  # type: ignore[attr-defined]
             error.add_note(f"The result of the first {last.step} steps is in the attribute `result` of this error.")
         raise
     finally:
