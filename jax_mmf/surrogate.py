@@ -1,6 +1,6 @@
 """The surrogate: statistics C and B, whose quadratic function of the dictionary stands for all samples seen::
 
-1/2 tr(D^T C D) - tr(D^T B),     C ~ mean of a^T a,     B ~ mean of a^T x
+    1/2 tr(D^T C D) - tr(D^T B),     C ~ mean of a^T a,     B ~ mean of a^T x
 
 The means are weighted: see `jax_mmf.forgetting`.
 """
