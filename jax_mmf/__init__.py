@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from jax_mmf import datasets
-from jax_mmf.code_solvers import FISTA, Cholesky, CodeSolver, CoordinateDescent
+from jax_mmf.code_solvers import FISTA, ActiveSet, Cholesky, CodeSolver, CoordinateDescent
 from jax_mmf.coding import decode, encode, encode_with_info
 from jax_mmf.compaction import SolveInfo
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
@@ -23,6 +23,7 @@ __version__ = version("jax-mmf")
 
 __all__ = [
     "FISTA",
+    "ActiveSet",
     "AveragedStatistics",
     "BlockCoordinateDescent",
     "BlockSubset",

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_mmf.active_set import solve_supports
 from jax_mmf.compaction import Batch, SolveInfo, iterate
-from jax_mmf.duality import Weights, weights_of
+from jax_mmf.duality import Gap, Weights, duality_gap, weights_of
 from jax_mmf.linalg import cholesky, matmul
 from jax_mmf.penalties import Penalty, is_ridge, shrink
 from jax_mmf.pytrees import register_configuration
@@ -26,6 +27,7 @@ from jax_mmf.validation import check_real
 
 _BLOCK = 8  # coordinates per matrix product: 8 was faster than 16 and 32 at k = 256, b = 1024 on CPU
 _SWEEPS_PER_CHECK = 2
+_ROOMS = (32, 64)  # sizes of supports, tried in turn: what a round costs grows with their square
 
 
 @runtime_checkable
@@ -86,8 +88,8 @@ class CoordinateDescent:
     """Cyclic coordinate descent, over blocks of coordinates and over the whole batch at once.
 
     The correlations of a block of coordinates come from one matrix product; inside the block, each coordinate is
-    minimised exactly after correcting for the coordinates before it. Half of the batch is dropped whenever half of it
-    has converged. The best choice on CPU, and to high accuracy everywhere.
+    minimised exactly after correcting for the coordinates before it. Three quarters of the batch are dropped when they
+    have converged. The best choice on CPU, and to high accuracy everywhere.
 
     Attributes:
       tol: relative duality gap at which a sample is done (`jax_mmf.duality.relative_gap`), or the level of rounding if
@@ -107,6 +109,11 @@ class CoordinateDescent:
 
     def solve(self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array) -> tuple[Array, SolveInfo]:
         """Solve a batch of samples; arguments as in `CodeSolver.solve`."""
+        return self._solve(gram, beta, penalty, sq_norm, init, None)
+
+    def _solve(
+        self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array, start: Gap | None
+    ) -> tuple[Array, SolveInfo]:
         k = gram.shape[-1]
         pad = -k % _BLOCK if gram.ndim == 2 else 0
         gram = jnp.pad(gram, [(0, 0)] * (gram.ndim - 2) + [(0, pad), (0, pad)])
@@ -123,8 +130,65 @@ class CoordinateDescent:
             codes = lax.fori_loop(0, n, lambda _, c: sweep(batch, c, weights), batch.state)
             return batch._replace(state=codes), _apply(batch.gram, codes)
 
-        codes, info = iterate(batch, advance, lambda state: state, weights, self.tol, self.max_iter, _SWEEPS_PER_CHECK)
+        codes, info = iterate(
+            batch, advance, lambda state: state, weights, self.tol, self.max_iter, _SWEEPS_PER_CHECK, start
+        )
         return codes[:k].T, info
+
+
+@register_configuration
+@dataclass(frozen=True)
+class ActiveSet:
+    """Codes solved exactly on their support, which changes by one atom at a time [Lee et al. 2006].
+
+    The work grows with the number of active atoms and not with how alike the atoms are: from zero codes, several times
+    faster than `CoordinateDescent` in learned dictionaries, whose atoms are correlated. Supports of more than 64
+    atoms, what rounding leaves of the duality gap, and samples with Gram matrices of their own are left to coordinate
+    descent; so are codes to start from, of which no use is made here.
+
+    Attributes:
+      tol: relative duality gap at which a sample is done (`jax_mmf.duality.relative_gap`), or the level of rounding if
+        that is higher; 0 lets coordinate descent go on to max_iter.
+      max_iter: largest number of sweeps of coordinate descent.
+
+    Raises:
+      ValueError: if a value known on the host is out of range.
+    """
+
+    tol: Float = 1e-6
+    max_iter: int | Array = 1000
+
+    def __post_init__(self) -> None:
+        check_real("tol", self.tol, low=0.0)
+        check_real("max_iter", self.max_iter, low=1)
+
+    def solve(self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array) -> tuple[Array, SolveInfo]:
+        """Solve a batch of samples; arguments as in `CodeSolver.solve`."""
+        finish = CoordinateDescent(self.tol, self.max_iter)
+        if gram.ndim == 3:
+            return finish.solve(gram, beta, penalty, sq_norm, init)
+        b, k = beta.shape
+        weights = weights_of(penalty, k, gram.dtype)
+        tol = jnp.asarray(self.tol, gram.dtype)
+        codes, n_rounds, waiting = jnp.zeros_like(beta.T), jnp.zeros((b,), jnp.int32), jnp.ones((b,), bool)
+        for room in _ROOMS:
+
+            def search(
+                codes: Array, n_rounds: Array, waiting: Array, room: int = min(room, k)
+            ) -> tuple[Array, Array, Array]:
+                queue = jnp.argsort(~waiting).astype(jnp.int32)
+                found = solve_supports(gram, beta.T, sq_norm, weights, tol, room, queue, waiting.sum())
+                codes = jnp.where(waiting & ~found.full, found.codes, codes)
+                return codes, n_rounds + jnp.where(waiting, found.n_rounds, 0), waiting & found.full
+
+            keep = lambda *args: args  # noqa: E731
+            codes, n_rounds, waiting = lax.cond(waiting.any(), search, keep, codes, n_rounds, waiting)
+            if room >= k:
+                break
+        codes = codes + 0 * jnp.sum(beta, 1)  # what is not a number stays so
+        gap = duality_gap(weights, beta.T, _apply(gram, codes), codes, sq_norm)
+        codes, info = finish._solve(gram, beta, penalty, sq_norm, codes.T, gap)
+        return codes, info._replace(n_iter=info.n_iter + n_rounds)
 
 
 @register_configuration

@@ -10,6 +10,7 @@ from jax import lax
 from jax_mmf.duality import Gap, Weights, duality_gap
 from jax_mmf.typing import Array, Float
 
+_SHRINKAGE = 4  # halving is 1.1 times faster, and compiles for twice as long
 _SMALLEST_WIDTH = 32  # batches are not compacted further: the loop's overhead dominates below
 
 
@@ -42,12 +43,14 @@ def iterate(
     tol: Float,
     max_iter: int | Array,
     n_per_check: int,
+    start: Gap | None = None,
 ) -> tuple[Array, SolveInfo]:
     """Advance a batch until the gap of each sample is small, on an ever smaller part of the batch.
 
-    Samples that are done can't be skipped inside of an array operation. So the loop stops when half of them are done,
-    the others are gathered into a batch of half the width, and that is iterated by itself: static shapes, and a total
-    cost near the sum of what each sample needs.
+    Samples that are done can't be skipped inside of an array operation. So the loop stops when all but a quarter are
+    done, the others are gathered into a batch of a quarter of the width, and that is iterated by itself: static
+    shapes, and a total cost near the sum of what each sample needs. Where the gap of the start is given, samples that
+    are done already are left as they are; else all are advanced once.
 
     Returns:
       codes ``(k, b)`` and the info of the batch.
@@ -55,13 +58,13 @@ def iterate(
     tol = jnp.asarray(tol, batch.beta.dtype)
     max_iter = jnp.asarray(max_iter, jnp.int32)
 
-    def run(batch: Batch, n_iter: Array) -> tuple[Array, SolveInfo]:
+    def run(batch: Batch, n_iter: Array, start: Gap) -> tuple[Array, SolveInfo]:
         width = batch.sq_norm.shape[0]
-        half = width // 2 if width >= 2 * _SMALLEST_WIDTH else 0
+        part = width // _SHRINKAGE if width >= _SHRINKAGE * _SMALLEST_WIDTH else 0
 
         def unfinished(carry: tuple[Batch, Gap, Array]) -> Array:
             _, gap, n = carry
-            return (n < max_iter) & (_is_open(gap, tol).sum() > half)
+            return (n < max_iter) & (_is_open(gap, tol).sum() > part)
 
         def body(carry: tuple[Batch, Gap, Array]) -> tuple[Batch, Gap, Array]:
             batch, _, n = carry
@@ -70,30 +73,31 @@ def iterate(
             gap = duality_gap(weights, batch.beta, image, codes_of(moved.state), batch.sq_norm)
             return moved, gap, n + more
 
-        start = Gap(jnp.full_like(batch.sq_norm, jnp.inf), jnp.zeros_like(batch.sq_norm))
         batch, gap, n_iter = lax.while_loop(unfinished, body, (batch, start, n_iter))
         codes, info = codes_of(batch.state), SolveInfo(gap.relative, jnp.full((width,), n_iter))
-        if half == 0:
+        if part == 0:
             return codes, info
 
         def rest() -> tuple[Array, SolveInfo]:
-            _, chosen = lax.top_k(jnp.where(_is_open(gap, tol), gap.relative, -1), half)
+            _, chosen = lax.top_k(jnp.where(_is_open(gap, tol), gap.relative, -1), part)
             keep = lambda array: jnp.take(array, chosen, axis=-1)  # noqa: E731
-            part = Batch(
+            fewer = Batch(
                 gram=batch.gram if batch.gram.ndim == 2 else keep(batch.gram),
                 beta=keep(batch.beta),
                 sq_norm=keep(batch.sq_norm),
                 state=jax.tree.map(keep, batch.state),
             )
-            part_codes, part_info = run(part, n_iter)
-            place = jnp.full((width,), half).at[chosen].set(jnp.arange(half))
-            merge = lambda old, new: jnp.where(place < half, jnp.take(new, place, axis=-1, mode="clip"), old)  # noqa: E731
-            return jax.tree.map(merge, (codes, info), (part_codes, part_info))
+            few_codes, few_info = run(fewer, n_iter, jax.tree.map(keep, gap))
+            place = jnp.full((width,), part).at[chosen].set(jnp.arange(part))
+            merge = lambda old, new: jnp.where(place < part, jnp.take(new, place, axis=-1, mode="clip"), old)  # noqa: E731
+            return jax.tree.map(merge, (codes, info), (few_codes, few_info))
 
         # Nothing is left to do where the last samples were done together.
         return lax.cond(_is_open(gap, tol).any() & (n_iter < max_iter), rest, lambda: (codes, info))
 
-    return run(batch, jnp.zeros((), jnp.int32))
+    if start is None:
+        start = Gap(jnp.full_like(batch.sq_norm, jnp.inf), jnp.zeros_like(batch.sq_norm))
+    return run(batch, jnp.zeros((), jnp.int32), start)
 
 
 def _is_open(gap: Gap, tol: Array) -> Array:

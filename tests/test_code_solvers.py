@@ -23,7 +23,8 @@ PENALTIES = {
     "elastic net, nonneg": mmf.ElasticNet(0.6, 0.7, nonneg=True),
 }
 # As many iterations as it takes to get to rounding, and a tolerance that is just above it.
-ITERATIVE = {"cd": mmf.CoordinateDescent(tol=1e-14, max_iter=20000), "fista": mmf.FISTA(tol=1e-14, max_iter=50000)}
+KINDS = {"cd": mmf.CoordinateDescent, "fista": mmf.FISTA, "active set": mmf.ActiveSet}
+ITERATIVE = {name: kind(tol=1e-14, max_iter=50000 if name == "fista" else 20000) for name, kind in KINDS.items()}
 SOLVERS = {**ITERATIVE, "cholesky": mmf.Cholesky()}
 SHAPES = {"k<p": (6, 15), "k>p": (19, 11), "k=1": (1, 9)}
 
@@ -135,7 +136,7 @@ def test_reported_gap_bounds_the_error(x64, solver, masked):
     penalty = PENALTIES["lasso"]
     best, _ = solve(SOLVERS["cd"], gram, beta, penalty, sq_norm, init)
     for tol in (1e-2, 1e-6):
-        made = (mmf.CoordinateDescent if solver == "cd" else mmf.FISTA)(tol, max_iter=20000)
+        made = KINDS[solver](tol, max_iter=20000)
         codes, info = solve(made, gram, beta, penalty, sq_norm, init)
         value, least = (objective(gram, beta, sq_norm, penalty, np.asarray(c)) for c in (codes, best))
         scale = np.maximum(value, sq_norm / 2000)
@@ -232,11 +233,11 @@ DEGENERATE = ("zero atom", "zero dictionary", "equal atoms", "opposite atoms", "
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("solver", ["cd", "fista", "cholesky"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_degenerate_data_give_optimal_codes(dtype, solver, masked):
     """Zero and equal atoms and zero samples, with no penalty, a usual one and a huge one."""
     eps = float(jnp.finfo(dtype).eps)
-    made = {"cd": mmf.CoordinateDescent(), "fista": mmf.FISTA(), "cholesky": mmf.Cholesky()}[solver]
+    made = {"cholesky": mmf.Cholesky, **KINDS}[solver]()
     for case in DEGENERATE:
         _, (dictionary, x, mask) = problem(6, 15, 3, masked)
         if case == "zero atom":
@@ -274,7 +275,7 @@ def test_degenerate_data_give_optimal_codes(dtype, solver, masked):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("solver", ["cd", "fista", "cholesky"])
+@pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("b", [3, 64])
 def test_nan_in_a_sample_stays_there(x64, solver, masked, b):
     penalty = PENALTIES["ridge" if solver == "cholesky" else "lasso"]
@@ -342,11 +343,11 @@ def test_cholesky_refuses_what_it_cannot_solve():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("solver", ["cd", "fista", "cholesky"])
+@pytest.mark.parametrize("solver", SOLVERS)
 def test_single_precision(solver, masked):
     penalty = PENALTIES["ridge" if solver == "cholesky" else "elastic net"]
     (gram, beta, sq_norm, init), origin = problem(19, 11, 64, masked, dtype=jnp.float32)
-    made = {"cd": mmf.CoordinateDescent(), "fista": mmf.FISTA(), "cholesky": mmf.Cholesky()}[solver]
+    made = {"cholesky": mmf.Cholesky, **KINDS}[solver]()
     codes, info = solve(made, gram, beta, penalty, sq_norm, init)
     assert codes.dtype == info.gap.dtype == jnp.float32
     dictionary, x, mask = origin

@@ -50,7 +50,7 @@ PARTS = {
     "statistics": [mmf.FullStatistics(), mmf.AveragedStatistics(0.9), mmf.AveragedStatistics(gram="averaged")],
     "partial_b": [True],
     "dictionary_update": [mmf.BlockCoordinateDescent("cyclic", n_sweeps=2)],
-    "code_solver": [mmf.Cholesky(), mmf.CoordinateDescent(tol=1e-4), mmf.FISTA(max_iter=50)],
+    "code_solver": [mmf.Cholesky(), mmf.CoordinateDescent(tol=1e-4), mmf.FISTA(max_iter=50), mmf.ActiveSet()],
     "initialization": [mmf.RandomizedSVD(), mmf.KMeansPlusPlus(), mmf.RandomSamples()],
 }
 CASES = [(field, value) for field, values in PARTS.items() for value in values]

@@ -51,6 +51,7 @@ _PARTS = (
     code_solvers.Cholesky,
     code_solvers.CoordinateDescent,
     code_solvers.FISTA,
+    code_solvers.ActiveSet,
     initialization.RandomSamples,
     initialization.RandomizedSVD,
     initialization.KMeansPlusPlus,

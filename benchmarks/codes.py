@@ -1,0 +1,130 @@
+"""Sparse codes of a batch in a learned dictionary of image patches.
+
+The weight l1 is a share of the median over the samples of the smallest weight that makes a code zero. The reference is
+the exact LARS of SPAMS. `tol` is handed to each library's own criterion; the gaps, relative to the objective and
+computed in float64, tell what came of it. A warm start is the exact codes for a dictionary whose atoms moved by 2 %.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.evaluation import Penalty, best_codes, codes_quality
+from benchmarks.harness import Contestant, race
+from benchmarks.problems import Paths, cached, codes_problem
+from benchmarks.report import Panel, Record, records_of
+
+PROBLEMS = ((256, 1024), (96, 4096), (1024, 512))
+SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
+COMMON_SHARE = 0.1  # where every contestant takes part
+MOVE = 0.02
+
+
+class Setting(NamedTuple):
+    kind: str  # "lasso", "lasso, a >= 0" or "elastic net"
+    share: float
+    tol: float
+    warm: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.kind}, {self.share:g} of alpha_max, tol {self.tol:.0e}{', warm start' if self.warm else ''}"
+
+    def penalty(self, alpha_max: float) -> Penalty:
+        l1 = self.share * alpha_max
+        return Penalty(l1, l1 if self.kind == "elastic net" else 0.0, self.kind.endswith(">= 0"))
+
+
+def settings(quick: bool) -> list[Setting]:
+    tolerances, shares = ((1e-3,), (COMMON_SHARE,)) if quick else ((1e-3, 1e-6), SHARES)
+    return [
+        *(Setting("lasso", share, tol) for share in shares for tol in tolerances),
+        *(Setting("lasso", share, 1e-3, warm=True) for share in shares),
+        *(Setting(kind, COMMON_SHARE, tol) for kind in ("lasso, a >= 0", "elastic net") for tol in tolerances),
+    ]
+
+
+def contestants(
+    setting: Setting, penalty: Penalty, paths: Paths, init: Path | None, threads: int, quick: bool
+) -> list[Contestant]:
+    """Those that a setting is fit for; the slow ones where all are compared, and on a part of the samples."""
+    peers = "benchmarks.peers:"
+    data = {"dictionary": paths["dictionary"], "samples": paths["samples"], "l1": penalty.l1}
+    whole = data | {"l2": penalty.l2, "nonneg": penalty.nonneg}
+    tol = {"tol": setting.tol}
+    found = [
+        Contestant("SPAMS LARS", peers + "spams_codes", threads, **whole),
+        Contestant("jax_mmf", peers + "jax_mmf_codes", threads, **whole, **tol, init=init),
+    ]
+    if setting.kind == "lasso":
+        found += [Contestant("SPAMS CD", peers + "spams_cd_codes", threads, **data, **tol, init=init)]
+    if setting.share != COMMON_SHARE or setting.warm:
+        return found
+    found += [Contestant("jax_mmf, FISTA", peers + "jax_mmf_codes", threads, **whole, **tol, solver="FISTA")]
+    if setting.kind != "lasso" or setting.tol != 1e-3:
+        return found
+    few, some = {"n_samples": 8 if quick else 32}, {"n_samples": 64 if quick else 256}
+    return [
+        *found,
+        Contestant("jaxopt", peers + "jaxopt_codes", threads, **whole, **tol),
+        Contestant("scikit-learn CD", peers + "sklearn_lasso_cd_codes", threads, **data, **some),
+        Contestant("scikit-learn LARS", peers + "sklearn_lasso_lars_codes", threads, **data, **few),
+        Contestant("celer", peers + "celer_codes", threads, **data, **tol, **few),
+        Contestant("skglm", peers + "skglm_codes", threads, **data, **tol, **few),
+    ]
+
+
+def warm_start(name: str, dictionary: np.ndarray, samples: np.ndarray, penalty: Penalty, cache: Path) -> Path:
+    """Codes for atoms that were moved a little, as by a step of learning."""
+
+    def write(folder: Path) -> None:
+        noise = np.random.default_rng(2).standard_normal(dictionary.shape)
+        moved = dictionary + MOVE * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+        moved = (moved / np.linalg.norm(moved, axis=1, keepdims=True)).astype(np.float32)
+        np.save(folder / "init.npy", best_codes(moved, samples, penalty))
+
+    return cached(cache, name, write)["init"]
+
+
+def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[Record]:
+    records: list[Record] = []
+    for k, b in ((64, 256),) if quick else PROBLEMS:
+        paths = codes_problem(k, b, cache)
+        dictionary, samples = np.load(paths["dictionary"]), np.load(paths["samples"])
+        alpha_max = float(np.median(np.abs(samples @ dictionary.T).max(1)))
+        problem = f"k = {k}, b = {b}, p = {dictionary.shape[1]}"
+        for setting in settings(quick):
+            penalty = setting.penalty(alpha_max)
+            name = f"warm-{k}-{b}-{setting.share:g}"
+            init = warm_start(name, dictionary, samples, penalty, cache) if setting.warm else None
+
+            def evaluate(_: str, arrays: dict[str, np.ndarray], penalty: Penalty = penalty) -> dict[str, Any]:
+                return {"quality": codes_quality(dictionary, samples, arrays["codes"], penalty)}  # noqa: B023
+
+            for n in threads:
+                outcomes = race(
+                    contestants(setting, penalty, paths, init, n, quick),
+                    repeats,
+                    evaluate=evaluate,
+                    min_seconds=0.02 if quick else 0.2,
+                )
+                point = {"share": setting.share, "tol": setting.tol, "warm": setting.warm, "kind": setting.kind}
+                records += records_of("codes", problem, str(setting), outcomes, point=point)
+    return records
+
+
+def panels(records: Sequence[Record]) -> list[Panel]:
+    """Seconds against l1, cold and warm, per problem and number of threads."""
+    kept = [r for r in records if r["point"]["kind"] == "lasso" and "seconds" in r]
+    kept = [r for r in kept if r["contestant"] in ("SPAMS LARS", "SPAMS CD", "jax_mmf")]
+    drawn: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for r in kept:
+        title, point = f"{r['problem']}, {r['threads']} threads", r["point"]
+        line = r["contestant"]
+        if line != "SPAMS LARS":
+            line += f", tol {point['tol']:.0e}{', warm' if point['warm'] else ''}"
+        elif point["warm"] or point["tol"] != 1e-3:
+            continue  # the same run again
+        drawn.setdefault(title, {}).setdefault(line, []).append((point["share"], r["seconds"]["median"]))
+    return [Panel(title, "l1 / alpha_max", "seconds", lines) for title, lines in drawn.items()]
