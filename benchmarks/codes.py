@@ -20,6 +20,8 @@ PROBLEMS = ((256, 1024), (96, 4096), (1024, 512))
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
 COMMON_SHARE = 0.1  # where every contestant takes part
 MOVE = 0.02
+CD = "jax_mmf, CoordinateDescent"
+DRAWN = ("SPAMS LARS", "SPAMS CD", CD, "jax_mmf, ActiveSet")
 
 
 class Setting(NamedTuple):
@@ -55,8 +57,12 @@ def contestants(
     tol = {"tol": setting.tol}
     found = [
         Contestant("SPAMS LARS", peers + "spams_codes", threads, **whole),
-        Contestant("jax_mmf", peers + "jax_mmf_codes", threads, **whole, **tol, init=init),
+        Contestant(CD, peers + "jax_mmf_codes", threads, **whole, **tol, solver="CoordinateDescent", init=init),
     ]
+    if not setting.warm:  # of which it makes no use
+        found += [
+            Contestant("jax_mmf, ActiveSet", peers + "jax_mmf_codes", threads, **whole, **tol, solver="ActiveSet")
+        ]
     if setting.kind == "lasso":
         found += [Contestant("SPAMS CD", peers + "spams_cd_codes", threads, **data, **tol, init=init)]
     if setting.share != COMMON_SHARE or setting.warm:
@@ -117,7 +123,7 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
 def panels(records: Sequence[Record]) -> list[Panel]:
     """Seconds against l1, cold and warm, per problem and number of threads."""
     kept = [r for r in records if r["point"]["kind"] == "lasso" and "seconds" in r]
-    kept = [r for r in kept if r["contestant"] in ("SPAMS LARS", "SPAMS CD", "jax_mmf")]
+    kept = [r for r in kept if r["contestant"] in DRAWN]
     drawn: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for r in kept:
         title, point = f"{r['problem']}, {r['threads']} threads", r["point"]

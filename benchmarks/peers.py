@@ -174,7 +174,7 @@ def jaxopt_codes(
         prox = lambda a, _, scale=1.0: mmf.penalty_prox(penalty, a, scale)  # noqa: E731
         step = 1 / jnp.linalg.norm(gram, 2)
         solver = jaxopt.ProximalGradient(
-            loss, prox, stepsize=lambda _: step, tol=tol * l1, maxiter=10_000, implicit_diff=False
+            loss, prox, stepsize=lambda _: step, tol=tol * l1, maxiter=10_000, implicit_diff=False, unroll=False
         )
         return jax.vmap(lambda b: solver.run(jnp.zeros_like(b), None, b).params)(beta)
 

@@ -24,6 +24,9 @@ PACKAGES = (
 )  # fmt: skip
 
 
+_FEW_TICKS = 8
+
+
 class Panel(NamedTuple):
     """Curves of one axes: ``{label: [(x, y), ...]}``."""
 
@@ -94,6 +97,10 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
             ax.plot(x, y, marker="o", markersize=3, label=label)
         ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         ax.set(xscale="log" if panel.x_log else "linear", yscale="log" if panel.y_log else "linear")
+        ticks = sorted({x for points in panel.lines.values() for x, _ in points})
+        if len(ticks) <= _FEW_TICKS:
+            ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
+            ax.set_xticks([], minor=True)
         ax.grid(visible=True, color="0.92")
         ax.legend(fontsize=7, frameon=False)
     for ax in axes.flat[len(panels) :]:

@@ -49,8 +49,8 @@ class OnlineFactorization:
         nothing but the subset of its samples and costs r times less. If not [TSP18] (default), B is updated on all
         features, which needs whole samples, is far less noisy, and costs one product of codes and samples.
       dictionary_update: `BlockCoordinateDescent` (default), or `GradientUpdate` with any optax transformation.
-      code_solver: `Cholesky`, `CoordinateDescent`, `FISTA`; None chooses by the penalty, with a relative duality gap of
-        1e-3, enough for learning.
+      code_solver: `Cholesky`, `CoordinateDescent`, `ActiveSet`, `FISTA`; None chooses by the penalty, with a relative
+        duality gap that falls with the weight of a batch in the statistics, from 0.1 to 1e-3.
       initialization: how the first dictionary is made from samples: `RandomSamples` (default), `RandomizedSVD`,
         `KMeansPlusPlus`.
 
@@ -109,10 +109,14 @@ class OnlineFactorization:
         """Whether a step reads features outside of its subset (static)."""
         return self.statistics.needs_whole_samples or not self.partial_b
 
-    @property
-    def resolved_code_solver(self) -> CodeSolver:
-        """The code solver of the steps: ``code_solver``, or the one chosen by the penalty."""
-        return self.code_solver or default_code_solver(self.penalty, tol=1e-3, max_iter=200)
+    def step_code_solver(self, weight: Array) -> CodeSolver:
+        """The code solver of a step whose batch weighs ``weight`` in the statistics: ``code_solver``, or the default.
+
+        By default codes are as accurate as what they enter: the statistics of early steps are noise of few samples in a
+        bad dictionary, and tighter codes only cost time (docs/numerics.md has the figures).
+        """
+        tol = jnp.clip(weight, 1e-3, 0.1)
+        return self.code_solver or default_code_solver(self.penalty, tol=tol, max_iter=200)
 
     def init(self, key: Key, *, samples: ArrayLike | None = None, dictionary: ArrayLike | None = None) -> State:
         """The state before the first step.

@@ -104,18 +104,18 @@ def _step(
 
     reduction = jnp.asarray(subset.reduction, dtype)
     view = View(x, x_subset, dictionary, atoms, state.gram, reduction)
+    weight = solver.forgetting.weight(state.n_samples, size).astype(dtype)
     regression, memory = solver.statistics.estimate(view, memory)
     codes, solved = solve_codes(
         regression.gram,
         regression.beta,
         solver.penalty,
         sq_norm=regression.sq_norm,
-        solver=solver.resolved_code_solver,
+        solver=solver.step_code_solver(weight),
         init=start,
     )
 
     n_samples = state.n_samples + size
-    weight = solver.forgetting.weight(state.n_samples, size).astype(dtype)
     surrogate, b_subset, batch = update_surrogate(state.surrogate, codes, x, x_subset, subset, weight, n_samples)
 
     constraint = solver.constraint
