@@ -13,6 +13,11 @@ from benchmarks.problems import default_cache
 PARTS = {
     "agreement": "benchmarks.agreement",
     "codes": "benchmarks.codes",
+    "dictionary": "benchmarks.dictionary",
+    "step": "benchmarks.step",
+    "kernels": "benchmarks.kernels",
+    "first_update": "benchmarks.first_update",
+    "memory": "benchmarks.memory",
 }
 """Parts: modules with ``run(quick, threads, repeats, cache) -> list of records``, and maybe ``panels(records)``."""
 

@@ -1,0 +1,109 @@
+"""Each kernel of a step against its roofline: the time that its FLOPs and bytes take at the speeds of the machine.
+
+FLOPs and bytes are those that the mathematics needs, counted once; the speeds are those of a square matrix product and
+of a copy of large arrays, both in JAX in the same race. ``roofline`` is the share of the kernel's time that these
+bounds account for: 1 is the best there is. Coordinate descent is given as one sweep.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Contestant, race
+from benchmarks.report import Record, records_of
+
+Run = Callable[[], dict[str, Any]]
+MATRIX, COPY = "matrix product", "copy"
+KERNELS = (
+    "Gram matrix", "correlations", "ridge codes", "coordinate descent", "update of B", "dictionary, l2 ball",
+    "dictionary, l1 ball", "projections, l1 ball", "gather of a subset", "scatter of a subset",
+)  # fmt: skip
+
+
+def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int) -> Run:
+    """A kernel; its result holds the FLOPs and bytes that it needs."""
+    import jax
+    import jax.numpy as jnp
+
+    import jax_mmf as mmf
+    from jax_mmf.dictionary_update import DictionaryProblem
+    from jax_mmf.linalg import matmul
+    from jax_mmf.surrogate import BatchMoments
+
+    rng = np.random.default_rng(0)
+    array = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))  # noqa: E731
+    atoms, x = array(k, p) / np.float32(np.sqrt(p)), array(b, p)
+    gram, beta = matmul(atoms, atoms.T), matmul(x, atoms.T)
+    sq_norm, codes = jnp.sum(x**2, 1), array(b, k)
+    c, moments = matmul(codes.T, codes) / b + jnp.eye(k), matmul(codes.T, x) / b
+    key, zero = jax.random.key(0), jnp.zeros((), jnp.int32)
+    whole, part = (s.draw(key, zero, p) for s in (mmf.FullSubset(), mmf.BlockSubset(reduction)))
+    s = part.size
+
+    def update(ball: Any) -> Callable[[jax.Array], jax.Array]:
+        problem = DictionaryProblem(c, moments, BatchMoments(c, moments), 0.5 * ball.gauge(atoms), whole)
+        return lambda d: mmf.BlockCoordinateDescent().update(key, d, problem, ball, ())[0]
+
+    def solve(solver: Any, penalty: Any) -> Callable[[jax.Array], jax.Array]:
+        return lambda start: solver.solve(gram, beta, penalty, sq_norm, start)[0]
+
+    sweep = solve(mmf.CoordinateDescent(tol=0.0, max_iter=1), mmf.Lasso(0.1))
+    large, wide = array(square, square), jnp.zeros((64, 2**18))
+    product_flops = 2 * k * k * p
+    # function, its argument that is donated, FLOPs, floats read and written
+    made: dict[str, tuple[Callable[[jax.Array], jax.Array], jax.Array, float, float]] = {
+        MATRIX: (lambda d: matmul(large, d), large + 0, 2 * square**3, 3 * square**2),
+        COPY: (lambda d: d + 1, wide, 0, 2 * wide.size),
+        "Gram matrix": (lambda d: matmul(d, d.T), atoms, 2 * k * k * p, k * p),
+        "correlations": (lambda d: matmul(x, d.T), atoms, 2 * b * k * p, (b + k) * p),
+        "ridge codes": (solve(mmf.Cholesky(), mmf.Ridge(0.1)), codes, k**3 / 3 + 2 * b * k * k, k * k + 3 * b * k),
+        "coordinate descent": (sweep, codes, 2 * b * k * k, k * k + 3 * b * k),
+        "update of B": (lambda m: 0.9 * m + 0.1 / b * matmul(codes.T, x), moments, 2 * b * k * p, (2 * k + b) * p),
+        "dictionary, l2 ball": (update(mmf.L2Ball()), atoms, product_flops, 3 * k * p),
+        "dictionary, l1 ball": (update(mmf.L1Ball()), atoms, product_flops, 3 * k * p),
+        "projections, l1 ball": (jax.vmap(lambda d: mmf.L1Ball().project(d, 5.0)), atoms, 0, 2 * k * p),
+        "gather of a subset": (part.gather, atoms, 0, 2 * k * s),
+        "scatter of a subset": (lambda d: part.scatter(d, atoms[:, :s]), atoms, 0, 2 * k * s),
+    }
+    function, argument, flops, floats = made[kernel]
+    in_place = kernel in (COPY, "update of B", "scatter of a subset") or kernel.startswith(("dictionary", "coordinate"))
+    compiled = jax.jit(function, donate_argnums=0 if in_place else ())
+    state = {"argument": jnp.array(argument)}
+
+    def run() -> dict[str, Any]:
+        out = jax.block_until_ready(compiled(state["argument"]))
+        if in_place:
+            state["argument"] = out
+        return {"flops": float(flops), "bytes": 4.0 * floats}
+
+    return run
+
+
+def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[Record]:
+    p, k, b, reduction = (4_000, 32, 32, 4) if quick else (51_200, 256, 256, 12)
+    sizes = {"p": p, "k": k, "b": b, "reduction": reduction}
+    names = (MATRIX, COPY, *KERNELS)
+    records: list[Record] = []
+    for n in threads:
+        common = sizes | {"square": 512 if quick else 2048}
+        contestants = [Contestant(name, "benchmarks.kernels:jax_kernel", n, kernel=name, **common) for name in names]
+        outcomes = race(contestants, repeats, min_seconds=0.02 if quick else 0.3)
+        by_name = {outcome["name"]: outcome for outcome in outcomes}
+        rate = lambda name, what: by_name[name]["result"][what] / by_name[name]["seconds"]["median"]  # noqa: E731, B023
+        peak, bandwidth = rate(MATRIX, "flops"), rate(COPY, "bytes")
+        for outcome in outcomes:
+            if "error" in outcome:
+                continue
+            seconds, needs = outcome["seconds"]["median"], outcome["result"]
+            bound = max(needs["flops"] / peak, needs["bytes"] / bandwidth)
+            outcome["quality"] = {
+                "GFLOP_per_s": needs["flops"] / seconds / 1e9,
+                "GB_per_s": needs["bytes"] / seconds / 1e9,
+                "roofline": bound / seconds,
+            }
+            outcome.pop("ratio", None)
+        problem = ", ".join(f"{name} = {value:,}" for name, value in sizes.items())
+        records += records_of("kernels", problem.replace("reduction", "r"), "float32", outcomes)
+    return records
