@@ -18,6 +18,8 @@ PARTS = {
     "kernels": "benchmarks.kernels",
     "first_update": "benchmarks.first_update",
     "memory": "benchmarks.memory",
+    "patches": "benchmarks.patches",
+    "convergence": "benchmarks.convergence",
 }
 """Parts: modules with ``run(quick, threads, repeats, cache) -> list of records``, and maybe ``panels(records)``."""
 
