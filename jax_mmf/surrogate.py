@@ -8,10 +8,13 @@ The means are weighted: see `jax_mmf.forgetting`.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 
 from jax_mmf.linalg import matmul
 from jax_mmf.subsampling import Subset
 from jax_mmf.typing import Array
+
+_TILE = 8192  # features of B that are updated at once
 
 
 class Surrogate(NamedTuple):
@@ -80,6 +83,25 @@ def update_surrogate(
         counts = subset.scatter(surrogate.feature_counts, seen)
         return Surrogate(c, subset.scatter(surrogate.b, b_subset), counts), b_subset, BatchMoments(c_batch, b_batch)
     assert x is not None
-    b_batch = matmul(codes.T, x) / size
-    b = (1 - weight) * surrogate.b + weight * b_batch
-    return Surrogate(c, b, None), subset.gather(b), BatchMoments(c_batch, subset.gather(b_batch))
+    b = _add_moments(surrogate.b, (weight / size * codes).T, x, 1 - weight)
+    # Computed again for what updates the dictionary by the mini-batch alone; XLA drops it for all others.
+    b_batch = matmul(codes.T, x_subset) / size
+    return Surrogate(c, b, None), subset.gather(b), BatchMoments(c_batch, b_batch)
+
+
+def _add_moments(b: Array, left: Array, x: Array, decay: Array) -> Array:
+    """``decay b + left x``, a tile of the features at a time: ``(k, p), (k, n), (n, p) -> (k, p)``.
+
+    All at once, the product would be written to memory before it is added: as large as B, and more than twice as slow
+    on CPU where B does not fit in cache.
+    """
+    p = b.shape[1]
+
+    def add(first: Array | int, b: Array, width: int) -> Array:
+        take = lambda array: lax.dynamic_slice_in_dim(array, first, width, 1)  # noqa: E731
+        return lax.dynamic_update_slice_in_dim(b, decay * take(b) + matmul(left, take(x)), first, 1)
+
+    n_tiles = p // _TILE
+    if n_tiles > 0:
+        b = lax.fori_loop(0, n_tiles, lambda i, b: add(i * _TILE, b, _TILE), b)
+    return add(n_tiles * _TILE, b, p % _TILE) if p % _TILE else b

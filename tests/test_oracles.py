@@ -11,6 +11,7 @@ from reference import ReferenceConfig, run
 
 import jax_mmf as mmf
 from jax_mmf.step import _TAG_ORDER
+from jax_mmf.surrogate import _TILE, Surrogate, update_surrogate
 
 K, P, BATCH, RAGGED, STEPS = 5, 62, 10, 7, 50
 
@@ -155,6 +156,18 @@ def test_forgetting(x64, forgetting):
 )
 def test_whole_grid(x64, statistics, partial_b, penalty, constraint, subset):
     compare(statistics, partial_b, penalty, constraint, subset)
+
+
+@pytest.mark.parametrize("p", [1, _TILE - 1, _TILE, 2 * _TILE + 5])
+def test_moments_are_added_a_tile_at_a_time(x64, p):
+    rng = np.random.default_rng(0)
+    b, codes, x = rng.standard_normal((K, p)), rng.standard_normal((3, K)), rng.standard_normal((3, p))
+    subset = mmf.FullSubset().draw(jax.random.key(0), jnp.zeros((), jnp.int32), p)
+    before = Surrogate(jnp.eye(K), jnp.asarray(b), None)
+    after, on_subset, moments = update_surrogate(before, codes, x, x, subset, jnp.asarray(0.3), jnp.asarray(9))
+    np.testing.assert_allclose(after.b, 0.7 * b + 0.3 * codes.T @ x / 3, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(on_subset, after.b)
+    np.testing.assert_allclose(moments.b, codes.T @ x / 3, rtol=0, atol=1e-12)
 
 
 def test_partial_update_is_update(x64):
