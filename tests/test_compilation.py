@@ -100,3 +100,40 @@ def test_gradient_memory_does_not_depend_on_iterations():
         return jax.jit(loss).lower(dictionary).compile().memory_analysis().temp_size_in_bytes
 
     assert temp(10) == temp(10_000)
+
+
+# What is slow on accelerators, in the program of one step. `sort` is the random order of the atoms (k numbers);
+# `scatter` writes a block of atoms back, or codes that were gathered as they converged; loops are over blocks of atoms,
+# atoms of a block, tiles of features, and iterations of a code solver. `ActiveSet` is made for CPU.
+HEAVY = ("scatter", "sort", "while", "callback", "f64", "tensor<?")
+PROGRAMS = {
+    "ridge": ({"penalty": mmf.Ridge(0.1)}, (2, 1, 3)),
+    "partial B": ({"penalty": mmf.Ridge(0.1), "subset": mmf.BlockSubset(8), "partial_b": True}, (2, 3, 8)),
+    "l1 ball": ({"penalty": mmf.Ridge(0.1), "constraint": mmf.L1Ball()}, (2, 1, 4)),
+    "coordinate descent": ({"code_solver": mmf.CoordinateDescent()}, (4, 1, 7)),
+    "FISTA": ({"code_solver": mmf.FISTA()}, (2, 1, 5)),
+    "active set": ({"code_solver": mmf.ActiveSet()}, (28, 2, 9)),
+}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_what_hurts_accelerators_does_not_grow(name, platform):
+    options, expected = PROGRAMS[name]
+    k, b, p = 64, 64, 4096
+    solver = make(n_components=k, **options)
+    raw_key = jax.random.key_data(jax.random.key(0))
+    start = lambda d: solver.init(jax.random.key(0), dictionary=d)._replace(key=raw_key)
+    state = jax.eval_shape(start, jnp.zeros((k, p)))
+
+    def advance(raw, x):
+        state = raw._replace(key=jax.random.wrap_key_data(raw.key))
+        if not solver.partial_b:
+            return step_whole(solver, state, x, None, jnp.zeros((b, k)))[0].dictionary
+        subset = solver.draw_subset(state)
+        return step_partial(solver, state, subset.gather(x), subset, None, jnp.zeros((b, k)))[0].dictionary
+
+    x = jax.ShapeDtypeStruct((b, p), jnp.float32)
+    program = jax.export.export(jax.jit(advance), platforms=[platform])(state, x).mlir_module()
+    found = {heavy: program.count(heavy if heavy in HEAVY[3:] else f"stablehlo.{heavy}") for heavy in HEAVY}
+    assert all(found[heavy] <= most for heavy, most in zip(HEAVY, (*expected, 0, 0, 0), strict=True)), found
