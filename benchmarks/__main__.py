@@ -20,6 +20,7 @@ PARTS = {
     "memory": "benchmarks.memory",
     "patches": "benchmarks.patches",
     "convergence": "benchmarks.convergence",
+    "storage": "benchmarks.storage",
 }
 """Parts: modules with ``run(quick, threads, repeats, cache) -> list of records``, and maybe ``panels(records)``."""
 

@@ -55,8 +55,8 @@ def _crossing(x: np.ndarray, objective: np.ndarray, index: int, target: float) -
 
 
 def best(outcomes: Sequence[dict[str, Any]]) -> float:
-    """Lowest objective that any contestant came to."""
-    return min(min(outcome["curve"]["objective"]) for outcome in outcomes if "curve" in outcome)
+    """Lowest objective that any contestant came to; NaN if all failed."""
+    return min((min(outcome["curve"]["objective"]) for outcome in outcomes if "curve" in outcome), default=np.nan)
 
 
 def curve_panels(records: Sequence[Record], axes: Sequence[str] = ("seconds", "n_samples")) -> list[Panel]:

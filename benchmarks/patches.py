@@ -23,7 +23,7 @@ BATCHES = (256, 512, 1024)
 
 def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[Record]:
     records: list[Record] = []
-    penalty, seconds = Penalty(L1), 1.0 if quick else 20.0
+    penalty, seconds = Penalty(L1), 1.0 if quick else 10.0
     for side, k in ((8, 32),) if quick else PROBLEMS:
         paths = patches_problem(side, k, cache, n=10_000 if quick else 100_000, n_held_out=512 if quick else 4096)
         common = fit_arguments(paths, penalty, seconds, ball="l2")

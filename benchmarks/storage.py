@@ -1,0 +1,132 @@
+"""Learning from slow storage: what partial reads are worth.
+
+The reader sleeps until its bytes would have come at the speed named: no device is slow here. The file is one of
+`jax_mmf.io.write_permuted`, so that a step at r > 1 with partial B reads 1/r of a sample in a few pieces. Ridge codes,
+l1 atoms, consecutive frames correlated. The target is the best objective of all + 1 %.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.curves import add_times, best, curve_panels, race_of_fits
+from benchmarks.evaluation import Penalty, as_jax_mmf
+from benchmarks.fits import Recorder
+from benchmarks.harness import Contestant
+from benchmarks.problems import Paths, cached, synthetic_fmri_problem
+from benchmarks.report import Panel, Record, records_of
+
+RATES = (100e6, 500e6)
+ROWS = 128  # per chunk of the file, and per mini-batch
+PENALTY, RADIUS = Penalty(0.0, 0.002), 60.0
+SETTINGS: dict[str, dict[str, Any]] = {
+    "r = 1": {},
+    "r = 4": {"reduction": 4},
+    "r = 8": {"reduction": 8},
+    "r = 12": {"reduction": 12},
+}
+
+
+class Throttled:
+    """A source whose reads take as long as at ``rate`` bytes per second."""
+
+    def __init__(self, source: Any, rate: float) -> None:
+        self._source, self._rate, self._free_at = source, rate, 0.0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+    def read(self, rows: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
+        start = max(time.perf_counter(), self._free_at)
+        out = self._source.read(rows, columns)
+        self._free_at = start + out.nbytes / self._rate
+        time.sleep(max(0.0, self._free_at - time.perf_counter()))
+        return out
+
+
+def jax_throttled_fit(
+    samples: str, init: str, rate: float, max_seconds: float, reduction: float = 1, batch_size: int = ROWS,
+    checkpoints: int = 16,
+) -> Callable[[], dict[str, Any]]:  # fmt: skip
+    """`jax_mmf.fit` from a throttled file; the same batches for all reductions."""
+    import jax
+
+    import jax_mmf as mmf
+
+    start = np.load(init)
+    solver = mmf.OnlineFactorization(
+        n_components=len(start),
+        penalty=as_jax_mmf(PENALTY),
+        constraint=mmf.L1Ball(RADIUS),
+        subset=mmf.FullSubset() if reduction == 1 else mmf.BlockSubset(reduction),
+        partial_b=reduction != 1,
+    )
+
+    def fit(source: Any, n_epochs: int, *callbacks: Callable[[Any], bool]) -> None:
+        state = solver.init(jax.random.key(0), dictionary=start)
+        common = {"batch_size": batch_size, "evaluate_every": 10**9, "callbacks": callbacks}
+        mmf.fit(solver, source, state=state, n_epochs=n_epochs, **common)
+
+    begin = time.perf_counter()
+    opened = mmf.open_source(samples)
+    fit(opened, 1, lambda event: event.step >= 2)
+    compiled = {"compile_seconds": time.perf_counter() - begin}
+
+    def run() -> dict[str, Any]:
+        before, seen = opened.bytes_read, 0
+        recorder = Recorder(max_seconds, checkpoints)
+
+        def callback(event: mmf.Event) -> bool:
+            nonlocal seen
+            seen += len(event.info.codes)
+            if not recorder.is_due():
+                return False
+            jax.block_until_ready(event.info.weight)
+            seconds = recorder.seconds()
+            return recorder.keep(np.asarray(event.state.dictionary), seen, opened.bytes_read - before, seconds)
+
+        fit(Throttled(opened, rate), 10**6, callback)
+        return recorder.arrays() | compiled
+
+    return run
+
+
+def permuted(paths: Paths, cache: Path) -> Path:
+    """The samples as a file of `write_permuted`."""
+
+    def write(folder: Path) -> None:
+        import jax
+
+        from jax_mmf.io import write_permuted
+
+        x = np.load(paths["train"], mmap_mode="r")
+        batches = (x[i : i + ROWS] for i in range(0, len(x), ROWS))
+        write_permuted(folder / "permuted.h5", batches, key=jax.random.key(0), rows_per_chunk=ROWS)
+
+    cached(cache, paths["train"].parent.name + "-permuted", write)
+    return next(iter((cache).glob(paths["train"].parent.name + "-permuted-v*/permuted.h5")))
+
+
+def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[Record]:
+    k, n, p = (8, 400, 4000) if quick else (70, 5_000, 50_000)
+    paths = synthetic_fmri_problem(k, cache, n=n, p=p)
+    file, held_out = permuted(paths, cache), np.load(paths["held_out"])
+    seconds = 0.5 if quick else 30.0
+    records: list[Record] = []
+    for rate in RATES[:1] if quick else RATES:
+        contestants = [
+            Contestant(name, "benchmarks.storage:jax_throttled_fit", threads[-1], samples=file, init=paths["init"],
+                       rate=rate, max_seconds=seconds, **options)
+            for name, options in SETTINGS.items()
+        ]  # fmt: skip
+        outcomes = race_of_fits(contestants, held_out, PENALTY, seconds)
+        add_times(outcomes, 1.01 * best(outcomes))
+        records += records_of("storage", f"n = {n:,}, p = {p:,}, k = {k}", f"{rate / 1e6:g} MB/s", outcomes)
+    return records
+
+
+def panels(records: Sequence[Record]) -> list[Panel]:
+    return curve_panels(records, ("seconds", "bytes_read"))
