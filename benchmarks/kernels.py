@@ -30,7 +30,7 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int)
     import jax_mmf as mmf
     from jax_mmf.dictionary_update import DictionaryProblem
     from jax_mmf.linalg import matmul
-    from jax_mmf.surrogate import BatchMoments
+    from jax_mmf.surrogate import BatchMoments, _add_moments
 
     rng = np.random.default_rng(0)
     array = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))  # noqa: E731
@@ -42,38 +42,48 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int)
     whole, part = (s.draw(key, zero, p) for s in (mmf.FullSubset(), mmf.BlockSubset(reduction)))
     s = part.size
 
-    def update(ball: Any) -> Callable[[jax.Array], jax.Array]:
-        problem = DictionaryProblem(c, moments, BatchMoments(c, moments), 0.5 * ball.gauge(atoms), whole)
-        return lambda d: mmf.BlockCoordinateDescent().update(key, d, problem, ball, ())[0]
+    # Arguments, not constants, which XLA would compute with while it compiles.
+    data = {"x": x, "atoms": atoms, "codes": codes, "gram": gram, "beta": beta, "sq_norm": sq_norm, "c": c}
+    data |= {"moments": moments, "large": array(square, square)}
 
-    def solve(solver: Any, penalty: Any) -> Callable[[jax.Array], jax.Array]:
-        return lambda start: solver.solve(gram, beta, penalty, sq_norm, start)[0]
+    def update(ball: Any) -> Callable[..., jax.Array]:
+        def sweep(d: jax.Array, t: dict[str, jax.Array]) -> jax.Array:
+            budget, batch = 0.5 * ball.gauge(t["atoms"]), BatchMoments(t["c"], t["moments"])
+            problem = DictionaryProblem(t["c"], t["moments"], batch, budget, whole)
+            return mmf.BlockCoordinateDescent().update(key, d, problem, ball, ())[0]
 
-    sweep = solve(mmf.CoordinateDescent(tol=0.0, max_iter=1), mmf.Lasso(0.1))
-    large, wide = array(square, square), jnp.zeros((64, 2**18))
-    product_flops = 2 * k * k * p
+        return sweep
+
+    def solve(solver: Any, penalty: Any) -> Callable[..., jax.Array]:
+        return lambda start, t: solver.solve(t["gram"], t["beta"], penalty, t["sq_norm"], start)[0]
+
+    one_sweep = solve(mmf.CoordinateDescent(tol=0.0, max_iter=1), mmf.Lasso(0.1))
+    wide, product_flops = jnp.zeros((64, 2**18)), 2 * k * k * p
     # function, its argument that is donated, FLOPs, floats read and written
-    made: dict[str, tuple[Callable[[jax.Array], jax.Array], jax.Array, float, float]] = {
-        MATRIX: (lambda d: matmul(large, d), large + 0, 2 * square**3, 3 * square**2),
-        COPY: (lambda d: d + 1, wide, 0, 2 * wide.size),
-        "Gram matrix": (lambda d: matmul(d, d.T), atoms, 2 * k * k * p, k * p),
-        "correlations": (lambda d: matmul(x, d.T), atoms, 2 * b * k * p, (b + k) * p),
+    made: dict[str, tuple[Callable[..., jax.Array], jax.Array, float, float]] = {
+        MATRIX: (lambda d, t: matmul(t["large"], d), array(square, square), 2 * square**3, 3 * square**2),
+        COPY: (lambda d, t: d + 1, wide, 0, 2 * wide.size),
+        "Gram matrix": (lambda d, t: matmul(d, d.T), atoms, 2 * k * k * p, k * p),
+        "correlations": (lambda d, t: matmul(t["x"], d.T), atoms, 2 * b * k * p, (b + k) * p),
         "ridge codes": (solve(mmf.Cholesky(), mmf.Ridge(0.1)), codes, k**3 / 3 + 2 * b * k * k, k * k + 3 * b * k),
-        "coordinate descent": (sweep, codes, 2 * b * k * k, k * k + 3 * b * k),
-        "update of B": (lambda m: 0.9 * m + 0.1 / b * matmul(codes.T, x), moments, 2 * b * k * p, (2 * k + b) * p),
+        "coordinate descent": (one_sweep, codes, 2 * b * k * k, k * k + 3 * b * k),
+        "update of B": (
+            lambda m, t: _add_moments(m, 0.1 / b * t["codes"].T, t["x"], jnp.float32(0.9)),
+            moments, 2 * b * k * p, (2 * k + b) * p,
+        ),
         "dictionary, l2 ball": (update(mmf.L2Ball()), atoms, product_flops, 3 * k * p),
         "dictionary, l1 ball": (update(mmf.L1Ball()), atoms, product_flops, 3 * k * p),
-        "projections, l1 ball": (jax.vmap(lambda d: mmf.L1Ball().project(d, 5.0)), atoms, 0, 2 * k * p),
-        "gather of a subset": (part.gather, atoms, 0, 2 * k * s),
-        "scatter of a subset": (lambda d: part.scatter(d, atoms[:, :s]), atoms, 0, 2 * k * s),
-    }
+        "projections, l1 ball": (lambda d, t: jax.vmap(mmf.L1Ball(5.0).project)(d), atoms, 0, 2 * k * p),
+        "gather of a subset": (lambda d, t: part.gather(d), atoms, 0, 2 * k * s),
+        "scatter of a subset": (lambda d, t: part.scatter(d, t["atoms"][:, :s]), atoms, 0, 2 * k * s),
+    }  # fmt: skip
     function, argument, flops, floats = made[kernel]
     in_place = kernel in (COPY, "update of B", "scatter of a subset") or kernel.startswith(("dictionary", "coordinate"))
     compiled = jax.jit(function, donate_argnums=0 if in_place else ())
     state = {"argument": jnp.array(argument)}
 
     def run() -> dict[str, Any]:
-        out = jax.block_until_ready(compiled(state["argument"]))
+        out = jax.block_until_ready(compiled(state["argument"], data))
         if in_place:
             state["argument"] = out
         return {"flops": float(flops), "bytes": 4.0 * floats}
