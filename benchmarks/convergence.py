@@ -38,7 +38,7 @@ def problems(quick: bool, cache: Path) -> list[Problem]:
     cortex = lambda: cortical_fmri_problem(8 if quick else 24, cache, quick=quick)  # noqa: E731
     shape = {"n": 400, "p": 4000} if quick else {}
     synthetic = lambda: synthetic_fmri_problem(8 if quick else 70, cache, **shape)  # noqa: E731
-    short, long = (0.5, 0.5) if quick else (20.0, 60.0)
+    short, long = (0.5, 0.5) if quick else (20.0, 40.0)
     found = [
         Problem("Indian Pines", "ridge codes, l1 atoms", pines, RIDGE, "l1", 30.0, short),
         Problem("Indian Pines", "lasso codes, l2 atoms", pines, LASSO, "l2", 1.0, short),

@@ -85,7 +85,7 @@ def best_codes(dictionary: np.ndarray, x: np.ndarray, penalty: Penalty, tol: flo
         return np.linalg.solve(atoms @ atoms.T + penalty.l2 * np.eye(len(atoms)), atoms @ np.asarray(x, np.float64).T).T
     import jax_mmf as mmf
 
-    solver = mmf.CoordinateDescent(tol=tol, max_iter=5000)
+    solver = mmf.ActiveSet(tol=tol, max_iter=5000)
     return np.asarray(mmf.encode(dictionary, x, as_jax_mmf(penalty), solver=solver))
 
 

@@ -114,7 +114,7 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
     k, n, p = (8, 400, 4000) if quick else (70, 5_000, 50_000)
     paths = synthetic_fmri_problem(k, cache, n=n, p=p)
     file, held_out = permuted(paths, cache), np.load(paths["held_out"])
-    seconds = 0.5 if quick else 30.0
+    seconds = 0.5 if quick else 20.0
     records: list[Record] = []
     for rate in RATES[:1] if quick else RATES:
         contestants = [
