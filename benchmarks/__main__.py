@@ -1,6 +1,7 @@
 """The command: ``python -m benchmarks [PART ...]``."""
 
 import importlib
+import json
 import os
 import time
 from pathlib import Path
@@ -43,15 +44,27 @@ def _threads(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ..
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Turns of each contestant.")
 @click.option("--output", default="docs/benchmarks", show_default=True, type=click.Path(path_type=Path))
 @click.option("--cache", envvar="JAX_MMF_BENCHMARK_CACHE", default=default_cache, type=click.Path(path_type=Path))
+@click.option("--redraw", is_flag=True, help="Figures and report from results.json; run nothing.")
 @click.option("--device", default="cpu", show_default=True, help="JAX platform of the contestants: cpu, cuda, tpu.")
 def main(
-    parts: tuple[str, ...], quick: bool, threads: tuple[int, ...], repeats: int, output: Path, cache: Path, device: str
+    parts: tuple[str, ...],
+    quick: bool,
+    threads: tuple[int, ...],
+    repeats: int,
+    output: Path,
+    cache: Path,
+    redraw: bool,
+    device: str,
 ) -> None:
     """Run the benchmarks named (all by default), and write results.json, figures and index.md."""
     # Before NumPy and JAX come in: this process evaluates only, and leaves an accelerator to the contestants.
     os.environ |= {DEVICE: device, "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
     from benchmarks import report
 
+    if redraw:
+        known = json.loads((output / "results.json").read_text())
+        report.redraw(output, {part: importlib.import_module(PARTS[part]) for part in parts or PARTS if part in known})
+        return
     options = {"quick": quick, "threads": ", ".join(map(str, threads)), "repeats": repeats}
     for part in parts or PARTS:
         start = time.perf_counter()

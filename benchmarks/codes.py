@@ -21,7 +21,7 @@ SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
 COMMON_SHARE = 0.1  # where every contestant takes part
 MOVE = 0.02
 CD = "jax_mmf, CoordinateDescent"
-DRAWN = ("SPAMS LARS", "SPAMS CD", CD, "jax_mmf, ActiveSet")
+DRAWN = ("SPAMS LARS", CD, "jax_mmf, ActiveSet")
 
 
 class Setting(NamedTuple):

@@ -72,13 +72,23 @@ def write(output: Path, part: str, module: ModuleType, records: Sequence[Record]
     output.mkdir(parents=True, exist_ok=True)
     path = output / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {}
-    section: dict[str, Any] = {"description": (module.__doc__ or "").strip(), "options": options, "machine": machine()}
-    panels = module.panels(records) if hasattr(module, "panels") else []
-    if panels:
-        section["figure"] = f"{part}.png"
-        draw(panels, output / section["figure"])
-    results[part] = section | {"records": list(records)}
+    results[part] = {"options": options, "machine": machine(), "records": list(records)}
     _replace(path, json.dumps(results, indent=1) + "\n")
+    redraw(output, {part: module})
+
+
+def redraw(output: Path, modules: dict[str, ModuleType]) -> None:
+    """Figures of some parts, and the report, from results.json."""
+    results = json.loads((output / "results.json").read_text())
+    for part, module in modules.items():
+        section = results[part]
+        section["description"] = (module.__doc__ or "").strip()
+        panels = module.panels(section["records"]) if hasattr(module, "panels") else []
+        section.pop("figure", None)
+        if panels:
+            section["figure"] = f"{part}.png"
+            draw(panels, output / section["figure"])
+    _replace(output / "results.json", json.dumps(results, indent=1) + "\n")
     _replace(output / "index.md", "\n\n".join(["# Benchmarks", *(_section(n, s) for n, s in results.items())]) + "\n")
 
 
