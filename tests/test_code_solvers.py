@@ -128,6 +128,32 @@ def test_codes_do_not_depend_on_the_batch(x64, b, solver, masked):
     np.testing.assert_allclose(codes[:first], alone, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["lasso", "elastic net", "lasso, nonneg"])
+def test_more_samples_than_lanes(x64, name):
+    """Lanes that are done take the next samples: each gets the codes of its own, exactly on its support."""
+    penalty = PENALTIES[name]
+    (gram, beta, sq_norm, init), _ = problem(40, 30, 1100)
+    codes, info = solve(mmf.ActiveSet(1e-12), gram, beta, penalty, sq_norm, init)
+    assert (kkt_residual(gram, beta, penalty, np.asarray(codes)) < 1e-6).all()
+    expected, _ = solve(SOLVERS["cd"], gram, beta, penalty, sq_norm, init)
+    np.testing.assert_allclose(codes, expected, atol=1e-5)
+    # A change of the support each, and no more of them than an atom that enters and one that leaves for each.
+    assert info.n_iter.max() <= 2 * gram.shape[0]
+
+
+def test_supports_larger_than_the_rooms(x64):
+    """Samples with up to 32, 64 and more active atoms, in one batch."""
+    (gram, beta, sq_norm, init), _ = problem(150, 200, 90)
+    scale = jnp.asarray(np.geomspace(0.02, 1, 90))[:, None]
+    beta, sq_norm = beta * scale, sq_norm * scale[:, 0] ** 2
+    penalty = mmf.Lasso(0.1)
+    codes, info = solve(mmf.ActiveSet(1e-12, 20000), gram, beta, penalty, sq_norm, init)
+    n_active = (codes != 0).sum(1)
+    assert all(((n_active > low) & (n_active <= high)).any() for low, high in ((0, 32), (32, 64), (64, 150)))
+    assert (kkt_residual(gram, beta, penalty, np.asarray(codes)) < 1e-5).all()
+    assert (info.gap <= 1e-11).all()
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("solver", ITERATIVE)
 def test_reported_gap_bounds_the_error(x64, solver, masked):
