@@ -19,7 +19,8 @@ class SolveInfo(NamedTuple):
 
     Attributes:
       gap: ``(b,)`` duality gap relative to the objective (`relative_gap`).
-      n_iter: ``(b,)`` iterations (sweeps over the coordinates, proximal steps) spent on the sample; int32.
+      n_iter: ``(b,)`` iterations (sweeps over the coordinates, proximal steps, changes of the support) spent on the
+        sample; int32.
     """
 
     gap: Array
