@@ -77,7 +77,7 @@ class ScaledForgetting:
       ValueError: if the scale is known on the host and not positive.
     """
 
-    scale: Float = 16.0
+    scale: Float = 8.0
 
     def __post_init__(self) -> None:
         check_real("scale", self.scale, low=0.0, open_low=True)

@@ -15,7 +15,7 @@ class State(NamedTuple):
       step: int32, number of steps done.
       n_samples: int32, number of samples seen.
       dictionary: ``(k, p)``.
-      surrogate: statistics C, B and, with partial B, the counts of the features.
+      surrogate: statistics of all samples: C and B, or, with partial B, C, residuals and counts of the features.
       gauge: ``(k,)`` gauges of the atoms.
       gram: ``(k, k)`` D D^T where the statistics need it, else None.
       update_state: of the dictionary update: ``()``, or the state of an optax optimiser.

@@ -15,7 +15,7 @@ from jax_mmf.linalg import all_finite, matmul
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory, View
 from jax_mmf.subsampling import Subset
-from jax_mmf.surrogate import Surrogate, init_surrogate, update_surrogate
+from jax_mmf.surrogate import init_surrogate, settle_residual, update_surrogate
 from jax_mmf.typing import Array, Key
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _step(
     )
 
     n_samples = state.n_samples + size
-    surrogate, b_subset, batch = update_surrogate(state.surrogate, codes, x, x_subset, subset, weight, n_samples)
+    surrogate, b_subset, batch = update_surrogate(state.surrogate, codes, x, x_subset, atoms, subset, weight, n_samples)
 
     constraint = solver.constraint
     gauge_subset = constraint.gauge(atoms)
@@ -128,6 +128,7 @@ def _step(
     moved, update_state = solver.dictionary_update.update(order_key, atoms, problem, constraint, state.update_state)
 
     new_dictionary = subset.scatter(dictionary, moved)
+    surrogate = settle_residual(surrogate, b_subset, moved, subset)
     gauge, gram = _follow(solver, state, new_dictionary, atoms, moved, outside, subset)
     new_state = State(
         key=state.key,
@@ -188,11 +189,16 @@ def revive(solver: "OnlineFactorization", key: Key, state: State, samples: Array
     pool = jnp.tile(samples, (-(-k // m), 1))
     fresh = jax.vmap(solver.constraint.scale)(_orient(RandomSamples()(key, pool, k), solver.constraint))
     dictionary = jnp.where(dead[:, None], fresh, state.dictionary)
-    c, b, counts = state.surrogate
-    c = jnp.where(dead[:, None] | dead[None], 0, c)
+    surrogate = state.surrogate
+    # Where C, B and residuals of an atom are zero, nothing of it is left in the surrogate.
+    without = lambda rows: None if rows is None else jnp.where(dead[:, None], 0, rows)  # noqa: E731
     return state._replace(
         dictionary=dictionary,
-        surrogate=Surrogate(c, jnp.where(dead[:, None], 0, b), counts),
+        surrogate=surrogate._replace(
+            c=jnp.where(dead[:, None] | dead[None], 0, surrogate.c),
+            b=without(surrogate.b),
+            residual=without(surrogate.residual),
+        ),
         gauge=jnp.where(dead, solver.constraint.gauge(dictionary), state.gauge),
         gram=None if state.gram is None else matmul(dictionary, dictionary.T),
     )

@@ -3,6 +3,16 @@
     1/2 tr(D^T C D) - tr(D^T B),     C ~ mean of a^T a,     B ~ mean of a^T x
 
 The means are weighted: see `jax_mmf.forgetting`.
+
+Partial B. Where a step sees a subset of the features only, feature j is in fewer samples than C is made of. As published
+[ICML16], column j of B is the mean over those samples. Then C and B are means over different codes, and although x is a
+D and noise, with B_j = C_j D_j + noise for the C_j of its own samples, atoms are solved for with C: the difference (C -
+C_j) D is noise, which is there even in data without any, and larger than all other. So here it is residuals that
+are averaged, which differ in codes no longer, and B is what follows from them::
+
+    R_j ~ mean of a^T (x - a D)_j over the samples with feature j,     B_j = R_j + C D_j
+
+Once D_j has moved, by a step that sees j, R_j = B_j - C D_j again. With all features in every step both are the same.
 """
 
 from typing import NamedTuple
@@ -22,13 +32,21 @@ class Surrogate(NamedTuple):
 
     Attributes:
       c: ``(k, k)`` second moments of the codes.
-      b: ``(k, p)`` products of codes and samples.
-      feature_counts: ``(p,)`` int32, the number of samples in which each feature was seen, or None if all are always.
+      b: ``(k, p)`` products of codes and samples, or None with partial B.
+      residual: ``(k, p)`` with partial B, products of codes and of what they leave of the samples, else None: the
+        negative gradient ``B - C D`` of each feature after the last step that saw it.
+      feature_counts: ``(p,)`` int32, with partial B, the number of samples in which each feature was seen, else None.
     """
 
     c: Array
-    b: Array
+    b: Array | None
+    residual: Array | None
     feature_counts: Array | None
+
+    @property
+    def partial(self) -> bool:
+        """Whether B is partial (static)."""
+        return self.b is None
 
 
 class BatchMoments(NamedTuple):
@@ -39,12 +57,11 @@ class BatchMoments(NamedTuple):
 
 
 def init_surrogate(n_components: int, n_features: int, dtype: jnp.dtype, *, partial_b: bool) -> Surrogate:
-    """A surrogate that has seen nothing. With ``partial_b``, it counts how often each feature was seen."""
-    return Surrogate(
-        c=jnp.zeros((n_components, n_components), dtype),
-        b=jnp.zeros((n_components, n_features), dtype),
-        feature_counts=jnp.zeros((n_features,), jnp.int32) if partial_b else None,
-    )
+    """A surrogate that has seen nothing."""
+    c, empty = jnp.zeros((n_components, n_components), dtype), jnp.zeros((n_components, n_features), dtype)
+    if partial_b:
+        return Surrogate(c, None, empty, jnp.zeros((n_features,), jnp.int32))
+    return Surrogate(c, empty, None, None)
 
 
 def update_surrogate(
@@ -52,6 +69,7 @@ def update_surrogate(
     codes: Array,
     x: Array | None,
     x_subset: Array,
+    atoms: Array,
     subset: Subset,
     weight: Array,
     n_seen: Array,
@@ -59,11 +77,13 @@ def update_surrogate(
     """Add a mini-batch.
 
     Args:
-      surrogate: before the batch. If it counts features, B is updated on the subset only, feature j with the weight
-        ``min(1, weight n_seen / n_j)`` ([ICML16]); else on all features with ``weight`` ([TSP18]).
+      surrogate: before the batch. With partial B, feature j of the subset gets the weight ``min(1, weight n_seen / n_j)``
+        ([ICML16]), and its residual is that of before the atoms move: see `settle_residual`. Else all features get
+        ``weight`` ([TSP18]).
       codes: ``(b, k)``.
-      x: ``(b, p)`` whole samples; not looked at if the surrogate counts features.
+      x: ``(b, p)`` whole samples; not looked at with partial B.
       x_subset: ``(b, s)``.
+      atoms: ``(k, s)`` the dictionary that the codes are of, on the subset.
       subset: the features of ``x_subset``.
       weight: scalar, of the batch.
       n_seen: scalar, the number of samples seen, the batch included.
@@ -74,19 +94,29 @@ def update_surrogate(
     size = codes.shape[0]
     c_batch = matmul(codes.T, codes) / size
     c = (1 - weight) * surrogate.c + weight * c_batch
+    # With full B this is for what updates the dictionary by the mini-batch alone; XLA drops it for all others.
+    b_batch = matmul(codes.T, x_subset) / size
+    moments = BatchMoments(c_batch, b_batch)
     if surrogate.feature_counts is not None:
-        b_batch = matmul(codes.T, x_subset) / size
+        assert surrogate.residual is not None
         seen = subset.gather(surrogate.feature_counts) + size
         share = jnp.minimum(1, weight * n_seen.astype(weight.dtype) / seen.astype(weight.dtype))
-        b_subset = (1 - share) * subset.gather(surrogate.b) + share * b_batch
-        b_subset = subset.drop_invalid(b_subset)
+        residual = (1 - share) * subset.gather(surrogate.residual) + share * (b_batch - matmul(c_batch, atoms))
+        b_subset = subset.drop_invalid(residual + matmul(c, atoms))
         counts = subset.scatter(surrogate.feature_counts, seen)
-        return Surrogate(c, subset.scatter(surrogate.b, b_subset), counts), b_subset, BatchMoments(c_batch, b_batch)
+        return surrogate._replace(c=c, feature_counts=counts), b_subset, moments
     assert x is not None
+    assert surrogate.b is not None
     b = _add_moments(surrogate.b, (weight / size * codes).T, x, 1 - weight)
-    # Computed again for what updates the dictionary by the mini-batch alone; XLA drops it for all others.
-    b_batch = matmul(codes.T, x_subset) / size
-    return Surrogate(c, b, None), subset.gather(b), BatchMoments(c_batch, b_batch)
+    return surrogate._replace(c=c, b=b), subset.gather(b), moments
+
+
+def settle_residual(surrogate: Surrogate, b_subset: Array, atoms: Array, subset: Subset) -> Surrogate:
+    """The surrogate once the atoms ``(k, s)`` on the subset have moved; with full B, nothing changes."""
+    if surrogate.residual is None:
+        return surrogate
+    residual = subset.drop_invalid(b_subset - matmul(surrogate.c, atoms))
+    return surrogate._replace(residual=subset.scatter(surrogate.residual, residual))
 
 
 def _add_moments(b: Array, left: Array, x: Array, decay: Array) -> Array:

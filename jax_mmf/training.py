@@ -306,7 +306,7 @@ def _initial_state(solver: OnlineFactorization, given: State | None, feed: Feed,
         return solver.init(key, samples=feed.first_samples(solver.n_components, _INITIAL_ROWS))
     expected = (solver.n_components, feed.n_features)
     check_shape("state.dictionary", given.dictionary, expected, "(n_components, n_features)")
-    if (given.surrogate.feature_counts is not None) != solver.partial_b:
+    if given.surrogate.partial != solver.partial_b:
         raise ValueError(f"state is of a run with partial_b={not solver.partial_b}; the solver has {solver.partial_b}")
     if (given.gram is not None) != solver.statistics.needs_gram:
         raise ValueError(f"state is of a run with other statistics than {solver.statistics!r}")

@@ -221,7 +221,7 @@ def batch_weight(n_before, b, forgetting):
 
 
 def run(batches, dictionary, config, *, subsets, reductions, orders, sample_ids=None):
-    """Run one step per batch and return one dict per step: D, B, C, codes, counts (all as they are after that step).
+    """Run one step per batch and return one dict per step: D, B, R, C, codes, counts (all as they are after that step).
 
     batches: (b_t, p) arrays. subsets: distinct features of each step. reductions: the factor r_t of the masked
     estimators. orders: the order in which each step updates the atoms. sample_ids: for averaged statistics, (b_t,)
@@ -236,6 +236,7 @@ def run(batches, dictionary, config, *, subsets, reductions, orders, sample_ids=
     D = np.array(dictionary, np.float64)
     k, p = D.shape
     B = np.zeros((k, p))
+    R = np.zeros((k, p))
     C = np.zeros((k, k))
     counts = np.zeros(p, dtype=int)
     n_seen = 0
@@ -269,7 +270,8 @@ def run(batches, dictionary, config, *, subsets, reductions, orders, sample_ids=
                 beta, gram = beta_memory[i], gram_memory[i]
             codes[row] = code_sample(gram, beta, config)
 
-        # Surrogate [JMLR10]; B either on all features [TSP18] or on those of the subset [ICML16].
+        # Surrogate [JMLR10]; B either on all features [TSP18] or on those of the subset [ICML16]. In the latter case it
+        # is made of the averaged products of codes and residuals, R, so that it goes with the same codes as C.
         w = batch_weight(n_seen, b, config.forgetting)
         n_seen += b
         counts[subset] += b
@@ -277,10 +279,15 @@ def run(batches, dictionary, config, *, subsets, reductions, orders, sample_ids=
         if config.partial_b:
             for j in subset:
                 w_j = min(1.0, w * n_seen / counts[j])
-                B[:, j] = (1 - w_j) * B[:, j] + w_j / b * (codes.T @ X[:, j])
+                R[:, j] = (1 - w_j) * R[:, j] + w_j / b * (codes.T @ (X[:, j] - codes @ D[:, j]))
+            B = R + C @ D
         else:
             B = (1 - w) * B + w / b * (codes.T @ X)
 
         update_dictionary(D, B, C, subset, orders[t], config)
-        history.append({"D": D.copy(), "B": B.copy(), "C": C.copy(), "codes": codes, "counts": counts.copy()})
+        if config.partial_b:
+            R[:, subset] = B[:, subset] - C @ D[:, subset]
+        history.append(
+            {"D": D.copy(), "B": B.copy(), "R": R.copy(), "C": C.copy(), "codes": codes, "counts": counts.copy()}
+        )
     return history

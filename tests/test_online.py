@@ -336,3 +336,39 @@ def test_subset_of_other_data_is_refused():
     other = solver.draw_subset(solver.init(jax.random.key(0), samples=samples(p=50)))
     with pytest.raises(ValueError, match="subset must be of 40 features, got one of 50"):
         solver.partial_update(state, samples()[:, :25], other)
+
+
+# Partial B
+
+
+def test_partial_b_with_all_features_is_full_b(x64):
+    """Nothing is missing, so averaged residuals and averaged products say the same."""
+    x = samples(60).astype(np.float64)
+    full, partial = (make(partial_b=partial_b) for partial_b in (False, True))
+    a = b = full.init(jax.random.key(0), samples=x)
+    b = partial.init(jax.random.key(0), samples=x)
+    for first in range(0, 60, 20):
+        a, _ = full.update(a, x[first : first + 20])
+        b, _ = partial.update(b, x[first : first + 20])
+    np.testing.assert_allclose(b.dictionary, a.dictionary, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(b.surrogate.residual, a.surrogate.b - a.surrogate.c @ a.dictionary, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("subset", [mmf.UniformSubset(4), mmf.BlockSubset(2, 16)], ids=["uniform", "blocks"])
+def test_data_without_noise_leave_a_right_dictionary_where_it_is(x64, subset):
+    """Features that were seen in different samples agree: with the B of [ICML16], atoms would move by a tenth."""
+    rng = np.random.default_rng(0)
+    dictionary = rng.standard_normal((4, 40)) / np.sqrt(40)
+    x = rng.standard_normal((200, 4)) @ dictionary
+    solver = make(
+        n_components=4,
+        penalty=mmf.Ridge(1e-12),
+        constraint=mmf.L2Ball(100.0),
+        subset=subset,
+        partial_b=True,
+        forgetting=mmf.ScaledForgetting(4),
+    )
+    state = solver.init(jax.random.key(0), dictionary=dictionary)
+    for first in range(0, 200, 10):
+        state, _ = solver.update(state, x[first : first + 10])
+    np.testing.assert_allclose(state.dictionary, dictionary, rtol=0, atol=1e-8)

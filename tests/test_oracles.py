@@ -103,7 +103,8 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
             state, info = solver.update(state, x[rows], memory=part)
             if memory is not None:
                 memory = jax.tree.map(lambda m, new, rows=rows: m.at[rows].set(new), memory, info.memory)
-            ours.append((state.dictionary, state.surrogate.b, state.surrogate.c, info.codes))
+            of_features = state.surrogate.residual if partial_b else state.surrogate.b
+            ours.append((state.dictionary, of_features, state.surrogate.c, info.codes))
     l1, l2 = numbers(code_penalty.l1), numbers(code_penalty.l2)
     config = ReferenceConfig(
         alpha=l1 + l2,
@@ -121,7 +122,7 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
     start = np.asarray(solver.init(jax.random.key(1), dictionary=dictionary).dictionary)
     theirs = run(batches, start, config, subsets=subsets, reductions=reductions, orders=orders, sample_ids=ids)
     for step, (mine, reference) in enumerate(zip(ours, theirs, strict=True)):
-        for name, value in zip(("D", "B", "C", "codes"), mine, strict=True):
+        for name, value in zip(("D", "R" if partial_b else "B", "C", "codes"), mine, strict=True):
             np.testing.assert_allclose(
                 value, reference[name], rtol=0, atol=atol, err_msg=f"{name} after step {step + 1}"
             )
@@ -163,8 +164,8 @@ def test_moments_are_added_a_tile_at_a_time(x64, p):
     rng = np.random.default_rng(0)
     b, codes, x = rng.standard_normal((K, p)), rng.standard_normal((3, K)), rng.standard_normal((3, p))
     subset = mmf.FullSubset().draw(jax.random.key(0), jnp.zeros((), jnp.int32), p)
-    before = Surrogate(jnp.eye(K), jnp.asarray(b), None)
-    after, on_subset, moments = update_surrogate(before, codes, x, x, subset, jnp.asarray(0.3), jnp.asarray(9))
+    before, atoms = Surrogate(jnp.eye(K), jnp.asarray(b), None, None), jnp.zeros((K, p))
+    after, on_subset, moments = update_surrogate(before, codes, x, x, atoms, subset, jnp.asarray(0.3), jnp.asarray(9))
     np.testing.assert_allclose(after.b, 0.7 * b + 0.3 * codes.T @ x / 3, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(on_subset, after.b)
     np.testing.assert_allclose(moments.b, codes.T @ x / 3, rtol=0, atol=1e-12)

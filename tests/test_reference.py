@@ -270,7 +270,7 @@ def test_batch_weights():
 @pytest.mark.parametrize("partial_b", [False, True])
 @pytest.mark.parametrize("statistics", STATISTICS)
 def test_without_forgetting_the_surrogate_is_a_mean(statistics, partial_b):
-    # u = 1: C is the mean of a'a over all samples; column j of B is the mean of a'x_j over those that count for it.
+    # u = 1: C is the mean of a'a over all samples, and full B that of a'x.
     inputs = problem(6)
     history = run(config=replace(BASE, statistics=statistics, partial_b=partial_b), **inputs)
     codes = np.concatenate([step["codes"] for step in history])
@@ -283,17 +283,15 @@ def test_without_forgetting_the_surrogate_is_a_mean(statistics, partial_b):
     )
     np.testing.assert_array_equal(history[-1]["counts"], seen.sum(axis=0))
     np.testing.assert_allclose(history[-1]["C"], codes.T @ codes / len(codes), rtol=0, atol=1e-12)
-    used = seen if partial_b else np.ones_like(seen)
-    np.testing.assert_allclose(
-        history[-1]["B"], codes.T @ (used * data) / np.maximum(used.sum(axis=0), 1), rtol=0, atol=1e-12
-    )
+    if not partial_b:
+        np.testing.assert_allclose(history[-1]["B"], codes.T @ data / len(codes), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("weight", "reaches_cap"), [(0.03, False), (0.3, True)])
 def test_weights_of_features_follow_their_counts(weight, reaches_cap):
     inputs = problem(7)
     history = run(config=replace(BASE, partial_b=True, forgetting=("constant", weight)), **inputs)
-    n_seen, counts, B = 0, np.zeros(20), np.zeros((4, 20))
+    n_seen, counts, R, D = 0, np.zeros(20), np.zeros((4, 20)), inputs["dictionary"]
     capped = 0
     for x, subset, step in zip(inputs["batches"], inputs["subsets"], history, strict=True):
         n_seen += len(x)
@@ -302,8 +300,11 @@ def test_weights_of_features_follow_their_counts(weight, reaches_cap):
         weights[subset] = (1 - (1 - weight) ** len(x)) * n_seen / counts[subset]
         capped += np.sum(weights > 1)
         weights = np.minimum(weights, 1)
-        B = B + weights * (step["codes"].T @ x / len(x) - B)
-        np.testing.assert_allclose(step["B"], B, rtol=0, atol=1e-12)
+        R = R + weights * (step["codes"].T @ (x - step["codes"] @ D) / len(x) - R)
+        np.testing.assert_allclose(step["B"], R + step["C"] @ D, rtol=0, atol=1e-12)
+        # The gradient of the surrogate goes with the atoms where they move.
+        R, D = R - step["C"] @ (step["D"] - D), step["D"]
+        np.testing.assert_allclose(step["R"], R, rtol=0, atol=1e-12)
     assert (capped > 0) == reaches_cap
 
 

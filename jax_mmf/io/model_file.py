@@ -26,7 +26,7 @@ from jax_mmf.io.atomic import written_aside
 from jax_mmf.io.permutation import is_typed_key
 from jax_mmf.online import OnlineFactorization
 from jax_mmf.state import State
-from jax_mmf.surrogate import Surrogate
+from jax_mmf.surrogate import Surrogate, init_surrogate
 from jax_mmf.validation import check_count
 
 _FORMAT = "jax-mmf model"
@@ -196,15 +196,17 @@ def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
         step=get("step"),
         n_samples=get("n_samples"),
         dictionary=dictionary,
-        surrogate=Surrogate(
-            c=get("surrogate/c"),
-            b=get("surrogate/b"),
-            feature_counts=get("surrogate/feature_counts") if solver.partial_b else None,
-        ),
+        surrogate=jax.tree.map(lambda name: get(f"surrogate/{name}"), _names_in_surrogate(solver)),
         gauge=get("gauge"),
         gram=get("gram") if solver.statistics.needs_gram else None,
         update_state=jax.tree.unflatten(jax.tree.structure(like), leaves),
     )
+
+
+def _names_in_surrogate(solver: OnlineFactorization) -> Surrogate:
+    """The names of the arrays in the surrogate of a solver, in their places."""
+    like = jax.eval_shape(lambda: init_surrogate(1, 1, jnp.dtype(jnp.float32), partial_b=solver.partial_b))
+    return Surrogate(*(None if array is None else name for name, array in like._asdict().items()))  # type: ignore[arg-type]
 
 
 def _describe(value: Any) -> Any:

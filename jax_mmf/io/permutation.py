@@ -13,6 +13,7 @@ import numpy as np
 from jax_mmf.io.atomic import written_aside
 from jax_mmf.io.sources import check_matrix
 from jax_mmf.state import State
+from jax_mmf.surrogate import Surrogate
 from jax_mmf.typing import Array, HostArray, Key
 
 
@@ -51,13 +52,10 @@ class FeaturePermutation:
         """Permute everything in a solver's state that has features: the same run, on permuted data."""
         columns = lambda array: array[..., self.order]  # noqa: E731
         shape = state.dictionary.shape
-        surrogate = state.surrogate
-        counts = surrogate.feature_counts
+        c, *of_features = state.surrogate
         return state._replace(
             dictionary=columns(state.dictionary),
-            surrogate=surrogate._replace(
-                b=columns(surrogate.b), feature_counts=None if counts is None else columns(counts)
-            ),
+            surrogate=Surrogate(c, *jax.tree.map(columns, of_features)),
             update_state=jax.tree.map(lambda a: columns(a) if np.shape(a) == shape else a, state.update_state),
         )
 
