@@ -22,6 +22,8 @@ PARTS = {
     "patches": "benchmarks.patches",
     "convergence": "benchmarks.convergence",
     "storage": "benchmarks.storage",
+    "papers": "benchmarks.papers",
+    "forgetting": "benchmarks.forgetting",
 }
 """Parts: modules with ``run(quick, threads, repeats, cache) -> list of records``, and maybe ``panels(records)``."""
 

@@ -3,7 +3,7 @@
 Their runs give ``dictionaries`` ``(m, k, p)`` at m moments, with ``seconds``, ``n_samples`` and ``bytes_read`` ``(m,)``
 until then, so that the parent can evaluate them outside of the timed part. The clock stands still while a dictionary is
 copied. ``penalty`` is ``{"l1", "l2", "nonneg"}``; ``ball`` is "l1" or "l2", of radius ``radius`` in the l1 or the
-squared l2 norm; ``init`` is the path of the dictionary to start from.
+squared l2 norm, or "l2, nonneg" with non-negative atoms; ``init`` is the path of the dictionary to start from.
 """
 
 import os
@@ -62,11 +62,13 @@ def _batches(rng: np.random.Generator, n: int, batch_size: int) -> Iterator[np.n
 
 def jax_mmf_fit(
     samples: str, init: str, penalty: dict[str, Any], ball: str, radius: float = 1.0, batch_size: int = 128,
-    seed: int = 0, max_seconds: float = 10.0, checkpoints: int = 16, in_memory: bool = True, **options: Any,
+    seed: int = 0, max_seconds: float = 10.0, checkpoints: int = 16, in_memory: bool = True,
+    n_samples: int | None = None, **options: Any,
 ) -> Run:  # fmt: skip
-    """`jax_mmf.fit`. Options are those of `OnlineFactorization`; an object is [name, arguments].
+    """`jax_mmf.fit`, on the first ``n_samples`` or all. Options are those of `OnlineFactorization`.
 
-    Compiles while preparing; the result tells in how many seconds, a first mini-batch included.
+    An object among them is [name, arguments]. Compiles while preparing; the result tells in how many seconds, a
+    first mini-batch included.
     """
     import jax
 
@@ -79,10 +81,10 @@ def jax_mmf_fit(
     solver = mmf.OnlineFactorization(
         n_components=len(start),
         penalty=as_jax_mmf(Penalty(**penalty)),
-        constraint={"l1": mmf.L1Ball, "l2": mmf.L2Ball}[ball](radius),
+        constraint={"l1": mmf.L1Ball, "l2": mmf.L2Ball}[ball[:2]](radius, nonneg=ball.endswith("nonneg")),
         **{name: resolve(value) for name, value in options.items()},
     )
-    x = np.load(samples, mmap_mode=None if in_memory else "r")
+    x = np.load(samples, mmap_mode=None if in_memory else "r")[:n_samples]
     width = start.shape[1] if solver.needs_whole_samples else -(-start.shape[1] // round(solver.subset.reduction))
 
     def fit(source: np.ndarray, n_epochs: int, *callbacks: Callable[[Any], bool]) -> None:
@@ -119,12 +121,13 @@ def spams_fit(
     """`spams.trainDL`, started anew for each moment: going on from its statistics is an algorithm that learns worse."""
     import spams
 
-    if ball != "l2":
+    if not ball.startswith("l2"):
         raise ValueError(f"spams_fit knows the l2 ball only, got {ball!r}")
     x, start = np.asfortranarray(np.load(samples).T), np.asfortranarray(np.load(init).T)
     options = {
         "lambda1": penalty["l1"], "lambda2": penalty.get("l2", 0.0), "posAlpha": penalty.get("nonneg", False),
-        "mode": 2, "batchsize": batch_size, "numThreads": int(os.environ["OMP_NUM_THREADS"]), "verbose": False,
+        "posD": ball.endswith("nonneg"), "mode": 2, "batchsize": batch_size, "verbose": False,
+        "numThreads": int(os.environ["OMP_NUM_THREADS"]),
     }  # fmt: skip
 
     def run() -> dict[str, Any]:
@@ -164,6 +167,35 @@ def sklearn_fit(
             seen += len(rows)
             if recorder.is_due() and recorder.keep(learner.components_, seen, 4 * seen * x.shape[1]):
                 break
+        return recorder.arrays()
+
+    return run
+
+
+def sklearn_nmf_fit(
+    samples: str, init: str, batch_size: int = 256, seed: int = 0, max_seconds: float = 10.0, checkpoints: int = 16,
+) -> Run:  # fmt: skip
+    """`MiniBatchNMF.partial_fit`, without penalty and ball: atoms are scaled to norm 1 when they are kept."""
+    from sklearn.decomposition import MiniBatchNMF
+
+    x, start = np.load(samples), np.load(init)
+
+    def run() -> dict[str, np.ndarray]:
+        learner = MiniBatchNMF(len(start), init="custom", random_state=seed)
+        recorder, seen = Recorder(max_seconds, checkpoints), 0
+        for rows in _batches(np.random.default_rng(seed), len(x), batch_size):
+            codes = np.full((len(rows), len(start)), 1 / len(start), np.float32)
+            if seen == 0:
+                learner.partial_fit(x[rows], W=codes, H=start.copy())
+            else:
+                learner.partial_fit(x[rows], W=codes)
+            seen += len(rows)
+            if recorder.is_due():
+                atoms = learner.components_ / np.maximum(
+                    np.linalg.norm(learner.components_, axis=1, keepdims=True), 1e-12
+                )
+                if recorder.keep(atoms, seen, 4 * seen * x.shape[1]):
+                    break
         return recorder.arrays()
 
     return run
@@ -294,7 +326,8 @@ class PublishedAlgorithm:
         return np.abs(atoms).sum(1) if self.ball == "l1" else np.sum(atoms**2, 1)
 
     def _project(self, atom: np.ndarray, radius: float) -> np.ndarray:
-        if self.ball == "l2":
+        if self.ball.startswith("l2"):
+            atom = np.maximum(atom, 0) if self.ball.endswith("nonneg") else atom
             return atom * min(1.0, np.sqrt(radius / max(float(atom @ atom), 1e-30)))
         return _project_l1(atom, radius)
 

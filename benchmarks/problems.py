@@ -75,21 +75,32 @@ def patches_problem(side: int, k: int, cache: Path, *, n: int = 100_000, n_held_
 
 
 def indian_pines_problem(k: int, cache: Path, *, quick: bool = False) -> Paths:
-    """``train``, ``held_out`` (a tenth) and ``init`` of the 8 x 8 patches of 200 bands: p = 12,800."""
-    from jax_mmf.datasets import iter_patches, load_indian_pines, standardize_bands
+    """``train``, ``held_out`` (a tenth) and ``init`` of the 8 x 8 patches of 200 bands, standardized: p = 12,800."""
+    from jax_mmf.datasets import standardize_bands
+
+    return _scene_problem("indian-pines", standardize_bands, k, cache, quick)
+
+
+def reflectance_problem(k: int, cache: Path, *, quick: bool = False) -> Paths:
+    """As `indian_pines_problem`, with counts over the largest one: nothing is negative."""
+    return _scene_problem("reflectance", lambda cube: cube / np.float32(cube.max()), k, cache, quick)
+
+
+def _scene_problem(name: str, prepare: Callable[[np.ndarray], np.ndarray], k: int, cache: Path, quick: bool) -> Paths:
+    from jax_mmf.datasets import iter_patches, load_indian_pines
 
     side, n = (4, 2000) if quick else (8, 138 * 138)
 
     def write(folder: Path) -> None:
-        cube = standardize_bands(load_indian_pines())
+        cube = prepare(load_indian_pines())
         p = side * side * cube.shape[2]
         cube /= np.sqrt(np.float32(p))
         order = np.random.default_rng(0).permutation((cube.shape[0] - side + 1) * (cube.shape[1] - side + 1))[:n]
-        for name, rows in (("held_out", order[: n // 10]), ("train", order[n // 10 :])):
-            _write_rows(folder / f"{name}.npy", iter_patches(cube, side, order=rows), (rows.size, p))
+        for part, rows in (("held_out", order[: n // 10]), ("train", order[n // 10 :])):
+            _write_rows(folder / f"{part}.npy", iter_patches(cube, side, order=rows), (rows.size, p))
         _save_init(folder, k)
 
-    return cached(cache, f"indian-pines-{side}-{n}-{k}", write)
+    return cached(cache, f"{name}-{side}-{n}-{k}", write)
 
 
 def cortical_fmri_problem(k: int, cache: Path, *, quick: bool = False) -> Paths:

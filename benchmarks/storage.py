@@ -2,7 +2,8 @@
 
 The reader sleeps until its bytes would have come at the speed named: no device is slow here. The file is one of
 `jax_mmf.io.write_permuted`, so that a step at r > 1 with partial B reads 1/r of a sample in a few pieces. Ridge codes,
-l1 atoms, consecutive frames correlated. The target is the best objective of all + 1 %.
+l1 atoms, consecutive frames correlated. Forgetting is the default, or that of `ScaledForgetting(c)`. The target is the
+best objective of all + 1 %.
 """
 
 import time
@@ -20,13 +21,18 @@ from benchmarks.problems import Paths, cached, synthetic_fmri_problem
 from benchmarks.report import Panel, Record, records_of
 
 RATES = (100e6, 500e6)
+SECONDS = {100e6: 40.0, 500e6: 20.0}
 ROWS = 128  # per chunk of the file, and per mini-batch
 PENALTY, RADIUS = Penalty(0.0, 0.002), 60.0
 SETTINGS: dict[str, dict[str, Any]] = {
     "r = 1": {},
+    "r = 1, c = 4": {"scale": 4.0},
+    "r = 1, c = 2": {"scale": 2.0},
     "r = 4": {"reduction": 4},
     "r = 8": {"reduction": 8},
+    "r = 8, c = 4": {"reduction": 8, "scale": 4.0},
     "r = 12": {"reduction": 12},
+    "r = 12, c = 4": {"reduction": 12, "scale": 4.0},
 }
 
 
@@ -48,8 +54,8 @@ class Throttled:
 
 
 def jax_throttled_fit(
-    samples: str, init: str, rate: float, max_seconds: float, reduction: float = 1, batch_size: int = ROWS,
-    checkpoints: int = 16,
+    samples: str, init: str, rate: float, max_seconds: float, reduction: float = 1, scale: float | None = None,
+    batch_size: int = ROWS, checkpoints: int = 16,
 ) -> Callable[[], dict[str, Any]]:  # fmt: skip
     """`jax_mmf.fit` from a throttled file; the same batches for all reductions."""
     import jax
@@ -63,6 +69,7 @@ def jax_throttled_fit(
         constraint=mmf.L1Ball(RADIUS),
         subset=mmf.FullSubset() if reduction == 1 else mmf.BlockSubset(reduction),
         partial_b=reduction != 1,
+        forgetting=mmf.ScaledForgetting() if scale is None else mmf.ScaledForgetting(scale),
     )
 
     def fit(source: Any, n_epochs: int, *callbacks: Callable[[Any], bool]) -> None:
@@ -114,9 +121,9 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
     k, n, p = (8, 400, 4000) if quick else (70, 5_000, 50_000)
     paths = synthetic_fmri_problem(k, cache, n=n, p=p)
     file, held_out = permuted(paths, cache), np.load(paths["held_out"])
-    seconds = 0.5 if quick else 20.0
     records: list[Record] = []
     for rate in RATES[:1] if quick else RATES:
+        seconds = 0.5 if quick else SECONDS[rate]
         contestants = [
             Contestant(name, "benchmarks.storage:jax_throttled_fit", threads[-1], samples=file, init=paths["init"],
                        rate=rate, max_seconds=seconds, **options)
