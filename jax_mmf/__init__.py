@@ -3,7 +3,7 @@
 from importlib.metadata import version
 
 from jax_mmf import datasets
-from jax_mmf.code_solvers import FISTA, ActiveSet, Cholesky, CodeSolver, CoordinateDescent
+from jax_mmf.code_solvers import FISTA, ActiveSet, Cholesky, CodeSolver, CoordinateDescent, UnrolledFISTA
 from jax_mmf.coding import decode, encode, encode_with_info
 from jax_mmf.compaction import SolveInfo
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
@@ -66,6 +66,7 @@ __all__ = [
     "Statistics",
     "Subset",
     "UniformSubset",
+    "UnrolledFISTA",
     "__version__",
     "alpha_max",
     "datasets",

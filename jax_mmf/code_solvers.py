@@ -9,8 +9,8 @@ work on transposed arrays ``(k, b)`` so that what is done to one coordinate of e
 memory. A solver of your own is a pytree with the method `CodeSolver.solve`.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax_mmf.linalg import cholesky, matmul
 from jax_mmf.penalties import Penalty, is_ridge, shrink
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float
-from jax_mmf.validation import check_real
+from jax_mmf.validation import check_count, check_real
 
 _BLOCK = 8  # coordinates per matrix product: 8 was faster than 16 and 32 at k = 256, b = 1024 on CPU
 _SWEEPS_PER_CHECK = 2
@@ -32,7 +32,11 @@ _ROOMS = (32, 64)  # sizes of supports, tried in turn: what a round costs grows 
 
 @runtime_checkable
 class CodeSolver(Protocol):
-    """A pytree that solves the codes of a batch."""
+    """A pytree that solves the codes of a batch.
+
+    Derivatives of its codes are those of the problem, implicit on the support; of one that has an attribute ``unrolled``
+    which is true, they are those of its operations.
+    """
 
     def solve(self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array) -> tuple[Array, SolveInfo]:
         """Solve a batch of samples.
@@ -259,6 +263,50 @@ class FISTA:
 
         codes, info = iterate(batch, advance, lambda state: state.codes, weights, self.tol, self.max_iter, 1)
         return codes.T, info
+
+
+@register_configuration
+@dataclass(frozen=True)
+class UnrolledFISTA:
+    """A number of accelerated proximal steps, differentiated one by one instead of on the support of the result.
+
+    For training a dictionary through its codes in the beginning, when a few steps from zero are enough and atoms that
+    are not yet in a code should hear of it; an encoder of n layers with tied weights, as in LISTA [Gregor and LeCun
+    2010]. Memory of a gradient grows with the number of steps; the derivative is that of these steps from ``init``, and
+    that of `encode` only as far as they converge. Step sizes are held.
+
+    Attributes:
+      n_steps: number of proximal steps (static).
+
+    Raises:
+      ValueError: if n_steps is below 1.
+    """
+
+    n_steps: int = field(default=20, metadata={"static": True})
+    unrolled: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("n_steps", self.n_steps)
+
+    def solve(self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array) -> tuple[Array, SolveInfo]:
+        """Solve a batch of samples; arguments as in `CodeSolver.solve`."""
+        weights = weights_of(penalty, gram.shape[-1], gram.dtype)
+        # The estimate is a lower bound; twice the step would be too long.
+        lipschitz = 1.1 * lax.stop_gradient(_largest_eigenvalue(gram))
+        step = 1 / jnp.where(lipschitz > 0, lipschitz, 1)
+        gram = gram if gram.ndim == 2 else jnp.moveaxis(gram, 0, -1)
+
+        def advance(carry: tuple[Array, Array], inertia: Array) -> tuple[tuple[Array, Array], None]:
+            codes, before = carry
+            point = codes + inertia * (codes - before)
+            ahead = point - step * (_apply(gram, point) - beta.T)
+            return (shrink(ahead, step * weights.l1, weights.nonneg) / (1 + step * weights.l2), codes), None
+
+        number = jnp.arange(self.n_steps, dtype=gram.dtype)
+        codes, _ = lax.scan(advance, (init.T, init.T), number / (number + 3))[0]
+        gap = duality_gap(weights, beta.T, _apply(gram, codes), codes, sq_norm).relative
+        n_iter = jnp.full(sq_norm.shape, self.n_steps, jnp.int32)
+        return codes.T, SolveInfo(lax.stop_gradient(gap), n_iter)
 
 
 class _Momentum(NamedTuple):

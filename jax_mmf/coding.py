@@ -9,7 +9,8 @@ from jax.custom_batching import custom_vmap
 
 from jax_mmf.code_solvers import CodeSolver, default_code_solver
 from jax_mmf.compaction import SolveInfo
-from jax_mmf.linalg import cholesky, matmul
+from jax_mmf.implicit import codes_tangent, polish
+from jax_mmf.linalg import matmul, self_product
 from jax_mmf.penalties import Penalty, penalty_value
 from jax_mmf.typing import Array, ArrayLike
 from jax_mmf.validation import as_real_array, check_methods, check_shape
@@ -27,8 +28,9 @@ def encode(
     """Codes of samples: ``argmin_a 1/2 |x - a D|^2 + Omega(a)``, each sample on its own.
 
     Differentiable with respect to the dictionary, the samples, the mask and the numbers in the penalty, forward and
-    reverse: on the support of a code, the optimality condition is a linear system whose solution is differentiated
-    implicitly ([TPAMI12], proposition 1); off the support the derivative is zero.
+    reverse, at any order: on the support of a code, the optimality condition is a linear system whose solution is
+    differentiated implicitly ([TPAMI12], proposition 1); off the support the derivative is zero. `UnrolledFISTA` is
+    differentiated step by step instead.
 
     Args:
       dictionary: ``(k, p)``.
@@ -37,7 +39,7 @@ def encode(
       mask: None, or weights >= 0 of the squared error of each feature, ``(p,)`` or ``(n, p)``; zero for a missing
         feature, whose value in ``x`` is then never looked at and may be NaN.
       solver: a `CodeSolver`; by default `Cholesky` for ridge, else `ActiveSet`, or `CoordinateDescent` where ``init``
-        is given.
+        is given; `UnrolledFISTA` for derivatives of a few steps.
       init: ``(k,)`` or ``(n, k)`` codes to start from; zeros by default.
 
     Returns:
@@ -98,7 +100,7 @@ def _encode_batch(
     dictionary: Array, x: Array, penalty: Penalty, mask: Array | None, solver: CodeSolver, init: Array
 ) -> tuple[Array, SolveInfo]:
     if mask is None:
-        gram, beta = matmul(dictionary, dictionary.T), matmul(x, dictionary.T)
+        gram, beta = self_product(dictionary), matmul(x, dictionary.T)
         sq_norm = jnp.sum(x**2, -1)
     else:
         # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
@@ -106,8 +108,8 @@ def _encode_batch(
         beta = matmul(mask * x, dictionary.T)
         sq_norm = jnp.sum((mask * x) * x, -1)  # not x^2: a huge value that weighs nothing must not overflow
         own_gram = lambda m: matmul(dictionary * m, dictionary.T)  # noqa: E731
-        # One sample after another: the weighted dictionaries of a batch would not fit in memory.
-        gram = own_gram(mask) if mask.ndim == 1 else lax.map(own_gram, mask)
+        # One sample after another, and again for derivatives: the weighted dictionaries of a batch would not fit.
+        gram = own_gram(mask) if mask.ndim == 1 else lax.map(jax.checkpoint(own_gram), mask)
     return solve_codes(gram, beta, penalty, sq_norm=sq_norm, solver=solver, init=init)
 
 
@@ -156,6 +158,8 @@ def solve_codes(
     Returns:
       codes ``(b, k)`` and a `SolveInfo` of ``(b,)``.
     """
+    if getattr(solver, "unrolled", False):
+        return solver.solve(gram, beta, penalty, sq_norm, init)
     return _differentiable_solve(gram, beta, penalty, sq_norm, solver, init)
 
 
@@ -164,20 +168,11 @@ def _solve_jvp(primals: Any, tangents: Any) -> Any:
     gram, beta, penalty, sq_norm, solver, init = primals
     d_gram, d_beta, d_penalty, *_ = tangents
     codes, info = _differentiable_solve(gram, beta, penalty, sq_norm, solver, init)
-    k = gram.shape[-1]
-    support = (codes != 0).astype(codes.dtype)
-    as_weights = lambda q: tuple(jnp.asarray(w, codes.dtype) * jnp.ones((k,), codes.dtype) for w in (q.l1, q.l2))  # noqa: E731
-    (_, l2), (d_l1, d_l2) = jax.jvp(as_weights, (penalty,), (d_penalty,))
-    # On the support: (G + l2 I) a = beta - l1 sign(a). Off the support the matrix below is the identity.
-    right = d_beta - jnp.einsum("...ij,...j->...i", d_gram, codes, precision="highest")
-    right = support * (right - d_l1 * jnp.sign(codes) - d_l2 * codes)
-    matrix = support[:, :, None] * support[:, None, :] * gram
-    matrix = matrix + jnp.eye(k, dtype=codes.dtype) * (1 - support + support * l2)[:, None, :]
-    # Equal or zero atoms in the support make it singular; then this is the derivative of nearly least norm.
-    factor = cholesky(matrix)
-    d_codes = jax.vmap(lambda f, r: jax.scipy.linalg.cho_solve((f, True), r))(factor, right)
+    # Under differentiation the codes are those that the derivative is of: a chain of both would mix two points.
+    codes = codes + lax.stop_gradient(polish(codes, gram, beta, penalty) - codes)
+    d_codes = codes_tangent(codes, gram, penalty, d_gram, d_beta, d_penalty)
     zeros = SolveInfo(jnp.zeros_like(info.gap), jnp.zeros(info.n_iter.shape, jax.dtypes.float0))
-    return (codes, info), (support * d_codes, zeros)
+    return (codes, info), (d_codes, zeros)
 
 
 _ALL_BATCHED: Any = (True, SolveInfo(True, True))  # type: ignore[arg-type]

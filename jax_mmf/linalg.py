@@ -23,6 +23,19 @@ def matmul(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision="highest")
 
 
+@jax.custom_jvp
+def self_product(rows: Array) -> Array:
+    """``D D^T`` of the rows of D: ``(k, p) -> (k, k)``."""
+    return matmul(rows, rows.T)
+
+
+@self_product.defjvp
+def _self_product_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """One product with p features per derivative, where the rule of a product of two would take two."""
+    half = matmul(tangents[0], primals[0].T)
+    return self_product(primals[0]), half + half.T
+
+
 def cholesky(matrix: Array) -> Array:
     """Lower Cholesky factor of a symmetric positive semi-definite matrix, each of a batch on its own.
 
