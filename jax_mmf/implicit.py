@@ -60,9 +60,7 @@ def polish(codes: Array, gram: Array, beta: Array, penalty: Penalty) -> Array:
     return jnp.where(keeps_signs, moved, codes)
 
 
-def codes_tangent(
-    codes: Array, gram: Array, penalty: Penalty, d_gram: Array, d_beta: Array, d_penalty: Any
-) -> Array:
+def codes_tangent(codes: Array, gram: Array, penalty: Penalty, d_gram: Array, d_beta: Array, d_penalty: Any) -> Array:
     """Derivative of codes along a direction, itself differentiable.
 
     Args:

@@ -50,7 +50,13 @@ PARTS = {
     "statistics": [mmf.FullStatistics(), mmf.AveragedStatistics(0.9), mmf.AveragedStatistics(gram="averaged")],
     "partial_b": [True],
     "dictionary_update": [mmf.BlockCoordinateDescent("cyclic", n_sweeps=2)],
-    "code_solver": [mmf.Cholesky(), mmf.CoordinateDescent(tol=1e-4), mmf.FISTA(max_iter=50), mmf.ActiveSet()],
+    "code_solver": [
+        mmf.Cholesky(),
+        mmf.CoordinateDescent(tol=1e-4),
+        mmf.FISTA(max_iter=50),
+        mmf.ActiveSet(),
+        mmf.UnrolledFISTA(7),
+    ],
     "initialization": [mmf.RandomizedSVD(), mmf.KMeansPlusPlus(), mmf.RandomSamples()],
 }
 CASES = [(field, value) for field, values in PARTS.items() for value in values]
@@ -85,6 +91,21 @@ def test_arrays_of_every_dtype_come_back(k, partial_b, dtype, tmp_path):
     assert_same_state(model.state, state)
     assert model.state.dictionary.dtype == dtype
     assert model.history == []
+
+
+def test_partial_b_of_version_1_is_read(tmp_path):
+    """Files of 0.1.0 held B; its residuals are those at the dictionary in the file."""
+    solver = make(partial_b=True)
+    state = stepped(solver)
+    mmf.save_model(tmp_path / "m.h5", solver, state)
+    with h5py.File(tmp_path / "m.h5", "a") as file:
+        c, dictionary = file["surrogate/c"][...], file["dictionary"][...]
+        file["surrogate/b"] = file["surrogate/residual"][...] + c @ dictionary
+        del file["surrogate/residual"]
+        file.attrs["format_version"] = 1
+    read = mmf.load_model(tmp_path / "m.h5").state
+    np.testing.assert_allclose(read.surrogate.residual, state.surrogate.residual, atol=1e-6)
+    assert jax.tree.structure(read) == jax.tree.structure(state)
 
 
 @pytest.mark.parametrize(

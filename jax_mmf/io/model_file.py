@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -24,12 +25,15 @@ from jax_mmf import (
 )
 from jax_mmf.io.atomic import written_aside
 from jax_mmf.io.permutation import is_typed_key
+from jax_mmf.linalg import matmul
 from jax_mmf.online import OnlineFactorization
 from jax_mmf.state import State
-from jax_mmf.surrogate import Surrogate, init_surrogate
+from jax_mmf.surrogate import Surrogate
+from jax_mmf.typing import Array
 from jax_mmf.validation import check_count
 
 _FORMAT = "jax-mmf model"
+_FORMAT_VERSION = 2
 _PARTS = (
     penalties.Ridge,
     penalties.Lasso,
@@ -52,6 +56,7 @@ _PARTS = (
     code_solvers.CoordinateDescent,
     code_solvers.FISTA,
     code_solvers.ActiveSet,
+    code_solvers.UnrolledFISTA,
     initialization.RandomSamples,
     initialization.RandomizedSVD,
     initialization.KMeansPlusPlus,
@@ -92,7 +97,7 @@ def save_model(
     configuration = json.dumps(_describe(solver))
     with written_aside(path) as aside, h5py.File(aside, "w") as file:
         file.attrs["format"] = _FORMAT
-        file.attrs["format_version"] = 1
+        file.attrs["format_version"] = _FORMAT_VERSION
         file.attrs["jax_mmf_version"] = version("jax-mmf")
         file.attrs["solver"] = configuration
         file.attrs["history"] = json.dumps(history or [])
@@ -167,7 +172,7 @@ def _write(file: h5py.File, name: str, value: Any) -> None:
 def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
     if str(file.attrs.get("format")) != _FORMAT:
         raise ValueError("it is an HDF5 file, but no model that jax-mmf wrote")
-    if file.attrs["format_version"] > 1:
+    if file.attrs["format_version"] > _FORMAT_VERSION:
         raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that or newer")
     solver = _build(json.loads(file.attrs["solver"])) if solver is None else solver
     if not isinstance(solver, OnlineFactorization):
@@ -196,17 +201,23 @@ def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
         step=get("step"),
         n_samples=get("n_samples"),
         dictionary=dictionary,
-        surrogate=jax.tree.map(lambda name: get(f"surrogate/{name}"), _names_in_surrogate(solver)),
+        surrogate=_read_surrogate(get, solver, dictionary, int(file.attrs["format_version"])),
         gauge=get("gauge"),
         gram=get("gram") if solver.statistics.needs_gram else None,
         update_state=jax.tree.unflatten(jax.tree.structure(like), leaves),
     )
 
 
-def _names_in_surrogate(solver: OnlineFactorization) -> Surrogate:
-    """The names of the arrays in the surrogate of a solver, in their places."""
-    like = jax.eval_shape(lambda: init_surrogate(1, 1, jnp.dtype(jnp.float32), partial_b=solver.partial_b))
-    return Surrogate(*(None if array is None else name for name, array in like._asdict().items()))  # type: ignore[arg-type]
+def _read_surrogate(
+    get: Callable[[str], Any], solver: OnlineFactorization, dictionary: Array, format_version: int
+) -> Surrogate:
+    c = get("surrogate/c")
+    if not solver.partial_b:
+        return Surrogate(c, get("surrogate/b"), None, None)
+    # Version 1 held the partial B itself.
+    before = format_version == 1
+    residual = get("surrogate/b") - matmul(c, dictionary) if before else get("surrogate/residual")
+    return Surrogate(c, None, residual, get("surrogate/feature_counts"))
 
 
 def _describe(value: Any) -> Any:
