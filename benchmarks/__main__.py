@@ -24,6 +24,7 @@ PARTS = {
     "storage": "benchmarks.storage",
     "papers": "benchmarks.papers",
     "forgetting": "benchmarks.forgetting",
+    "defaults": "benchmarks.defaults",
     "derivatives": "benchmarks.derivatives",
 }
 """Parts: modules with ``run(quick, threads, repeats, cache) -> list of records``, and maybe ``panels(records)``."""

@@ -67,8 +67,9 @@ def jax_mmf_fit(
 ) -> Run:  # fmt: skip
     """`jax_mmf.fit`, on the first ``n_samples`` or all. Options are those of `OnlineFactorization`.
 
-    An object among them is [name, arguments]. Compiles while preparing; the result tells in how many seconds, a
-    first mini-batch included.
+    With an initialization among them, the dictionary to start from is made from samples, else it is ``init``. An object
+    among them is [name, arguments]. Compiles while preparing; the result tells in how many seconds, a first mini-batch
+    included.
     """
     import jax
 
@@ -88,9 +89,10 @@ def jax_mmf_fit(
     width = start.shape[1] if solver.needs_whole_samples else -(-start.shape[1] // round(solver.subset.reduction))
 
     def fit(source: np.ndarray, n_epochs: int, *callbacks: Callable[[Any], bool]) -> None:
-        state = solver.init(jax.random.key(seed), dictionary=start)
+        key = jax.random.key(seed)
+        first = {"samples": x[: 4 * len(start)]} if "initialization" in options else {"dictionary": start}
         common = {"batch_size": batch_size, "evaluate_every": 10**9, "callbacks": callbacks}
-        mmf.fit(solver, source, state=state, n_epochs=n_epochs, **common)
+        mmf.fit(solver, source, state=solver.init(key, **first), n_epochs=n_epochs, **common)
 
     begin = time.perf_counter()
     fit(x[: batch_size + len(x) % batch_size], 1)  # both shapes of batch: whole, and the last of an epoch
