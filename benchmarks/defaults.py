@@ -1,7 +1,7 @@
 """Each default of the library against its alternatives, one at a time: seconds to 1 % above the best of all.
 
-In memory, all contestants from the same dictionary, but where the initial one is what is compared. "defaults" are batches
-of 128, all features, one sweep, block coordinate descent after each batch, codes as tight as a batch weighs.
+In memory, all contestants from the same dictionary, but where the initial one is what is compared. "defaults" are
+batches of 128, all features, one sweep, block coordinate descent after each batch, codes as tight as a batch weighs.
 """
 
 from collections.abc import Sequence

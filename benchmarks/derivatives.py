@@ -32,11 +32,8 @@ def jax_gradient(
 
     import jax_mmf as mmf
 
-    atoms, x, omega = (
-        jax.device_put(np.load(dictionary)),
-        jax.device_put(np.load(samples)),
-        as_jax_mmf(Penalty(**penalty)),
-    )
+    atoms, x = jax.device_put(np.load(dictionary)), jax.device_put(np.load(samples))
+    omega = as_jax_mmf(Penalty(**penalty))
     solver = mmf.UnrolledFISTA(STEPS) if method == "unrolled" else None
 
     def loss(atoms: Any, x: Any) -> Any:
