@@ -50,7 +50,7 @@ def jax_gradient(
 
 
 def _jaxopt_codes(atoms: Any, x: Any, omega: Any) -> Any:
-    """Accelerated proximal gradient with jaxopt's implicit derivatives, vmapped over the samples, with the step 1 / L."""
+    """Accelerated proximal gradient with jaxopt's implicit derivatives, vmapped over samples, with the step 1 / L."""
     import jax
     import jax.numpy as jnp
     import jaxopt

@@ -34,8 +34,8 @@ _ROOMS = (32, 64)  # sizes of supports, tried in turn: what a round costs grows 
 class CodeSolver(Protocol):
     """A pytree that solves the codes of a batch.
 
-    Derivatives of its codes are those of the problem, implicit on the support; if it has an attribute ``unrolled`` which
-    is true, they are those of its operations.
+    Derivatives of its codes are those of the problem, implicit on the support; with an attribute ``unrolled`` that is
+    true, they are those of its operations.
     """
 
     def solve(self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array) -> tuple[Array, SolveInfo]:

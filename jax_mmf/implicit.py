@@ -33,8 +33,8 @@ def weights_per_atom(penalty: Penalty, like: Array) -> tuple[Array, Array]:
 def polish(codes: Array, gram: Array, beta: Array, penalty: Penalty) -> Array:
     """Codes that solve the system of their support exactly, so that derivatives are not those of another point.
 
-    Iterations stop at a duality gap, and the square root of a gap is the error of a code. Codes that solve the system up
-    to rounding stay as they are, which costs one product; so do those that would change signs on the way, for which
+    Iterations stop at a duality gap, and the square root of a gap is the error of a code. Codes that solve the system
+    up to rounding stay as they are, which costs one product; so do those that would change signs on the way, for which
     there is nothing better on this support.
 
     Args:
@@ -115,7 +115,7 @@ def _solve(gram: Array, support: Array, l2: Array, right: Array) -> Array:
     The systems of small supports are gathered, in the smallest room that holds the largest support of the batch. Equal
     or zero atoms in a support make a system singular; then this is a solution of nearly least norm.
     """
-    b, k = right.shape
+    k = right.shape[1]
     if gram.ndim == 3:
         return _solve_full(gram, support, l2, right)
     rooms = [room for room in _ROOMS if 2 * room <= k]

@@ -4,11 +4,11 @@
 
 The means are weighted: see `jax_mmf.forgetting`.
 
-Partial B. Where a step sees a subset of the features only, feature j is in fewer samples than C is made of. As published
-[ICML16], column j of B is the mean over those samples. Then C and B are means over different codes, and although x is a
-D and noise, with B_j = C_j D_j + noise for the C_j of its own samples, atoms are solved for with C: the difference (C -
-C_j) D is noise, which is there even in data without any, and larger than all other. So here it is residuals that
-are averaged, which differ in codes no longer, and B is what follows from them::
+Partial B. Where a step sees a subset of the features only, feature j is in fewer samples than C is made of. As
+published [ICML16], column j of B is the mean over those samples. It is then C_j D_j, with the second moments C_j of the
+codes of its own samples, and noise; but atoms are solved for with C. The difference (C - C_j) D_j is there even in data
+without noise, and larger than all noise. So here it is residuals that are averaged, which depend on the codes no longer
+once the dictionary is right, and B is what follows from them::
 
     R_j ~ mean of a^T (x - a D)_j over the samples with feature j,     B_j = R_j + C D_j
 
@@ -77,9 +77,9 @@ def update_surrogate(
     """Add a mini-batch.
 
     Args:
-      surrogate: before the batch. With partial B, feature j of the subset gets the weight ``min(1, weight n_seen / n_j)``
-        ([ICML16]), and its residual is that of before the atoms move: see `settle_residual`. Else all features get
-        ``weight`` ([TSP18]).
+      surrogate: before the batch. With partial B, feature j of the subset gets the weight
+        ``min(1, weight n_seen / n_j)`` ([ICML16]), and its residual is still that of before: see `settle_residual`.
+        Else all features get ``weight`` ([TSP18]).
       codes: ``(b, k)``.
       x: ``(b, p)`` whole samples; not looked at with partial B.
       x_subset: ``(b, s)``.
