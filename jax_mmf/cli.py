@@ -102,9 +102,9 @@ def demo(output: Path, seconds: float, components: int, alpha: float, keep_data:
 
     Takes the AVIRIS Indian Pines scene (145 x 145 pixels, 200 bands; CC BY) out of the package tensorly, cuts it into
     its 19,044 overlapping patches of 8 x 8 pixels (12,800 features), writes them to an HDF5 file, and learns a
-    sparse-coding dictionary from that file: with the library's defaults; with all features and the forgetting of the
-    papers (r = 1); and with the papers' stochastic subsampling, which in each step reads and computes on
-    a twelfth of the features (r = 12).
+    sparse-coding dictionary from that file: with the library's defaults; with stochastic subsampling, which in each
+    step reads and computes on a quarter of the features (r = 4); and with all features and the forgetting of the
+    papers (u = 0.917).
 
     Ends with a table, a model file (model.h5) and a picture (demo.png) of the convergence and of the atoms.
     """

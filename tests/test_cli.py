@@ -660,6 +660,6 @@ def test_demo(tmp_path):
     assert np.isfinite(np.asarray(model.state.dictionary)).all()
     assert "19,044 x 12,800" in done.stdout
     table = [line.split() for line in done.stdout.splitlines()]
-    for name in (["defaults"], ["r", "=", "1"], ["r", "=", "12"]):
+    for name in (["defaults"], ["r", "=", "4"], ["u", "=", "0.917"]):
         row = next(line for line in table if line[: len(name)] == name and len(line) >= len(name) + 4)
         assert float(row[len(name) + 1]) > 0

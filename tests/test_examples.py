@@ -1,4 +1,4 @@
-"""The examples of layers and of activations: each runs in its quick mode, and what it says of itself holds."""
+"""The examples: each runs in its quick mode, and what it says of itself holds."""
 
 import importlib.util
 from importlib import metadata
@@ -18,6 +18,42 @@ def example(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def run_example(name, tmp_path):
+    """What the example finds in its quick mode; its figure is drawn too."""
+    figure = tmp_path / "figure.png"
+    found = example(name).main(quick=True, figure=figure)
+    assert figure.stat().st_size > 10_000
+    return found
+
+
+def test_derivatives_at_kinks(tmp_path):
+    found = run_example("kinks", tmp_path)
+    assert (found["at_alpha_max"] == 0).all()
+    assert sum(found["copies"]) == pytest.approx(float(found["alone"]), rel=1e-2)
+    assert min(found["copies"]) > 0.3 * max(found["copies"]) > 0
+
+
+def test_dictionary_trained_for_the_labels_classifies_better(tmp_path):
+    found = run_example("task_driven", tmp_path)
+    pairs = list(zip(found["end_to_end"], found["unsupervised"], strict=True))
+    assert all(trained > held for trained, held in pairs)
+    assert sum(trained for trained, _ in pairs) / len(pairs) > 0.95
+
+
+def test_gradient_finds_the_penalty_that_the_grid_finds(tmp_path):
+    found = run_example("learned_penalty", tmp_path)
+    assert found["gradient_error"] < 1.01 * found["grid_error"]
+    assert found["n_solves"] <= 15
+    assert found["held_out_per_atom"] < 0.99 * found["held_out_scalar"]
+
+
+def test_trained_dictionary_inpaints_better_than_smoothness(tmp_path):
+    pytest.importorskip("skimage")
+    found = run_example("inpainting", tmp_path)
+    smooth = max(found["total variation"], found["biharmonic"])
+    assert found["dictionary, after"] > max(smooth + 1.5, found["dictionary, before"] + 0.3)
 
 
 @pytest.fixture(scope="module")
@@ -101,3 +137,12 @@ def test_equinox_layer_of_a_batch_gives_its_codes_and_gradients(equinox, solver)
     assert jnp.allclose(jax.vmap(layer)(x), expected, atol=1e-4)
     gradient = equinox.eqx.filter_grad(lambda layer: jnp.sum(jax.vmap(layer)(x) ** 2))(layer)
     check_gradients(gradient.dictionary, gradient.log_alpha)
+
+
+def test_solved_codes_are_better_than_those_of_an_encoder(activations):
+    """By what both lower: with the same directions by construction, and with a dictionary learned for them."""
+    found = activations.main(quick=True)
+    for own, solved, learned in zip(*found.values(), strict=True):
+        assert solved["objective"] < own["objective"]
+        assert learned["objective"] < own["objective"]
+        assert 1 < learned["l0"] < 128
