@@ -10,6 +10,7 @@ and the dictionary says what the others must be. Overlapping patches are average
 
 Compared with two ways that assume a smooth picture: biharmonic inpainting (scikit-image) and total variation. Found on
 a temple with much detail, PSNR in dB: total variation 21.1, biharmonic 21.5, dictionary 23.2 before and 24.8 after.
+Where detail does not repeat there is less to win: on a crop of foliage 24.3, 24.0, 24.7, and again 24.7 after.
 
     python examples/inpainting.py --figure inpainting.png
 """

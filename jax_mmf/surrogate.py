@@ -15,6 +15,7 @@ once the dictionary is right, and B is what follows from them::
 Once D_j has moved, by a step that sees j, R_j = B_j - C D_j again. With all features in every step both are the same.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ from jax_mmf.subsampling import Subset
 from jax_mmf.typing import Array
 
 _TILE = 8192  # features of B that are updated at once
+
+Take = Callable[[Array], Array]
 
 
 class Surrogate(NamedTuple):
@@ -101,13 +104,18 @@ def update_surrogate(
         assert surrogate.residual is not None
         seen = subset.gather(surrogate.feature_counts) + size
         share = jnp.minimum(1, weight * n_seen.astype(weight.dtype) / seen.astype(weight.dtype))
-        residual = (1 - share) * subset.gather(surrogate.residual) + share * (b_batch - matmul(c_batch, atoms))
-        b_subset = subset.drop_invalid(residual + matmul(c, atoms))
+
+        def average(take: Take, residual: Array) -> Array:
+            left_over = matmul((codes / size).T, take(x_subset)) - matmul(c_batch, take(atoms))
+            return (1 - take(share)) * residual + take(share) * left_over + matmul(c, take(atoms))
+
+        b_subset = subset.drop_invalid(_in_tiles(average, subset.gather(surrogate.residual)))
         counts = subset.scatter(surrogate.feature_counts, seen)
         return surrogate._replace(c=c, feature_counts=counts), b_subset, moments
     assert x is not None
     assert surrogate.b is not None
-    b = _add_moments(surrogate.b, (weight / size * codes).T, x, 1 - weight)
+    weighted = (weight / size * codes).T
+    b = _in_tiles(lambda take, b: (1 - weight) * b + matmul(weighted, take(x)), surrogate.b)
     return surrogate._replace(c=c, b=b), subset.gather(b), moments
 
 
@@ -115,23 +123,23 @@ def settle_residual(surrogate: Surrogate, b_subset: Array, atoms: Array, subset:
     """The surrogate once the atoms ``(k, s)`` on the subset have moved; with full B, nothing changes."""
     if surrogate.residual is None:
         return surrogate
-    residual = subset.drop_invalid(b_subset - matmul(surrogate.c, atoms))
-    return surrogate._replace(residual=subset.scatter(surrogate.residual, residual))
+    residual = _in_tiles(lambda take, b: b - matmul(surrogate.c, take(atoms)), b_subset)
+    return surrogate._replace(residual=subset.scatter(surrogate.residual, subset.drop_invalid(residual)))
 
 
-def _add_moments(b: Array, left: Array, x: Array, decay: Array) -> Array:
-    """``decay b + left x``, a tile of the features at a time: ``(k, p), (k, n), (n, p) -> (k, p)``.
+def _in_tiles(update: Callable[[Take, Array], Array], rows: Array) -> Array:
+    """``update(take, rows)`` of ``rows`` ``(k, p)``, a tile of the features at a time; ``take`` cuts it out of others.
 
-    All at once, the product would be written to memory before it is added: as large as B, and more than twice as slow
-    on CPU where B does not fit in cache.
+    All at once, products would be written to memory before they are added, as large as ``rows``: more than twice as
+    slow on CPU where these do not fit in cache.
     """
-    p = b.shape[1]
+    p = rows.shape[1]
 
-    def add(first: Array | int, b: Array, width: int) -> Array:
-        take = lambda array: lax.dynamic_slice_in_dim(array, first, width, 1)  # noqa: E731
-        return lax.dynamic_update_slice_in_dim(b, decay * take(b) + matmul(left, take(x)), first, 1)
+    def tile(first: Array | int, rows: Array, width: int) -> Array:
+        take = lambda array: lax.dynamic_slice_in_dim(array, first, width, array.ndim - 1)  # noqa: E731
+        return lax.dynamic_update_slice_in_dim(rows, update(take, take(rows)), first, 1)
 
     n_tiles = p // _TILE
     if n_tiles > 0:
-        b = lax.fori_loop(0, n_tiles, lambda i, b: add(i * _TILE, b, _TILE), b)
-    return add(n_tiles * _TILE, b, p % _TILE) if p % _TILE else b
+        rows = lax.fori_loop(0, n_tiles, lambda i, rows: tile(i * _TILE, rows, _TILE), rows)
+    return tile(n_tiles * _TILE, rows, p % _TILE) if p % _TILE else rows
