@@ -75,7 +75,14 @@ def curve_panels(records: Sequence[Record], axes: Sequence[str] = ("seconds", "n
                 ]
                 for r in own
             }
-            panels.append(Panel(f"{key[0]}, {key[2]} threads\n{key[1]}", _AXES[axis], "objective / best - 1", lines))
+            panels.append(
+                Panel(
+                    f"{key[0]}, {key[2]} thread{'s' * (key[2] > 1)}\n{key[1]}",
+                    _AXES[axis],
+                    "objective / best - 1",
+                    lines,
+                )
+            )
     return panels
 
 

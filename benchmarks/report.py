@@ -24,7 +24,7 @@ PACKAGES = (
 )  # fmt: skip
 
 
-_FEW_TICKS = 8
+_FEW_TICKS, _FEW_LINES, _COLORS = 8, 4, 8
 
 
 class Panel(NamedTuple):
@@ -98,13 +98,16 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    columns = min(3, len(panels))
+    # The panels of one problem stand in a row, and share a legend if it is long.
+    of_one_problem = [panel.title for panel in panels].count(panels[0].title)
+    columns = of_one_problem if of_one_problem > 1 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 4 * rows), squeeze=False, layout="constrained")
-    for ax, panel in zip(axes.flat, panels, strict=False):
-        for label, points in panel.lines.items():
+    for number_of_panel, (ax, panel) in enumerate(zip(axes.flat, panels, strict=False)):
+        for number, (label, points) in enumerate(panel.lines.items()):
             x, y = zip(*sorted(points), strict=True)
-            ax.plot(x, y, marker="o", markersize=3, label=label)
+            style = "-" if number < _COLORS else "--"
+            ax.plot(x, y, style, color=f"C{number % _COLORS}", marker="o", markersize=3, label=label)
         ax.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
         ax.set(xscale="log" if panel.x_log else "linear", yscale="log" if panel.y_log else "linear")
         ticks = sorted({x for points in panel.lines.values() for x, _ in points})
@@ -112,7 +115,11 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
             ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
             ax.set_xticks([], minor=True)
         ax.grid(visible=True, color="0.92")
-        ax.legend(fontsize=7, frameon=False)
+        is_last = number_of_panel % columns == columns - 1 or number_of_panel == len(panels) - 1
+        if len(panel.lines) <= _FEW_LINES:
+            ax.legend(fontsize=7, frameon=False)
+        elif is_last:
+            ax.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
     figure.savefig(path, dpi=120, metadata={"Software": None})

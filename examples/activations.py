@@ -218,13 +218,22 @@ def main(quick: bool = False, figure: Path | None = None) -> dict:
 
 
 def draw(path, curves):
+    from matplotlib.ticker import NullLocator
+
     from jax_mmf.plotting import COLORS, new_figure, save_figure
 
     figure, ((axes,),) = new_figure(1, 1, figsize=(6.9, 4.2))
     for (name, curve), color, marker in zip(curves.items(), COLORS, "osD", strict=False):
         axes.plot([c["l0"] for c in curve], [c["fvu"] for c in curve], color=color, marker=marker, label=name)
-    axes.set(xscale="log", yscale="log", xlabel="active features of a token (mean, held-out text)")
-    axes.set(ylabel="fraction of variance unexplained")
+    axes.set(xscale="log", yscale="log")
+    axes.set(xlabel="active features of a token (mean, held-out text)", ylabel="fraction of variance unexplained")
+    for axis, ticks in ((axes.xaxis, (1, 2, 3, 5, 10, 20, 30, 50, 100)), (axes.yaxis, (0.1, 0.15, 0.2, 0.3, 0.5, 0.8))):
+        low, high = axis.get_view_interval()
+        axis.set_ticks([t for t in ticks if low <= t <= high])
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
     axes.legend(frameon=False)
     save_figure(figure, path)
 

@@ -7,6 +7,7 @@ from jax_mmf.code_solvers import FISTA, ActiveSet, Cholesky, CodeSolver, Coordin
 from jax_mmf.coding import decode, encode, encode_with_info
 from jax_mmf.compaction import SolveInfo
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
+from jax_mmf.defaults import default_solver
 from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryUpdate, GradientUpdate
 from jax_mmf.forgetting import ConstantForgetting, Forgetting, PowerForgetting, ScaledForgetting
 from jax_mmf.initialization import Initialization, KMeansPlusPlus, RandomizedSVD, RandomSamples
@@ -71,6 +72,7 @@ __all__ = [
     "alpha_max",
     "datasets",
     "decode",
+    "default_solver",
     "encode",
     "encode_with_info",
     "explained_variance",

@@ -372,3 +372,20 @@ def test_data_without_noise_leave_a_right_dictionary_where_it_is(x64, subset):
     for first in range(0, 200, 10):
         state, _ = solver.update(state, x[first : first + 10])
     np.testing.assert_allclose(state.dictionary, dictionary, rtol=0, atol=1e-8)
+
+
+# Defaults
+
+
+def test_defaults_by_storage():
+    arguments = (4, mmf.Ridge(0.1), mmf.L1Ball())
+    plain = mmf.OnlineFactorization(n_components=4, penalty=mmf.Ridge(0.1), constraint=mmf.L1Ball())
+    assert mmf.default_solver(*arguments) == plain == mmf.default_solver(*arguments, storage="disk")
+    slow = mmf.default_solver(*arguments, storage="slow")
+    assert not slow.needs_whole_samples
+    assert slow.subset == mmf.BlockSubset(8)
+    own = mmf.default_solver(*arguments, storage="slow", subset=mmf.UniformSubset(3), forgetting=mmf.PowerForgetting())
+    assert own.subset == mmf.UniformSubset(3)
+    assert own.partial_b
+    with pytest.raises(ValueError, match="storage"):
+        mmf.default_solver(*arguments, storage="tape")
