@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.convergence import Problem, problems
-from benchmarks.curves import add_times, best, curve_panels, fit_arguments, race_of_fits
+from benchmarks.curves import add_times, best, fit_arguments, race_of_fits
 from benchmarks.harness import Contestant
-from benchmarks.report import Panel, Record, records_of
+from benchmarks.report import Record, records_of
 
 BLOCKS = lambda r, n=32: {"subset": ["BlockSubset", {"reduction": r, "n_blocks": n}]}  # noqa: E731
 ALTERNATIVES: dict[str, dict[str, Any]] = {
@@ -54,7 +54,3 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
 def _problems(quick: bool, cache: Path) -> list[Problem]:
     found = problems(quick, cache)
     return found[:1] if quick else found[:2]
-
-
-def panels(records: Sequence[Record]) -> list[Panel]:
-    return curve_panels(records, ("seconds",))
