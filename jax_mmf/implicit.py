@@ -22,7 +22,6 @@ from jax_mmf.penalties import Penalty, is_ridge
 from jax_mmf.typing import Array
 
 _ROOMS = (32, 128)  # sizes of supports whose systems are gathered
-_FULL_SYSTEMS = 32  # systems of all k coordinates that are held in memory at once
 
 
 def weights_per_atom(penalty: Penalty, like: Array) -> tuple[Array, Array]:
@@ -150,15 +149,11 @@ def _solve_gathered(gram: Array, support: Array, l2: Array, right: Array, room: 
 
 
 def _solve_full(gram: Array, support: Array, l2: Array, right: Array) -> Array:
-    """With all coordinates in each system, some samples after others: b systems of k^2 numbers would not fit."""
+    """With all coordinates in each system. A loop over parts of the batch would need less memory, and XLA hangs on CPU.
 
-    def one(args: tuple[Array, ...]) -> Array:
-        inside, r, *own = args
-        matrix = _masked(own[0] if own else gram, inside, l2)
-        return _cho_solve(cholesky(matrix), r)
-
-    own = (gram,) if gram.ndim == 3 else ()
-    return lax.map(one, (support, right, *own), batch_size=_FULL_SYSTEMS)
+    (Inside of a switch, with jaxlib 0.10.2 and more than one thread.)
+    """
+    return _cho_solve(cholesky(_masked(gram, support, l2)), right)
 
 
 def _masked(gram: Array, inside: Array, l2: Array) -> Array:
