@@ -43,6 +43,7 @@ _FORGETTING: dict[str, Callable[[float], mmf.Forgetting]] = {
     "scaled": mmf.ScaledForgetting,
     "constant": mmf.ConstantForgetting,
 }
+_DEFAULT_FORGETTING = f"scaled:{mmf.ScaledForgetting().scale:g}"
 
 
 class _Finite(click.FloatRange):
@@ -155,7 +156,7 @@ def demo(output: Path, seconds: float, components: int, alpha: float, keep_data:
               help="How many times fewer features a step looks at.")  # fmt: skip
 @click.option("--partial-b/--full-b", default=False, show_default=True,
               help="Read and update nothing but the features of the step (with --reduction).")  # fmt: skip
-@click.option("--forgetting", metavar="RULE:VALUE", default="scaled:8", show_default=True,
+@click.option("--forgetting", metavar="RULE:VALUE", default=_DEFAULT_FORGETTING, show_default=True,
               help="Weight of new samples: power:U, scaled:C or constant:W.")  # fmt: skip
 @click.option("--init", type=click.Choice(list(_INITS)), default="samples", show_default=True,
               help="Initial dictionary.")  # fmt: skip

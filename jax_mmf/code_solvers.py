@@ -12,14 +12,13 @@ memory. A solver of your own is a pytree with the method `CodeSolver.solve`.
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jax_mmf.active_set import solve_supports
 from jax_mmf.compaction import Batch, SolveInfo, iterate
 from jax_mmf.duality import Gap, Weights, duality_gap, weights_of
-from jax_mmf.linalg import cholesky, matmul
+from jax_mmf.linalg import matmul, solve_shifted
 from jax_mmf.penalties import Penalty, is_ridge, shrink
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float
@@ -80,13 +79,8 @@ class Cholesky:
             raise TypeError(
                 f"Cholesky solves Ridge without nonneg only, got {penalty!r}; use CoordinateDescent or FISTA"
             )
-        k = gram.shape[-1]
-        l2 = jnp.broadcast_to(jnp.asarray(penalty.l2, gram.dtype), (k,))
-        factor = cholesky(gram + jnp.diag(l2))
-        if gram.ndim == 2:
-            codes = jax.scipy.linalg.cho_solve((factor, True), beta.T).T
-        else:
-            codes = jax.vmap(lambda f, b: jax.scipy.linalg.cho_solve((f, True), b))(factor, beta)
+        l2 = jnp.broadcast_to(jnp.asarray(penalty.l2, gram.dtype), gram.shape[-1:])
+        codes = solve_shifted(gram, l2, beta)
         return codes, SolveInfo(jnp.zeros_like(sq_norm), jnp.ones(sq_norm.shape, jnp.int32))
 
 

@@ -17,17 +17,18 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
 
-from jax_mmf.linalg import cholesky, matmul
+from jax_mmf.duality import weights_of
+from jax_mmf.linalg import cho_solve, cholesky, matmul, solve_shifted
 from jax_mmf.penalties import Penalty, is_ridge
 from jax_mmf.typing import Array
 
 _ROOMS = (32, 128)  # sizes of supports whose systems are gathered
 
 
-def weights_per_atom(penalty: Penalty, like: Array) -> tuple[Array, Array]:
+def _weights(penalty: Penalty, codes: Array) -> tuple[Array, Array]:
     """Weights l1 and l2 of a penalty, ``(k,)`` each, for codes ``(b, k)``."""
-    l1, l2 = (jnp.broadcast_to(jnp.asarray(w, like.dtype), like.shape[-1:]) for w in (penalty.l1, penalty.l2))
-    return l1, l2
+    weights = weights_of(penalty, codes.shape[-1], codes.dtype)
+    return weights.l1[:, 0], weights.l2[:, 0]
 
 
 def polish(codes: Array, gram: Array, beta: Array, penalty: Penalty) -> Array:
@@ -47,14 +48,14 @@ def polish(codes: Array, gram: Array, beta: Array, penalty: Penalty) -> Array:
       ``(b, k)``; no derivatives go through it.
     """
     codes, gram, beta, penalty = lax.stop_gradient((codes, gram, beta, penalty))
-    l1, l2 = weights_per_atom(penalty, codes)
+    # A closed form has its own rounding, which a second solution does not lower.
+    if is_ridge(penalty):
+        return codes
+    l1, l2 = _weights(penalty, codes)
     support = codes != 0
     residual = jnp.where(support, beta - l1 * jnp.sign(codes) - l2 * codes - _apply(gram, codes), 0)
     scale = jnp.max(jnp.abs(beta), -1, keepdims=True)
     left = jnp.abs(residual) > 64 * jnp.finfo(codes.dtype).eps * scale
-    # A closed form has its own rounding, which a second solution does not lower.
-    if is_ridge(penalty):
-        return codes
     moved = codes + _solve_if(left.any(), gram, support, l2, residual)
     keeps_signs = (jnp.sign(moved) == jnp.sign(codes)).all(-1, keepdims=True)
     return jnp.where(keeps_signs, moved, codes)
@@ -67,7 +68,7 @@ def codes_tangent(codes: Array, gram: Array, penalty: Penalty, d_gram: Array, d_
       codes: ``(b, k)``.
       gram: ``(k, k)`` or ``(b, k, k)``.
       penalty: of the codes.
-      d_gram: direction of the Gram matrix.
+      d_gram: direction of the Gram matrix, symmetric.
       d_beta: ``(b, k)`` direction of the correlations.
       d_penalty: direction of the penalty.
 
@@ -75,7 +76,7 @@ def codes_tangent(codes: Array, gram: Array, penalty: Penalty, d_gram: Array, d_
       ``(b, k)``.
     """
     support = codes != 0
-    (_, l2), (d_l1, d_l2) = jax.jvp(lambda q: weights_per_atom(q, codes), (penalty,), (d_penalty,))
+    (_, l2), (d_l1, d_l2) = jax.jvp(lambda q: _weights(q, codes), (penalty,), (d_penalty,))
     right = d_beta - d_l1 * jnp.sign(codes) - d_l2 * codes - _apply(d_gram, codes)
 
     def system(v: Array) -> Array:
@@ -87,7 +88,7 @@ def codes_tangent(codes: Array, gram: Array, penalty: Penalty, d_gram: Array, d_
 
     def solve(_: Any, r: Array) -> Array:
         if ridge:
-            return _solve_everywhere(*constants, r)
+            return solve_shifted(*constants, r)
         return _solve(constants[0], support, constants[1], r)
 
     return lax.custom_linear_solve(system, jnp.where(support, right, 0), solve, symmetric=True)
@@ -98,14 +99,6 @@ def _apply(gram: Array, codes: Array) -> Array:
     if gram.ndim == 2:
         return matmul(codes, gram)
     return jnp.einsum("bij,bj->bi", gram, codes, precision="highest")
-
-
-def _solve_everywhere(gram: Array, l2: Array, right: Array) -> Array:
-    """Solutions of ``(G + l2 I) v = right``: one factorization where the Gram matrix is shared."""
-    factor = cholesky(gram + jnp.diag(l2))
-    if gram.ndim == 2:
-        return jax.scipy.linalg.cho_solve((factor, True), right.T).T
-    return _cho_solve(factor, right)
 
 
 @custom_vmap
@@ -144,16 +137,16 @@ def _solve_gathered(gram: Array, support: Array, l2: Array, right: Array, room: 
     weight, index = lax.top_k(support.astype(gram.dtype), room)
     inside = weight > 0
     matrix = _masked(gram[index[:, :, None], index[:, None, :]], inside, l2[index])
-    solution = _cho_solve(cholesky(matrix), jnp.take_along_axis(right, index, 1))
+    solution = cho_solve(cholesky(matrix), jnp.take_along_axis(right, index, 1))
     return jnp.put_along_axis(right, index, solution, 1, inplace=False)
 
 
 def _solve_full(gram: Array, support: Array, l2: Array, right: Array) -> Array:
-    """With all coordinates in each system. A loop over parts of the batch would need less memory, and XLA hangs on CPU.
+    """With all coordinates in each system: b k^2 numbers.
 
-    (Inside of a switch, with jaxlib 0.10.2 and more than one thread.)
+    A loop over parts of the batch would need less memory, but in a switch XLA on CPU hangs in it (jaxlib 0.10.2).
     """
-    return _cho_solve(cholesky(_masked(gram, support, l2)), right)
+    return cho_solve(cholesky(_masked(gram, support, l2)), right)
 
 
 def _masked(gram: Array, inside: Array, l2: Array) -> Array:
@@ -161,11 +154,6 @@ def _masked(gram: Array, inside: Array, l2: Array) -> Array:
     both = inside[..., :, None] & inside[..., None, :]
     diagonal = jnp.where(inside, l2, 1)[..., None] * jnp.eye(inside.shape[-1], dtype=gram.dtype)
     return jnp.where(both, gram, 0) + diagonal
-
-
-def _cho_solve(factor: Array, right: Array) -> Array:
-    """``(..., m, m), (..., m) -> (..., m)``."""
-    return jax.scipy.linalg.cho_solve((factor, True), right[..., None])[..., 0]
 
 
 @custom_vmap

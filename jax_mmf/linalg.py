@@ -70,6 +70,28 @@ def _factor_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tupl
     return jax.jvp(jnp.linalg.cholesky, primals[:1], tangents[:1])
 
 
+def cho_solve(factor: Array, right: Array) -> Array:
+    """Solutions of systems by their Cholesky factors: ``(..., k, k), (..., k) -> (..., k)``."""
+    return jax.scipy.linalg.cho_solve((factor, True), right[..., None])[..., 0]
+
+
+def solve_shifted(gram: Array, shift: Array, right: Array) -> Array:
+    """Solutions of ``(G + diag(shift)) v = right``, one factorization for all where the matrix is shared.
+
+    Args:
+      gram: ``(k, k)``, or ``(b, k, k)``.
+      shift: ``(k,)``.
+      right: ``(b, k)``.
+
+    Returns:
+      ``(b, k)``; of a singular matrix as in `cholesky`.
+    """
+    factor = cholesky(gram + jnp.diag(shift))
+    if gram.ndim == 2:
+        return jax.scipy.linalg.cho_solve((factor, True), right.T).T
+    return cho_solve(factor, right)
+
+
 def all_finite(*arrays: Array) -> Array:
     """True where every entry of every array is finite: a boolean scalar."""
     return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(arrays)]).all()

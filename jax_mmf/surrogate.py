@@ -97,7 +97,7 @@ def update_surrogate(
     size = codes.shape[0]
     c_batch = matmul(codes.T, codes) / size
     c = (1 - weight) * surrogate.c + weight * c_batch
-    # With full B this is for what updates the dictionary by the mini-batch alone; XLA drops it for all others.
+    # For what updates the dictionary by the mini-batch alone; XLA drops it for all others.
     b_batch = matmul(codes.T, x_subset) / size
     moments = BatchMoments(c_batch, b_batch)
     if surrogate.feature_counts is not None:

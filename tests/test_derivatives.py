@@ -319,14 +319,14 @@ def test_many_steps_unrolled_have_the_same_derivatives(x64, name):
 
 
 def test_few_steps_unrolled_have_derivatives_of_their_own(x64):
+    """In the samples, on which the step size, which is held, does not depend."""
     dictionary, x = problem(1)
-    function = jax.jit(lambda d: jnp.sum(mmf.encode(d, x, mmf.Lasso(0.3), solver=mmf.UnrolledFISTA(3)) ** 2))
-    direction = np.random.default_rng(0).standard_normal(dictionary.shape)
-    found = jnp.sum(jax.grad(function)(dictionary) * direction)
-    # The step size is held in the derivative, so the difference is taken of the codes with that of the middle.
-    expected = difference(function, dictionary, direction)
-    exact = jnp.sum(jax.grad(lambda d: jnp.sum(mmf.encode(d, x, mmf.Lasso(0.3)) ** 2))(dictionary) * direction)
-    assert abs(found - expected) < abs(exact - expected)
+    loss = lambda v, solver: jnp.sum(mmf.encode(dictionary, v, mmf.Lasso(0.3), solver=solver) ** 2)
+    steps = mmf.UnrolledFISTA(3)
+    direction = np.random.default_rng(0).standard_normal(x.shape)
+    found, exact = (jnp.sum(jax.grad(loss)(x, solver) * direction) for solver in (steps, TIGHT))
+    np.testing.assert_allclose(found, difference(lambda v: loss(v, steps), x, direction), rtol=1e-7)
+    assert abs(found / exact - 1) > 1e-3
     info = mmf.encode_with_info(dictionary, x, mmf.Lasso(0.3), solver=mmf.UnrolledFISTA(3))[1]
     assert (info.n_iter == 3).all()
     assert (info.gap > 1e-4).any()
@@ -415,34 +415,42 @@ assert len(jax.devices()) == 4
     assert done.returncode == 0, done.stderr
 
 
+def test_large_supports_of_many_samples_do_not_hang():
+    """On two threads: jaxlib 0.10.2 waits for ever in a loop inside of a switch that calls LAPACK."""
+    program = """
+import jax, jax.numpy as jnp, numpy as np, jax_mmf as mmf
+rng = np.random.default_rng(0)
+dictionary, x = rng.standard_normal((120, 64)).astype("f") / 8, rng.standard_normal((500, 64)).astype("f")
+gradient = jax.jit(jax.grad(lambda d: jnp.sum(mmf.encode(d, x, mmf.Lasso(0.05)) ** 2)))
+for _ in range(20):
+    assert jnp.isfinite(gradient(dictionary)).all()
+assert (mmf.encode(dictionary, x, mmf.Lasso(0.05)) != 0).sum(1).max() > 32
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
+
+
 # Hyperparameters, and the learning itself
 
 
 def test_gradient_finds_the_best_alpha(x64):
-    """Denoising: the optimum of a grid of 50, to within 1 % of the loss, in at most 15 solves of a secant search."""
+    """Denoising: the optimum of a grid of 50, to within 1 % of the loss, in at most 15 solves of a bisection."""
     rng = np.random.default_rng(0)
     dictionary = rng.standard_normal((20, 30)) / np.sqrt(30)
     clean = (rng.standard_normal((60, 20)) * (rng.random((60, 20)) < 0.2)) @ dictionary
     noisy = clean + 0.1 * rng.standard_normal(clean.shape)
-    n_solves = 0
 
     @jax.jit
     def loss(log_alpha):
         codes = mmf.encode(dictionary, noisy, mmf.Lasso(jnp.exp(log_alpha)))
         return jnp.mean((mmf.decode(dictionary, codes) - clean) ** 2)
 
-    def slope(log_alpha):
-        nonlocal n_solves
-        n_solves += 1
-        return float(jax.grad(loss)(log_alpha))
-
+    slope = jax.grad(loss)
     grid = np.linspace(np.log(1e-3), np.log(1.0), 50)
     best = min(float(loss(a)) for a in grid)
     low, high = grid[0], grid[-1]
-    while n_solves < 15 and high - low > 0.01:
+    for _ in range(14):
         middle = (low + high) / 2
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    assert n_solves <= 15
     assert float(loss((low + high) / 2)) <= 1.01 * best
 
 
