@@ -91,11 +91,12 @@ def test_memory_of_a_full_step():
     assert analysis.temp_size_in_bytes < 0.6 * k * p * 4
 
 
-def test_gradient_memory_does_not_depend_on_iterations():
+@pytest.mark.parametrize("kind", [mmf.CoordinateDescent, mmf.FISTA, mmf.ActiveSet])
+def test_gradient_memory_does_not_depend_on_iterations(kind):
     dictionary, x = jnp.zeros((K, 20)), jnp.zeros((B, 20))
 
     def temp(max_iter):
-        solver = mmf.CoordinateDescent(max_iter=max_iter)
+        solver = kind(max_iter=max_iter)
         loss = jax.grad(lambda d: mmf.encode(d, x, mmf.Lasso(0.1), solver=solver).sum())
         return jax.jit(loss).lower(dictionary).compile().memory_analysis().temp_size_in_bytes
 

@@ -6,6 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from test_coding import PENALTIES, TIGHT, K, N, P, encode, every_penalty, problem
 
@@ -494,3 +495,25 @@ def test_gradient_through_a_scan_of_updates(x64, settings):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8, err_msg=key)
         np.testing.assert_allclose(forward(args, direction), found, rtol=1e-7, atol=1e-12, err_msg=key)
         assert abs(expected) > 1e-7, f"nothing to see in {key}"
+
+
+def test_learning_by_gradients_with_projections_of_optax(x64):
+    """The l2 ball of both libraries is one, so that learning with either is the same."""
+    rng = np.random.default_rng(0)
+    dictionary, x = rng.standard_normal((6, 12)), rng.standard_normal((30, 12))
+    optimizer = optax.adam(0.05)
+
+    def learn(project):
+        def step(carry, _):
+            atoms, state = carry
+            gradient = jax.grad(lambda d: mmf.objective(d, x, mmf.Lasso(0.2)))(atoms)
+            updates, state = optimizer.update(gradient, state)
+            return (jax.vmap(project)(optax.apply_updates(atoms, updates)), state), None
+
+        start = jax.vmap(project)(dictionary)
+        return jax.lax.scan(step, (start, optimizer.init(start)), length=10)[0][0]
+
+    ours, theirs = learn(mmf.L2Ball().project), learn(optax.projections.projection_l2_ball)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
+    start = jax.vmap(mmf.L2Ball().project)(dictionary)
+    assert mmf.objective(ours, x, mmf.Lasso(0.2)) < 0.9 * mmf.objective(start, x, mmf.Lasso(0.2))
