@@ -35,6 +35,7 @@ def test_derivatives_at_kinks(tmp_path):
     assert min(found["copies"]) > 0.3 * max(found["copies"]) > 0
 
 
+@pytest.mark.slow
 def test_dictionary_trained_for_the_labels_classifies_better(tmp_path):
     found = run_example("task_driven", tmp_path)
     pairs = list(zip(found["end_to_end"], found["unsupervised"], strict=True))
@@ -42,6 +43,7 @@ def test_dictionary_trained_for_the_labels_classifies_better(tmp_path):
     assert sum(trained for trained, _ in pairs) / len(pairs) > 0.95
 
 
+@pytest.mark.slow
 def test_gradient_finds_the_penalty_that_the_grid_finds(tmp_path):
     found = run_example("learned_penalty", tmp_path)
     assert found["gradient_error"] < 1.01 * found["grid_error"]
@@ -49,6 +51,7 @@ def test_gradient_finds_the_penalty_that_the_grid_finds(tmp_path):
     assert found["held_out_per_atom"] < 0.99 * found["held_out_scalar"]
 
 
+@pytest.mark.slow
 def test_trained_dictionary_inpaints_better_than_smoothness(tmp_path):
     pytest.importorskip("skimage")
     found = run_example("inpainting", tmp_path)
@@ -100,6 +103,7 @@ def check_gradients(d_dictionary, d_log_alpha):
     assert d_log_alpha < 0  # a stronger penalty makes codes smaller
 
 
+@pytest.mark.slow
 def test_flax_networks_learn(flax):
     found = flax.main(quick=True)
     check_trained(found)
@@ -125,6 +129,7 @@ def test_linen_layer_gives_the_codes_of_the_nnx_layer(flax, solver):
     check_gradients(gradient["dictionary"], gradient["log_alpha"])
 
 
+@pytest.mark.slow
 def test_equinox_networks_learn(equinox):
     check_trained(equinox.main(quick=True))
 
@@ -139,6 +144,7 @@ def test_equinox_layer_of_a_batch_gives_its_codes_and_gradients(equinox, solver)
     check_gradients(gradient.dictionary, gradient.log_alpha)
 
 
+@pytest.mark.slow
 def test_solved_codes_are_better_than_those_of_an_encoder(activations):
     """By what both lower: with the same directions by construction, and with a dictionary learned for them."""
     found = activations.main(quick=True)

@@ -72,35 +72,6 @@ def test_vmap_over_a_path_of_alphas(x):
         np.testing.assert_allclose(dictionary, alone, atol=1e-5)
 
 
-def test_gradient_through_steps(x64):
-    """The loss after two steps, differentiated in alpha, forgetting, first dictionary and data: finite differences."""
-    x = jax.random.normal(jax.random.key(1), (B, P))
-    start = jax.random.normal(jax.random.key(2), (K, P)) / 10
-    tight = mmf.CoordinateDescent(tol=0.0, max_iter=200)
-
-    def loss(alpha, exponent, start, x):
-        solver = make(
-            penalty=mmf.ElasticNet(alpha, 0.7),
-            constraint=mmf.ElasticNetBall(0.5, 0.5),
-            forgetting=mmf.PowerForgetting(exponent),
-            code_solver=tight,
-        )
-        state = solver.init(jax.random.key(0), dictionary=start)
-        for _ in range(2):
-            state, _ = solver.update(state, x)
-        return mmf.objective(state.dictionary, x, mmf.Ridge(0.3))
-
-    args = (0.2, 0.9, start, x)
-    gradient = jax.grad(loss, argnums=(0, 1, 2, 3))(*args)
-    for i, part in enumerate(gradient):
-        direction = jax.random.normal(jax.random.key(9), jnp.shape(args[i]))
-        ahead, behind = (
-            loss(*(a + sign * 1e-5 * direction if j == i else a for j, a in enumerate(args))) for sign in (1, -1)
-        )
-        expected = (ahead - behind) / 2e-5
-        np.testing.assert_allclose(jnp.sum(part * direction), expected, rtol=1e-5, atol=1e-8)
-
-
 def test_forward_mode_through_a_step(x):
     def loss(alpha):
         solver = make(penalty=mmf.Lasso(alpha))
