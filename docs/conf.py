@@ -32,5 +32,6 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = f"jax_mmf {release}"
+html_static_path = ["_static"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
