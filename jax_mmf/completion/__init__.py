@@ -1,0 +1,52 @@
+"""Matrices with missing entries: ratings, clicks and counts of users and items, and recommendations from them."""
+
+from jax_mmf.completion.bpr import BPR
+from jax_mmf.completion.explicit import ExplicitALS
+from jax_mmf.completion.factors import Factors, predict
+from jax_mmf.completion.fitted import EpochRecord, Fitted, Recommendations
+from jax_mmf.completion.implicit import ImplicitALS
+from jax_mmf.completion.labels import Labels
+from jax_mmf.completion.metrics import average_precision, coverage, mae, ndcg, recall, rmse
+from jax_mmf.completion.model import Model
+from jax_mmf.completion.movielens import Items, movielens_100k, read_movielens, read_movielens_items
+from jax_mmf.completion.online import ExplicitOnline
+from jax_mmf.completion.ragged import RaggedRows, padded_rows, ragged_rows
+from jax_mmf.completion.ratings import Ratings
+from jax_mmf.completion.split import SearchResult, Trial, k_folds, search, train_test_split
+from jax_mmf.completion.training import CompletionEvent, fit, update
+
+__all__ = [
+    "BPR",
+    "CompletionEvent",
+    "EpochRecord",
+    "ExplicitALS",
+    "ExplicitOnline",
+    "Factors",
+    "Fitted",
+    "ImplicitALS",
+    "Items",
+    "Labels",
+    "Model",
+    "RaggedRows",
+    "Ratings",
+    "Recommendations",
+    "SearchResult",
+    "Trial",
+    "average_precision",
+    "coverage",
+    "fit",
+    "k_folds",
+    "mae",
+    "movielens_100k",
+    "ndcg",
+    "padded_rows",
+    "predict",
+    "ragged_rows",
+    "read_movielens",
+    "read_movielens_items",
+    "recall",
+    "rmse",
+    "search",
+    "train_test_split",
+    "update",
+]

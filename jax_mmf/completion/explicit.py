@@ -1,0 +1,272 @@
+"""Explicit feedback: ratings as mean, biases and factors, by alternating least squares.
+
+The problem, with the weights w of the entries, n_u and n_i the total weights of a user and of an item, and a bar for the
+mean of these over all users, or items::
+
+    min  sum over entries  w / 2 (r_ui - mean - b_u - c_i - a_u . d_i)^2
+         + alpha  sum over users  n_bar (n_u / n_bar)^scaling Omega(a_u),  and the same for the items d_i
+         + bias_alpha / 2 (|b|^2 + |c|^2)
+
+with Omega an elastic net of strength one. A half-step solves it exactly for all users, b and a together, the next one
+for all items.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from jax_mmf.code_solvers import CodeSolver, default_code_solver
+from jax_mmf.coding import solve_codes
+from jax_mmf.completion.factors import Factors, carry_over
+from jax_mmf.completion.ragged import Observed, RaggedRows, Tile, map_blocks, observed, sum_rows, total_weight
+from jax_mmf.completion.ratings import Ratings
+from jax_mmf.linalg import cho_solve, cholesky_shifted
+from jax_mmf.penalties import ElasticNet, Penalty, Ridge
+from jax_mmf.pytrees import register_configuration
+from jax_mmf.typing import Array, Float, HostArray, Key
+from jax_mmf.validation import check_count, check_real
+
+_INITIAL_SCALE = 0.1
+
+
+class Side(NamedTuple):
+    """Users, or items, of a model.
+
+    Attributes:
+      factors: ``(n, k)``.
+      bias: ``(n,)``.
+      covariance: ``(n, k, k)`` of the posterior of the factors, or None for point estimates.
+      load: scalar, the mean over the training rows of their total weight.
+    """
+
+    factors: Array
+    bias: Array
+    covariance: Array | None
+    load: Array
+
+
+class ALSState(NamedTuple):
+    """State of alternating least squares: the two sides, the mean, and the variance of the noise (scalars)."""
+
+    mean: Array
+    users: Side
+    items: Side
+    noise: Array
+
+
+class RowSums(NamedTuple):
+    """Sums over the entries of each row, with e the value less the mean and the bias of the column, d its factors.
+
+    Attributes:
+      gram: ``(m, k, k)`` sum of w d d^T, and of w times the covariance of d where there is one.
+      beta: ``(m, k)`` sum of w e d.
+      column_sum: ``(m, k)`` sum of w d.
+      weight: ``(m,)`` sum of w.
+      value: ``(m,)`` sum of w e.
+      square: ``(m,)`` sum of w e^2.
+    """
+
+    gram: Array
+    beta: Array
+    column_sum: Array
+    weight: Array
+    value: Array
+    square: Array
+
+
+@register_configuration
+@dataclass(frozen=True)
+class ExplicitALS:
+    """Alternating least squares for ratings: configuration.
+
+    Attributes:
+      n_components: k, number of factors (static).
+      alpha: strength of the penalty of the factors, >= 0, per rating of a user or item with a mean number of them.
+      l1_ratio: share of the l1 norm in an elastic net, in [0, 1]; None for ridge.
+      nonneg: whether factors must be non-negative (static).
+      scaling: how the penalty grows with the number of ratings of a user or item: 0, the same for all; 1, in proportion,
+        as in ALS-WR (Zhou et al. 2008); the best is in between.
+      bias_alpha: strength of the penalty of the biases, > 0: the number of ratings that a bias is damped by.
+      biases: whether there are biases (static).
+      variational: whether each factor is a normal distribution instead of a number (static). Half-steps then add the
+        covariances of the other side to its Gram matrices (Lim and Teh 2007), and the variance of the noise is learned
+        along with them. It hardly overfits, and needs ``(n_users + n_items) k^2`` numbers. For ridge only, where it is the
+        default.
+      code_solver: of penalties other than ridge; None for coordinate descent.
+
+    Raises:
+      ValueError: for numbers out of range, and variational=True with another penalty than ridge.
+      TypeError: for values that are not numbers.
+
+    Example:
+      >>> from jax_mmf import completion
+      >>> completion.ExplicitALS(n_components=8, alpha=0.2).penalty
+      Ridge(alpha=0.2, nonneg=False)
+    """
+
+    n_components: int = field(default=32, metadata={"static": True})
+    alpha: Float = 0.1
+    l1_ratio: Float | None = None
+    nonneg: bool = field(default=False, metadata={"static": True})
+    scaling: Float = 0.5
+    bias_alpha: Float = 3.0
+    biases: bool = field(default=True, metadata={"static": True})
+    variational: bool | None = field(default=None, metadata={"static": True})
+    code_solver: CodeSolver | None = None
+
+    feedback = "explicit"
+
+    def __post_init__(self) -> None:
+        check_count("n_components", self.n_components)
+        check_real("alpha", self.alpha, low=0.0)
+        check_real("scaling", self.scaling)
+        check_real("bias_alpha", self.bias_alpha, low=0.0, open_low=True)
+        if self.l1_ratio is not None:
+            check_real("l1_ratio", self.l1_ratio, low=0.0, high=1.0)
+        if self.variational and not self._is_ridge:
+            raise ValueError("variational=True is for ridge: leave out variational, or l1_ratio and nonneg")
+
+    @property
+    def _is_ridge(self) -> bool:
+        return self.l1_ratio is None and not self.nonneg
+
+    @property
+    def has_covariance(self) -> bool:
+        """Whether factors are distributions (static)."""
+        return self._is_ridge if self.variational is None else self.variational
+
+    @property
+    def penalty(self) -> Penalty:
+        """Omega of the factors, alpha included."""
+        if self.l1_ratio is None:
+            return Ridge(self.alpha, nonneg=self.nonneg)
+        return ElasticNet(self.alpha, self.l1_ratio, nonneg=self.nonneg)
+
+    def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Observed:
+        """Ratings as arrays on the device, or the devices of a mesh."""
+        return observed(ratings, mesh)
+
+    def init(self, key: Key, data: Observed) -> ALSState:
+        """Random factors of the items; zeros elsewhere."""
+        k, n_users, n_items = self.n_components, data.by_user.n_rows, data.by_item.n_rows
+        total = total_weight(data.by_user)
+        mean = total_weight(data.by_user, values=True) / total
+        items = _INITIAL_SCALE * jax.random.normal(key, (n_items, k), mean.dtype)
+        items = jnp.abs(items) if self.nonneg else items
+
+        def side(factors: Array) -> Side:
+            n = factors.shape[0]
+            covariance = jnp.zeros((n, k, k), mean.dtype) if self.has_covariance else None
+            return Side(factors, jnp.zeros(n, mean.dtype), covariance, total / n)
+
+        users = side(jnp.zeros((n_users, k), mean.dtype))
+        return ALSState(mean, users, side(items), jnp.ones((), mean.dtype))
+
+    def epoch(self, key: Key, state: ALSState, data: Observed) -> ALSState:
+        """A half-step of the users and one of the items; nothing is random."""
+        users, noise = self.half_step(data.by_user, state.users, state.items, state.mean, state.noise)
+        items, noise = self.half_step(data.by_item, state.items, users, state.mean, noise)
+        return ALSState(state.mean, users, items, noise)
+
+    def resume(self, old: ALSState, new: ALSState, users: HostArray, items: HostArray) -> ALSState:
+        """A first state with the rows of an old one: arguments as in `Model.resume`."""
+
+        def side(old: Side, new: Side, positions: HostArray) -> Side:
+            carried = jax.tree.map(lambda a, b: carry_over(a, b, positions), old._replace(load=None), new._replace(load=None))
+            return carried._replace(load=new.load)
+
+        return ALSState(new.mean, side(old.users, new.users, users), side(old.items, new.items, items), old.noise)
+
+    def fold_in(self, state: ALSState, rows: RaggedRows) -> tuple[Array, Array]:
+        """Factors ``(m, k)`` and biases ``(m,)`` of other users, from their ratings and the items of a state.
+
+        Differentiable in the state, the ratings and the numbers of the configuration.
+        """
+        shape, dtype = (rows.n_rows, self.n_components), state.mean.dtype
+        own = Side(jnp.zeros(shape, dtype), jnp.zeros(shape[0], dtype), None, state.users.load)
+        new, _ = self.half_step(rows, own, state.items, state.mean, state.noise)
+        return new.factors, new.bias
+
+    def half_step(self, rows: RaggedRows, own: Side, other: Side, mean: Array, noise: Array) -> tuple[Side, Array]:
+        """The best users for given items, or the best items for given users.
+
+        Args:
+          rows: ratings by user, or by item.
+          own: what is solved for; coordinate descent starts there.
+          other: of the columns.
+          mean: scalar.
+          noise: variance of the ratings about the predictions, a scalar; only for distributions.
+
+        Returns:
+          the new side, and the noise as it is now, unchanged for point estimates.
+        """
+
+        def block(shared: Any, tiles: Tile, numbers: Array) -> Any:
+            own, other, mean, noise = shared
+            sums = sum_rows(tiles, numbers.shape[0], lambda tile: _chunk_sums(tile, other, mean))
+            return self._solve(sums, own.factors.at[numbers].get(mode="fill", fill_value=0), own.load, noise)
+
+        (factors, bias, covariance), (square, weight) = map_blocks(block, (own, other, mean, noise), rows)
+        if self.has_covariance:
+            noise = square.sum() / jnp.maximum(weight.sum(), 1)
+        return Side(factors, bias, covariance, own.load), noise
+
+    def _solve(
+        self, sums: RowSums, start: Array, load: Array, noise: Array
+    ) -> tuple[tuple[Array, Array, Array | None], tuple[Array, Array]]:
+        """Factors, biases and covariances of rows; their squared errors and weights: all of ``(m, ...)``."""
+        gram, beta, dtype = sums.gram, sums.beta, sums.beta.dtype
+        # The bias that is best for given factors, put into the problem, leaves one in the factors alone.
+        damped = 1 / (sums.weight + jnp.asarray(self.bias_alpha, dtype)) if self.biases else jnp.zeros_like(sums.weight)
+        column_sum = sums.column_sum
+        inner = gram - damped[:, None, None] * column_sum[:, :, None] * column_sum[:, None]
+        linear = beta - (damped * sums.value)[:, None] * column_sum
+        square = sums.square - damped * sums.value**2
+        # Sums are divided by what the penalty of a row is to be multiplied with, so that one penalty serves all.
+        share = jnp.where(sums.weight > 0, sums.weight, load) / load
+        scale = share ** -jnp.asarray(self.scaling, dtype) / load
+        inner, linear, square = scale[:, None, None] * inner, scale[:, None] * linear, scale * square
+        covariance = None
+        if self._is_ridge:
+            k = self.n_components
+            factor = cholesky_shifted(inner, jnp.asarray(self.alpha, dtype))
+            factors = cho_solve(factor, linear)
+            if self.has_covariance:
+                identity = jnp.broadcast_to(jnp.eye(k, dtype=dtype), gram.shape)
+                covariance = (noise * scale)[:, None, None] * jax.scipy.linalg.cho_solve((factor, True), identity)
+        else:
+            solver = self.code_solver or default_code_solver(self.penalty)
+            factors = solve_codes(inner, linear, self.penalty, sq_norm=square, solver=solver, init=start)[0]
+        bias = damped * (sums.value - jnp.sum(column_sum * factors, -1))
+        error = sums.square + bias**2 * sums.weight - 2 * bias * sums.value
+        error += jnp.sum(factors * (jnp.einsum("mkl,ml->mk", gram, factors) - 2 * beta + 2 * bias[:, None] * column_sum), -1)
+        if covariance is not None:
+            error += jnp.sum(gram * covariance, (1, 2))
+        return (factors, bias, covariance), (error, sums.weight)
+
+    def factors(self, state: ALSState) -> Factors:
+        """The model of a state."""
+        return Factors(
+            state.mean, state.users.bias, state.items.bias, state.users.factors, state.items.factors
+        )
+
+
+def _chunk_sums(tile: Tile, other: Side, mean: Array) -> RowSums:
+    columns, weights = tile.columns, tile.weights
+    values = tile.values - mean - other.bias[columns]
+    factors = other.factors[columns]
+    weighted = weights[..., None] * factors
+    gram = jnp.einsum("cwk,cwl->ckl", weighted, factors, precision="highest")
+    if other.covariance is not None:
+        gram += jnp.einsum("cw,cwkl->ckl", weights, other.covariance[columns], precision="highest")
+    return RowSums(
+        gram=gram,
+        beta=jnp.einsum("cwk,cw->ck", weighted, values, precision="highest"),
+        column_sum=weighted.sum(1),
+        weight=weights.sum(1),
+        value=(weights * values).sum(1),
+        square=(weights * values**2).sum(1),
+    )

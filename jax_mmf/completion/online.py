@@ -1,0 +1,211 @@
+"""Explicit feedback, a mini-batch of users at a time: masked online dictionary learning ([ICML16], section 4.2).
+
+The dictionary is the items. A step solves for the users of a mini-batch, each on the items that it rated, and improves the
+items on the surrogate. Feature j of the dictionary, an item, is in few samples only: its statistics are averages over those,
+with a counter of its own, of residuals as with any partial B (see `jax_mmf.surrogate`).
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+
+from jax_mmf.completion.explicit import ALSState, ExplicitALS, Side
+from jax_mmf.completion.factors import Factors, carry_over
+from jax_mmf.completion.ragged import Observed, RaggedRows, Tile, observed
+from jax_mmf.completion.ratings import Ratings
+from jax_mmf.constraints import L2Ball
+from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryProblem
+from jax_mmf.forgetting import Forgetting, PowerForgetting
+from jax_mmf.linalg import matmul
+from jax_mmf.pytrees import register_configuration
+from jax_mmf.subsampling import FullSubset
+from jax_mmf.surrogate import BatchMoments
+from jax_mmf.typing import Array, Float, HostArray, Key
+from jax_mmf.validation import check_choice, check_count, check_real
+
+_BIAS_EPOCHS = 5
+
+
+class OnlineState(NamedTuple):
+    """State of the online solver.
+
+    Attributes:
+      model: mean, biases and factors, as of alternating least squares; those of a user are of its last visit.
+      c: ``(k, k)`` second moments of the factors of the users.
+      residual: ``(k, n_items)`` products of these factors and of what they leave of the ratings.
+      counts: ``(n_items,)`` number of ratings of each item seen.
+      n_seen: int32 scalar, number of users seen.
+    """
+
+    model: ALSState
+    c: Array
+    residual: Array
+    counts: Array
+    n_seen: Array
+
+
+@register_configuration
+@dataclass(frozen=True)
+class ExplicitOnline:
+    """Masked online dictionary learning for ratings [ICML16]: configuration.
+
+    Biases come first: those of the streamed side are solved for with its factors, those of the other side are fitted
+    once, without factors. The atoms of the dictionary are in an l2 ball.
+
+    Attributes:
+      n_components: k, number of factors, or atoms (static).
+      alpha: strength of the ridge on the factors of the streamed side, per rating of a user with a mean number of them.
+      scaling: how that penalty grows with the number of ratings of a user: 1 is [ICML16].
+      bias_alpha: strength of the penalty of the biases, > 0.
+      radius: of the ball: the mean square of an entry of an atom.
+      forgetting: weight of a mini-batch.
+      batch_size: users in a mini-batch (static).
+      n_sweeps: passes over the atoms in a step (static).
+      streamed: ``"users"`` or ``"items"``: which side is streamed; the other one is the dictionary (static).
+
+    Raises:
+      ValueError: for numbers out of range and another side.
+      TypeError: for values that are not numbers.
+    """
+
+    n_components: int = field(default=32, metadata={"static": True})
+    alpha: Float = 0.1
+    scaling: Float = 0.5
+    bias_alpha: Float = 3.0
+    radius: Float = 1.0
+    forgetting: Forgetting = PowerForgetting(0.9)
+    batch_size: int = field(default=64, metadata={"static": True})
+    n_sweeps: int = field(default=1, metadata={"static": True})
+    streamed: str = field(default="users", metadata={"static": True})
+
+    feedback = "explicit"
+
+    def __post_init__(self) -> None:
+        for name in ("n_components", "batch_size", "n_sweeps"):
+            check_count(name, getattr(self, name))
+        check_choice("streamed", self.streamed, ("users", "items"))
+        check_real("radius", self.radius, low=0.0, open_low=True)
+        _ = self._ridge(self.n_components)
+
+    def _ridge(self, n_components: int) -> ExplicitALS:
+        """Alternating least squares with the same users."""
+        return ExplicitALS(
+            n_components, self.alpha, scaling=self.scaling, bias_alpha=self.bias_alpha, variational=False
+        )
+
+    def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Observed:
+        """Ratings as arrays on the device; ``by_user`` is by the streamed side, in mini-batches."""
+        if mesh is not None:
+            raise ValueError("mesh must be None: mini-batches come one after another; ExplicitALS can be spread")
+        return observed(ratings, transposed=self.streamed == "items", block=self.batch_size)
+
+    def init(self, key: Key, data: Observed) -> OnlineState:
+        """Biases, and random atoms on the sphere."""
+        plain = self._ridge(1)
+        model = plain.init(key, data)
+        # Without factors, half-steps are those of the biases alone.
+        model = model._replace(items=model.items._replace(factors=jnp.zeros_like(model.items.factors)))
+        model = lax.fori_loop(0, _BIAS_EPOCHS, lambda _, model: plain.epoch(key, model, data), model)
+        k, n_users, n_items = self.n_components, data.by_user.n_rows, data.by_item.n_rows
+        atoms = jax.random.normal(key, (k, n_items), model.mean.dtype)
+        atoms *= jnp.sqrt(self.radius * n_items) / jnp.linalg.norm(atoms, axis=1, keepdims=True)
+        users = model.users._replace(factors=jnp.zeros((n_users, k), atoms.dtype))
+        return OnlineState(
+            ALSState(model.mean, users, model.items._replace(factors=atoms.T), model.noise),
+            jnp.zeros((k, k), atoms.dtype),
+            jnp.zeros((k, n_items), atoms.dtype),
+            jnp.zeros(n_items, atoms.dtype),
+            jnp.zeros((), jnp.int32),
+        )
+
+    def epoch(self, key: Key, state: OnlineState, data: Observed) -> OnlineState:
+        """A step on each mini-batch of users, in random order."""
+        rows = data.by_user
+        n_blocks = rows.numbers.shape[0]
+
+        def step(state: OnlineState, number: Array) -> tuple[OnlineState, None]:
+            one = jax.tree.map(lambda a: a[number][None], (rows.tiles, rows.numbers))
+            block = RaggedRows(*one, jnp.arange(one[1].shape[1], dtype=jnp.int32))
+            return self.step(jax.random.fold_in(key, number), state, block), None
+
+        return lax.scan(step, state, jax.random.permutation(jax.random.fold_in(key, n_blocks), n_blocks))[0]
+
+    def step(self, key: Key, state: OnlineState, batch: RaggedRows) -> OnlineState:
+        """One step on a mini-batch: a block of rows; ``batch.numbers`` says which users these are."""
+        ridge, model, numbers = self._ridge(self.n_components), state.model, batch.numbers[0]
+        size, dtype = numbers.shape[0], state.c.dtype
+        own = model.users._replace(factors=jnp.zeros((size, self.n_components), dtype), bias=jnp.zeros(size, dtype))
+        users, _ = ridge.half_step(batch, own, model.items, model.mean, model.noise)
+        left_over, seen = _left_over(batch, users, model.items, model.mean)
+
+        n_batch = (numbers < model.users.bias.shape[0]).sum()  # the last places of a block may be empty
+        n_seen = state.n_seen + n_batch.astype(jnp.int32)
+        weight = self.forgetting.weight(state.n_seen, size).astype(dtype)
+        c = (1 - weight) * state.c + weight * matmul(users.factors.T, users.factors) / n_batch
+        counts = state.counts + seen
+        safe = lambda count: jnp.where(count > 0, count, 1)  # noqa: E731
+        # A feature that m of b samples have gets the share m / b of the weight, over its share n_j / n of all before.
+        share = jnp.minimum(1, weight * seen / n_batch * n_seen.astype(dtype) / safe(counts))
+        residual = (1 - share) * state.residual + share / safe(seen) * left_over.T
+
+        atoms = model.items.factors.T
+        b = residual + matmul(c, atoms)
+        ball = L2Ball(radius=jnp.asarray(self.radius, dtype) * atoms.shape[1])
+        every = FullSubset().draw(key, state.n_seen, atoms.shape[1])
+        budget = jnp.full(atoms.shape[0], ball.radius, dtype)
+        problem = DictionaryProblem(c, b, BatchMoments(c, b), budget, every)
+        moved, _ = BlockCoordinateDescent(n_sweeps=self.n_sweeps).update(key, atoms, problem, ball, ())
+
+        put = lambda old, new: old.at[numbers].set(new, mode="drop")  # noqa: E731
+        all_users = model.users._replace(
+            factors=put(model.users.factors, users.factors), bias=put(model.users.bias, users.bias)
+        )
+        items = model.items._replace(factors=moved.T)
+        return OnlineState(
+            model._replace(users=all_users, items=items), c, b - matmul(c, moved), counts, n_seen
+        )
+
+    def resume(self, old: OnlineState, new: OnlineState, users: HostArray, items: HostArray) -> OnlineState:
+        """A first state with the rows and statistics of an old one: arguments as in `Model.resume`."""
+        streamed, other = (users, items) if self.streamed == "users" else (items, users)
+        return OnlineState(
+            self._ridge(self.n_components).resume(old.model, new.model, streamed, other),
+            old.c,
+            carry_over(old.residual.T, new.residual.T, other).T,
+            carry_over(old.counts, new.counts, other),
+            old.n_seen,
+        )
+
+    def fold_in(self, state: OnlineState, rows: RaggedRows) -> tuple[Array, Array]:
+        """Factors ``(m, k)`` and biases ``(m,)`` of other users: as `ExplicitALS.fold_in`."""
+        return self._ridge(self.n_components).fold_in(_by_users(self.streamed, state.model), rows)
+
+    def factors(self, state: OnlineState) -> Factors:
+        """The model of a state."""
+        return self._ridge(self.n_components).factors(_by_users(self.streamed, state.model))
+
+
+def _by_users(streamed: str, model: ALSState) -> ALSState:
+    return model if streamed == "users" else model._replace(users=model.items, items=model.users)
+
+
+def _left_over(batch: RaggedRows, users: Side, items: Side, mean: Array) -> tuple[Array, Array]:
+    """Sums over a mini-batch of users' factors times what they leave of the ratings, ``(n_items, k)``, and of weights."""
+    tiles = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batch.tiles)
+    n_items, k = items.factors.shape
+
+    def add(sums: tuple[Array, Array], tile: Tile) -> tuple[tuple[Array, Array], None]:
+        own, bias = (a.at[tile.rows].get(mode="fill", fill_value=0) for a in (users.factors, users.bias))
+        columns, weights = tile.columns, tile.weights
+        scores = jnp.einsum("cwk,ck->cw", items.factors[columns], own, precision="highest")
+        error = weights * (tile.values - mean - items.bias[columns] - bias[:, None] - scores)
+        products = error[..., None] * own[:, None]
+        left, seen = sums
+        return (left.at[columns].add(products), seen.at[columns].add(weights)), None
+
+    zeros = (jnp.zeros((n_items, k), mean.dtype), jnp.zeros(n_items, mean.dtype))
+    return lax.scan(add, zeros, tiles)[0]

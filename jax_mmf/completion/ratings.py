@@ -1,0 +1,372 @@
+"""Ratings: the observed entries of a matrix of users and items."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from jax_mmf.completion.labels import Labels
+from jax_mmf.typing import HostArray
+from jax_mmf.validation import check_choice
+
+_AGGREGATES = ("mean", "sum", "min", "max", "first", "last")
+
+
+@dataclass(frozen=True, eq=False)
+class Ratings:
+    """Observed entries of a matrix of users (rows) and items (columns), in host memory.
+
+    Made by `from_triplets`, `from_scipy`, `from_dense` and `from_frame`, or read by `read_movielens`. Entries are sorted
+    by user, then by item, and no pair comes twice.
+
+    Attributes:
+      user_ids: `Labels` of the ``n_users`` rows.
+      item_ids: `Labels` of the ``n_items`` columns.
+      users: ``(n,)`` int32, row of each entry.
+      items: ``(n,)`` int32, column of each entry.
+      values: ``(n,)`` float32: ratings, counts or clicks.
+      weights: ``(n,)`` float32 >= 0, how much an entry counts in a loss, or None for one each.
+      timestamps: ``(n,)`` numbers that grow with time, or None.
+    """
+
+    user_ids: Labels
+    item_ids: Labels
+    users: HostArray
+    items: HostArray
+    values: HostArray
+    weights: HostArray | None = None
+    timestamps: HostArray | None = None
+
+    @classmethod
+    def from_triplets(
+        cls,
+        users: Any,
+        items: Any,
+        values: Any = None,
+        *,
+        weights: Any = None,
+        timestamps: Any = None,
+        aggregate: str | None = None,
+        user_ids: Any = None,
+        item_ids: Any = None,
+    ) -> "Ratings":
+        """Ratings from one user, one item and one value per entry.
+
+        Args:
+          users: ``(n,)`` ids of any hashable kind.
+          items: ``(n,)`` ids of any hashable kind.
+          values: ``(n,)`` real numbers; one each by default (clicks).
+          weights: ``(n,)`` real numbers >= 0, or None.
+          timestamps: ``(n,)`` real numbers or NumPy dates, or None.
+          aggregate: what becomes of several values of one pair: ``"mean"``, ``"sum"``, ``"min"``, ``"max"``, or the
+            ``"first"`` or ``"last"`` in time (in the order given, without timestamps). None: they are an error. Weights
+            of a pair are added (that of the chosen one, with first and last); its time is the latest.
+          user_ids: ids of all rows, for rows without entries or an order of your own; by default those that occur.
+          item_ids: ids of all columns, likewise.
+
+        Returns:
+          the ratings.
+
+        Raises:
+          ValueError: for no entry at all, lengths that differ, values that are not finite, weights that are negative,
+            pairs that come twice and no aggregate, and ids that are NaN, None or not in ``user_ids`` and ``item_ids``.
+          TypeError: for values that are not numbers.
+        """
+        rows, row_labels = _positions("users", users, user_ids)
+        columns, column_labels = _positions("items", items, item_ids)
+        n = len(rows)
+        if n == 0:
+            raise ValueError("users is empty: ratings need at least one entry")
+        values = np.ones(n, np.float32) if values is None else _column("values", values, n)
+        weights = None if weights is None else _column("weights", weights, n)
+        if weights is not None and (weights < 0).any():
+            raise ValueError(f"weights must be >= 0, got {weights.min():g}")
+        if len(columns) != n:
+            raise ValueError(f"items must be as many as users, {n}, got {len(columns)}")
+        if timestamps is not None:
+            timestamps = np.asarray(timestamps)
+            if timestamps.shape != (n,):
+                raise ValueError(f"timestamps must have shape ({n},), as users, got {timestamps.shape}")
+            if timestamps.dtype.kind not in "iufM":
+                raise TypeError(f"timestamps must be numbers or dates, got dtype {timestamps.dtype}")
+        if aggregate is not None:
+            check_choice("aggregate", aggregate, _AGGREGATES)
+        entries = _Entries(rows, columns, values, weights, timestamps).sorted(len(column_labels))
+        entries = entries.aggregated(aggregate, row_labels, column_labels)
+        return cls(row_labels, column_labels, *entries.columns())
+
+    @classmethod
+    def from_scipy(
+        cls, matrix: Any, *, user_ids: Any = None, item_ids: Any = None, aggregate: str | None = None
+    ) -> "Ratings":
+        """Ratings from a SciPy sparse matrix or array, users in rows. Stored zeros are entries.
+
+        Args:
+          matrix: ``(n_users, n_items)``, of any format.
+          user_ids: of the rows; by default their numbers.
+          item_ids: of the columns; by default their numbers.
+          aggregate: as in `from_triplets`, for formats that hold a pair several times.
+
+        Returns:
+          the ratings.
+
+        Raises:
+          TypeError: if matrix is not sparse.
+          ValueError: as `from_triplets` does.
+        """
+        if not hasattr(matrix, "tocoo"):
+            raise TypeError(f"matrix must be a SciPy sparse matrix, got {type(matrix).__name__}; use from_dense")
+        coo = matrix.tocoo(copy=False)
+        user_labels, item_labels = _matrix_labels(coo.shape, user_ids, item_ids)
+        users, items = user_labels.values[coo.row], item_labels.values[coo.col]
+        return cls.from_triplets(
+            users, items, coo.data, aggregate=aggregate, user_ids=user_labels, item_ids=item_labels
+        )
+
+    @classmethod
+    def from_dense(cls, matrix: Any, *, user_ids: Any = None, item_ids: Any = None) -> "Ratings":
+        """Ratings from an array with NaN where there is none, or a NumPy masked array, users in rows.
+
+        Args:
+          matrix: ``(n_users, n_items)`` of real numbers.
+          user_ids: of the rows; by default their numbers.
+          item_ids: of the columns; by default their numbers.
+
+        Returns:
+          the ratings.
+
+        Raises:
+          ValueError: for another number of axes, and as `from_triplets` does.
+        """
+        masked = np.ma.getmaskarray(matrix) if isinstance(matrix, np.ma.MaskedArray) else None
+        dense = np.asarray(np.ma.getdata(matrix))
+        if dense.ndim != 2:
+            raise ValueError(f"matrix must have 2 axes, users and items, got shape {dense.shape}")
+        if dense.dtype.kind not in "iufb":
+            raise TypeError(f"matrix must hold real numbers, got dtype {dense.dtype}")
+        missing = np.isnan(dense) if dense.dtype.kind == "f" else np.zeros(dense.shape, bool)
+        rows, columns = np.nonzero(~(missing if masked is None else missing | masked))
+        user_labels, item_labels = _matrix_labels(dense.shape, user_ids, item_ids)
+        return cls.from_triplets(
+            user_labels.values[rows], item_labels.values[columns], dense[rows, columns],
+            user_ids=user_labels, item_ids=item_labels,
+        )  # fmt: skip
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        user: str = "user",
+        item: str = "item",
+        value: str | None = "rating",
+        weight: str | None = None,
+        timestamp: str | None = None,
+        aggregate: str | None = None,
+    ) -> "Ratings":
+        """Ratings from columns of a frame of pandas or polars, or of a dictionary of columns.
+
+        Args:
+          frame: anything with named columns.
+          user: name of the column of users.
+          item: name of the column of items.
+          value: name of the column of values; None for one each.
+          weight: name of the column of weights, or None.
+          timestamp: name of the column of times, or None.
+          aggregate: as in `from_triplets`.
+
+        Returns:
+          the ratings.
+
+        Raises:
+          ValueError: for a column that is not there, and as `from_triplets` does.
+        """
+        known = [str(c) for c in (frame.columns if hasattr(frame, "columns") else frame)]
+
+        def column(argument: str, name: str | None) -> Any:
+            if name is None:
+                return None
+            if name not in known:
+                raise ValueError(f"{argument}={name!r} is not a column of the frame, which has {', '.join(known)}")
+            return frame[name]
+
+        return cls.from_triplets(
+            column("user", user), column("item", item), column("value", value),
+            weights=column("weight", weight), timestamps=column("timestamp", timestamp), aggregate=aggregate,
+        )  # fmt: skip
+
+    def __len__(self) -> int:
+        """Number of entries."""
+        return len(self.values)
+
+    def __repr__(self) -> str:
+        return f"Ratings({len(self):,} of {self.n_users:,} users x {self.n_items:,} items)"
+
+    @property
+    def n_users(self) -> int:
+        """Number of rows."""
+        return len(self.user_ids)
+
+    @property
+    def n_items(self) -> int:
+        """Number of columns."""
+        return len(self.item_ids)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(n_users, n_items)``."""
+        return self.n_users, self.n_items
+
+    def select(self, entries: Any) -> "Ratings":
+        """Some entries, of the same users and items.
+
+        Args:
+          entries: ``(n,)`` booleans, or numbers of entries, in any order.
+
+        Returns:
+          ratings, possibly none.
+        """
+        chosen = np.asarray(entries)
+        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else np.sort(chosen)
+        take = lambda a: None if a is None else a[chosen]  # noqa: E731
+        return Ratings(
+            self.user_ids, self.item_ids, self.users[chosen], self.items[chosen], self.values[chosen],
+            take(self.weights), take(self.timestamps),
+        )  # fmt: skip
+
+    def positives(self, threshold: float) -> "Ratings":
+        """Implicit feedback out of explicit: the entries of at least a threshold, with value one."""
+        chosen = self.select(self.values >= threshold)
+        return replace(chosen, values=np.ones_like(chosen.values))
+
+    def to_scipy(self) -> Any:
+        """A SciPy CSR array ``(n_users, n_items)`` of the values, weights not included."""
+        from scipy.sparse import csr_array
+
+        return csr_array((self.values, self.items, self.row_starts()), shape=self.shape)
+
+    def row_starts(self) -> HostArray:
+        """``(n_users + 1,)`` int64: the entries of user u are those from ``starts[u]`` to ``starts[u + 1]``."""
+        return np.concatenate([[0], np.cumsum(np.bincount(self.users, minlength=self.n_users))])
+
+    def relabelled(self, user_ids: Labels, item_ids: Labels) -> "Ratings":
+        """These entries among other users and items; entries of users and items that are not there are left out."""
+        users = user_ids.positions(self.user_ids.values)[self.users]
+        items = item_ids.positions(self.item_ids.values)[self.items]
+        entries = _Entries(users, items, self.values, self.weights, self.timestamps)
+        kept = entries.take(np.flatnonzero((users >= 0) & (items >= 0)))
+        return Ratings(user_ids, item_ids, *kept.sorted(len(item_ids)).columns())
+
+    def union(self, newer: "Ratings") -> "Ratings":
+        """All entries of both; of a pair that is in both, the newer one. New users and items come after the others."""
+        users, items = self.user_ids.union(newer.user_ids), self.item_ids.union(newer.item_ids)
+        at_users, at_items = users.positions(newer.user_ids.values), items.positions(newer.item_ids.values)
+
+        def joined(name: str, default: float) -> HostArray | None:
+            ours, theirs = getattr(self, name), getattr(newer, name)
+            if ours is None and theirs is None:
+                return None
+            if name == "timestamps" and (ours is None or theirs is None):
+                return None
+            fill = lambda a, like: np.full(len(like), default, np.float32) if a is None else a  # noqa: E731
+            return np.concatenate([fill(ours, self), fill(theirs, newer)])
+
+        entries = _Entries(
+            np.concatenate([self.users, at_users[newer.users]]),
+            np.concatenate([self.items, at_items[newer.items]]),
+            np.concatenate([self.values, newer.values]),
+            joined("weights", 1.0),
+            joined("timestamps", 0.0),
+        )
+        pairs = entries.pairs(len(items))
+        # Of equal pairs, the last in the order of the concatenation: times of a clock may be equal or missing.
+        last = len(pairs) - 1 - np.unique(pairs[::-1], return_index=True)[1]
+        return Ratings(users, items, *entries.take(last).columns())
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """Columns of equal length."""
+
+    users: HostArray
+    items: HostArray
+    values: HostArray
+    weights: HostArray | None
+    timestamps: HostArray | None
+
+    def columns(self) -> tuple[HostArray, HostArray, HostArray, HostArray | None, HostArray | None]:
+        return self.users, self.items, self.values, self.weights, self.timestamps
+
+    def take(self, entries: HostArray) -> "_Entries":
+        return _Entries(*(None if c is None else c[entries] for c in self.columns()))  # type: ignore[arg-type]
+
+    def pairs(self, n_items: int) -> HostArray:
+        return self.users.astype(np.int64) * n_items + self.items
+
+    def sorted(self, n_items: int) -> "_Entries":
+        """By user, item and time, in this order; equal ones as they came."""
+        pairs = self.pairs(n_items)
+        order = np.argsort(pairs, kind="stable") if self.timestamps is None else np.lexsort((self.timestamps, pairs))
+        return self.take(order)
+
+    def aggregated(self, how: str | None, user_ids: Labels, item_ids: Labels) -> "_Entries":
+        """One entry per pair of sorted entries."""
+        pairs = self.pairs(len(item_ids))
+        first = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
+        if len(first) == len(pairs):
+            return self
+        if how is None:
+            twice = np.flatnonzero(pairs[1:] == pairs[:-1])
+            user, item = user_ids.values[self.users[twice[0]]], item_ids.values[self.items[twice[0]]]
+            raise ValueError(
+                f"{len(pairs) - len(first)} entries are of a pair that is there already, the first of user {user!r} and "
+                f"item {item!r}; choose aggregate= {', '.join(map(repr, _AGGREGATES))}, or drop them"
+            )
+        last = np.concatenate([first[1:], [len(pairs)]]) - 1
+        chosen = self.take(first if how == "first" else last)
+        if how in ("first", "last"):
+            return chosen
+        reduce = {"min": np.minimum, "max": np.maximum}.get(how, np.add)
+        values = reduce.reduceat(self.values.astype(np.float64), first)
+        if how == "mean":
+            values = values / (last - first + 1)
+        weights = None if self.weights is None else np.add.reduceat(self.weights, first)
+        return replace(chosen, values=values.astype(np.float32), weights=weights)
+
+
+def _positions(name: str, values: Any, given: Any) -> tuple[HostArray, Labels]:
+    try:
+        if given is None:
+            labels, positions = Labels.factorize(values)
+            return positions, labels
+        labels = given if isinstance(given, Labels) else Labels(given)
+        positions = labels.positions(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    if (positions < 0).any():
+        unknown = np.asarray(values, dtype=object)[np.flatnonzero(positions < 0)[0]]
+        raise ValueError(f"{name} has {(positions < 0).sum()} ids that are not in {name[:-1]}_ids, such as {unknown!r}")
+    return positions, labels
+
+
+def _matrix_labels(shape: tuple[int, ...], user_ids: Any, item_ids: Any) -> tuple[Labels, Labels]:
+    pair = []
+    for name, given, size in (("user_ids", user_ids, shape[0]), ("item_ids", item_ids, shape[1])):
+        labels = Labels(np.arange(size) if given is None else given)
+        if len(labels) != size:
+            raise ValueError(f"{name} must be {size}, as many as the matrix has, got {len(labels)}")
+        pair.append(labels)
+    return pair[0], pair[1]
+
+
+def _column(name: str, values: Any, n: int) -> HostArray:
+    array = np.asarray(values)
+    if array.dtype.kind not in "iufb":
+        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
+    if array.shape != (n,):
+        raise ValueError(f"{name} must have shape ({n},), one for each of users, got {array.shape}")
+    bad = ~np.isfinite(array)
+    if bad.any():
+        raise ValueError(f"{name} must be finite, got {array[bad][0]} in {bad.sum()} of {n} entries; drop them first")
+    with np.errstate(over="raise"):
+        return array.astype(np.float32)

@@ -1,0 +1,174 @@
+"""Parts of ratings to train, validate and test on, and searches that never look at the test part."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jax_mmf.completion.fitted import Fitted
+from jax_mmf.completion.model import Model
+from jax_mmf.completion.ratings import Ratings
+from jax_mmf.completion.training import Score, default_score, fit
+from jax_mmf.io.permutation import host_generator
+from jax_mmf.typing import HostArray, Key
+from jax_mmf.validation import check_choice, check_count
+
+_SPLIT = 11
+
+
+def train_test_split(
+    ratings: Ratings, *, test_size: float | int = 0.25, key: Key | None = None, by: str = "random"
+) -> tuple[Ratings, Ratings]:
+    """Two disjoint parts of ratings, of the same users and items.
+
+    Args:
+      ratings: all of them.
+      test_size: of the test part: a share (float in (0, 1)) or a number (int) of all ratings; with ``by="user"``, of the
+        ratings of each user, who keeps at least one to train on.
+      key: PRNG key of the choice; not for ``by="time"``.
+      by: ``"random"``, any entries; ``"user"``, random entries of each user (leave k out); ``"time"``, the latest
+        entries.
+
+    Returns:
+      training and test part.
+
+    Raises:
+      ValueError: for sizes that leave one part empty, a missing key, or ratings without timestamps.
+    """
+    check_choice("by", by, ("random", "user", "time"))
+    n, is_count = len(ratings), isinstance(test_size, int | np.integer)
+    if not (1 <= test_size < n if is_count else 0 < test_size < 1):
+        raise ValueError(f"test_size must be a share in (0, 1) or a number from 1 to {n - 1}, got {test_size!r}")
+    if by == "time" and ratings.timestamps is None:
+        raise ValueError("by='time' needs ratings with timestamps")
+    if by != "time" and key is None:
+        raise ValueError(f"by={by!r} needs a key")
+    if by == "user":
+        place, size = _places(ratings, key)
+        wanted = np.full(len(size), test_size) if is_count else np.floor(test_size * size + 0.5).astype(int)
+        test = place < np.minimum(wanted, size - 1)[ratings.users]
+    else:
+        n_test = int(test_size) if is_count else round(test_size * n)
+        order = np.argsort(ratings.timestamps, kind="stable") if by == "time" else _shuffled(n, key)
+        test = np.zeros(n, bool)
+        test[order[n - n_test :]] = True
+    if test.all() or not test.any():
+        raise ValueError(f"test_size={test_size!r} leaves nothing to {'train' if test.all() else 'test'} on")
+    return ratings.select(~test), ratings.select(test)
+
+
+def k_folds(ratings: Ratings, n_folds: int, *, key: Key) -> Iterator[tuple[Ratings, Ratings]]:
+    """Pairs of training and validation part: each rating is in one of the latter.
+
+    Args:
+      ratings: all of them.
+      n_folds: number of pairs, at least 2.
+      key: PRNG key.
+
+    Yields:
+      training and validation part.
+    """
+    check_count("n_folds", n_folds, low=2)
+    if n_folds > len(ratings):
+        raise ValueError(f"n_folds must be at most the number of ratings, {len(ratings)}, got {n_folds}")
+    fold = np.empty(len(ratings), int)
+    fold[_shuffled(len(ratings), key)] = np.arange(len(ratings)) % n_folds
+    for number in range(n_folds):
+        yield ratings.select(fold != number), ratings.select(fold == number)
+
+
+class Trial(NamedTuple):
+    """One configuration of a search: ``values`` by name, mean ``score`` over the folds (the smaller the better), and the
+    mean number of epochs after which validation was best."""
+
+    values: dict[str, Any]
+    score: float
+    n_epochs: int
+
+
+class SearchResult(NamedTuple):
+    """What `search` returns: the best ``model`` and its ``n_epochs``, fitted to all ratings, and all ``trials``."""
+
+    fitted: Fitted
+    n_epochs: int
+    trials: list[Trial]
+
+
+def search(
+    model: Model,
+    ratings: Ratings,
+    values: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    *,
+    key: Key,
+    n_folds: int = 3,
+    n_epochs: int = 30,
+    patience: int | None = 5,
+    score: Score | None = None,
+    validation: Ratings | None = None,
+) -> SearchResult:
+    """The best values of a configuration by cross-validation, and the model with them on all ratings.
+
+    Args:
+      model: the configuration.
+      ratings: to train and validate on; a test part stays outside.
+      values: of fields of the configuration: lists by name, of which all combinations are tried, or a list of
+        combinations. Values of static fields (sizes) compile anew, others do not.
+      key: PRNG key.
+      n_folds: of the cross-validation.
+      n_epochs: at most, in each fit.
+      patience: as in `fit`.
+      score: as in `fit`.
+      validation: a part to validate on instead of folds.
+
+    Returns:
+      a `SearchResult`.
+
+    Raises:
+      ValueError: for no combinations, and as `fit` does.
+    """
+    grid = _combinations(values)
+    folds = [(ratings, validation)] if validation is not None else list(k_folds(ratings, n_folds, key=key))
+    trials = []
+    for chosen in grid:
+        candidate = replace(model, **chosen)  # type: ignore[type-var]
+        scores, epochs = [], []
+        for number, (train, held_out) in enumerate(folds):
+            one = fit(
+                candidate, train, key=jax.random.fold_in(key, number), n_epochs=n_epochs, validation=held_out,
+                patience=patience, score=score or default_score(candidate, train),
+            )  # fmt: skip
+            found = [record.score for record in one.history]
+            scores.append(min(found))
+            epochs.append(int(np.argmin(found)) + 1)
+        trials.append(Trial(dict(chosen), float(np.mean(scores)), round(float(np.mean(epochs)))))
+    best = min(trials, key=lambda trial: trial.score)
+    everything = ratings if validation is None else ratings.union(validation)
+    final = fit(replace(model, **best.values), everything, key=key, n_epochs=best.n_epochs)  # type: ignore[type-var]
+    return SearchResult(final, best.n_epochs, trials)
+
+
+def _combinations(values: Any) -> list[dict[str, Any]]:
+    if isinstance(values, Mapping):
+        grid = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+    else:
+        grid = [dict(chosen) for chosen in values]
+    if not grid:
+        raise ValueError("values must hold at least one combination")
+    return grid
+
+
+def _shuffled(n: int, key: Key | None) -> HostArray:
+    assert key is not None
+    return host_generator(key, _SPLIT).permutation(n)
+
+
+def _places(ratings: Ratings, key: Key | None) -> tuple[HostArray, HostArray]:
+    """Place of each entry in a random order of its user's ``(n,)``, and entries of each user ``(n_users,)``."""
+    starts = ratings.row_starts()
+    order = np.lexsort((_shuffled(len(ratings), key), ratings.users))
+    place = np.empty(len(ratings), int)
+    place[order] = np.arange(len(ratings)) - starts[ratings.users[order]]
+    return place, np.diff(starts)

@@ -1,0 +1,151 @@
+"""`fit`: a model over ratings, epoch by epoch, with validation, early stopping and callbacks."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jax_mmf.completion import metrics
+from jax_mmf.completion.fitted import EpochRecord, Fitted, fitted
+from jax_mmf.completion.model import Model
+from jax_mmf.completion.ratings import Ratings
+from jax_mmf.typing import Key
+from jax_mmf.validation import check_count, check_methods
+
+Score = Callable[[Fitted, Ratings], float]
+"""A number for a model and validation ratings; smaller is better."""
+
+_METHODS = ("feedback", "prepare", "init", "epoch", "resume", "fold_in", "factors")
+_prepare_state = jax.jit(lambda model, key, data: model.init(key, data))
+
+
+@functools.partial(jax.jit, donate_argnums=2)
+def _epoch(model: Model, key: Key, state: Any, data: Any) -> Any:
+    return model.epoch(key, state, data)
+
+
+@dataclass(frozen=True)
+class CompletionEvent:
+    """What a callback is told after an epoch. Its arrays are valid during the call: the next epoch reuses their memory.
+
+    Attributes:
+      model: the configuration.
+      state: after the epoch.
+      record: of the epoch.
+      history: of all epochs so far.
+    """
+
+    model: Model
+    state: Any
+    record: EpochRecord
+    history: Sequence[EpochRecord]
+
+
+def fit(
+    model: Model,
+    train: Ratings,
+    *,
+    key: Key,
+    n_epochs: int = 20,
+    validation: Ratings | None = None,
+    patience: int | None = None,
+    score: Score | None = None,
+    callbacks: Sequence[Callable[[CompletionEvent], Any]] = (),
+    mesh: Mesh | None = None,
+    start: Fitted | None = None,
+) -> Fitted:
+    """Learn a model from ratings.
+
+    One program is compiled for the whole run, and none for a run with other numbers (alpha and so on) on as many ratings.
+
+    Args:
+      model: `ExplicitALS`, `ExplicitOnline`, `ImplicitALS`, `BPR`, or any `Model`.
+      train: ratings to learn from.
+      key: PRNG key. The same key gives the same bits.
+      n_epochs: passes over the ratings.
+      validation: ratings to score the model on after each epoch. What is returned is then the best epoch's.
+      patience: epochs without a better score after which the run ends; None runs all. Needs validation.
+      score: of a model on validation ratings, the smaller the better; by default the root mean squared error for explicit
+        feedback, and one less NDCG@10, training items excluded, for implicit.
+      callbacks: called with a `CompletionEvent` after each epoch; one that returns a true value ends the run.
+      mesh: of devices with one axis, over which the rows are spread; None for one device.
+      start: a model to go on from, of the same configuration; users and items that are new start from nothing.
+
+    Returns:
+      a `Fitted`.
+
+    Raises:
+      ValueError: for no ratings, and patience or a score without validation.
+      TypeError: for a model that lacks a method, naming it, and ratings that are none.
+      FloatingPointError: if numbers overflow.
+    """
+    check_methods("model", model, "model of ratings", _METHODS)
+    for name, ratings in (("train", train), ("validation", validation)):
+        if ratings is not None and not isinstance(ratings, Ratings):
+            raise TypeError(f"{name} must be Ratings, got {type(ratings).__name__}; see Ratings.from_triplets")
+    if len(train) == 0:
+        raise ValueError("train holds no rating")
+    check_count("n_epochs", n_epochs)
+    if patience is not None:
+        check_count("patience", patience)
+    if validation is None and (patience is not None or score is not None):
+        raise ValueError("patience and score need validation ratings")
+    score = default_score(model, train) if score is None else score
+    limits = (float(train.values.min()), float(train.values.max())) if model.feedback == "explicit" else None
+
+    data = model.prepare(train, mesh)
+    state = _prepare_state(model, key, data)
+    if start is not None:
+        if type(start.model) is not type(model):
+            raise ValueError(f"start must be a {type(model).__name__}, got a {type(start.model).__name__}")
+        users = start.ratings.user_ids.positions(train.user_ids.values)
+        items = start.ratings.item_ids.positions(train.item_ids.values)
+        state = model.resume(start.state, state, users, items)
+    history: list[EpochRecord] = []
+    best, best_score, stale, seconds = None, math.inf, 0, 0.0
+    for epoch in range(1, n_epochs + 1):
+        began = time.perf_counter()
+        state = jax.block_until_ready(_epoch(model, jax.random.fold_in(key, epoch), state, data))
+        seconds += time.perf_counter() - began
+        now = math.nan
+        if validation is not None:
+            now = score(fitted(model, state, train, limits, history), validation)
+            stale = 0 if now < best_score else stale + 1
+            if now < best_score or best is None:
+                best, best_score = jax.tree.map(np.asarray, state), now
+        history.append(EpochRecord(epoch, seconds, now))
+        event = CompletionEvent(model, state, history[-1], history)
+        if any([callback(event) for callback in callbacks]) or (patience is not None and stale >= patience):
+            break
+    result = fitted(model, state if best is None else jax.tree.map(jax.numpy.asarray, best), train, limits, history)
+    if not all(np.isfinite(np.asarray(a)).all() for a in result.factors):
+        raise FloatingPointError(f"factors are not finite after {len(history)} epochs; scale the ratings, or raise alpha")
+    return result
+
+
+def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> Fitted:
+    """Learn new ratings, of known and of new users and items, starting from a model.
+
+    Args:
+      previous: the model.
+      newer: ratings that it has not seen; where it has seen the pair, the new value counts.
+      key: PRNG key.
+      n_epochs: passes over all ratings, old and new.
+
+    Returns:
+      a model of all users and items.
+    """
+    return fit(previous.model, previous.ratings.union(newer), key=key, n_epochs=n_epochs, start=previous)
+
+
+def default_score(model: Model, train: Ratings) -> Score:
+    """The score of `fit` where none is given."""
+    if model.feedback == "explicit":
+        return metrics.rmse
+    return lambda fitted, validation: 1 - metrics.ndcg(fitted, validation, k=10, exclude=train)
