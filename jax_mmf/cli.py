@@ -1,4 +1,4 @@
-"""The command ``jax-mmf``: demo, fit, encode, info."""
+"""The command ``jax-mmf``: demo, fit, encode, info, recommend."""
 
 import json
 import math
@@ -311,6 +311,80 @@ _CONFIGURATION = (
     "dictionary_update",
     "initialization",
 )
+
+
+@_group.command()
+@click.argument("ratings", type=click.Path(path_type=Path), required=False)
+@click.option("--output", "-o", type=_output, default=Path("recommendations.csv"), show_default=True,
+              help="File for the recommendations: .csv or .parquet.")  # fmt: skip
+@click.option("--demo", is_flag=True, help="Learn from MovieLens 100K out of the package recbole, instead of RATINGS.")
+@click.option("--model", "kind", type=click.Choice(["als", "online", "implicit", "bpr"]), default="als",
+              show_default=True, help="Ratings: als, online. Clicks and counts: implicit, bpr.")  # fmt: skip
+@click.option("-k", "--components", type=click.IntRange(min=1), default=32, show_default=True,
+              help="Number of factors.")  # fmt: skip
+@click.option("--alpha", type=_Finite(min=0), help="Strength of the penalty. [default: that of the model]")
+@click.option("--epochs", type=click.IntRange(min=1), default=20, show_default=True, help="Passes over the ratings.")
+@click.option("-n", "--top", type=click.IntRange(min=1), default=10, show_default=True, help="Items for each user.")
+@click.option("--test", type=_Finite(0, 0.9), default=0.1, show_default=True,
+              help="Share of the ratings to measure the error on first; 0 for none.")  # fmt: skip
+@click.option("--threshold", type=_Finite(), help="Ratings of at least this are clicks (implicit and bpr).")
+@click.option("--aggregate", type=click.Choice(["mean", "sum", "min", "max", "first", "last"]),
+              help="What becomes of several ratings of one pair. [default: an error]")  # fmt: skip
+@click.option("--include-seen", is_flag=True, help="Recommend items that a user has rated, too.")
+@click.option(
+    "--titles", type=click.Path(path_type=Path), help="File of titles: u.item, movies.dat, movies.csv, .item."
+)
+@click.option("--save", type=_output, help="Model file to write.")
+@click.option(
+    "--seed", type=click.IntRange(-(2**63), 2**63 - 1), default=0, show_default=True, help="Of all random choices."
+)
+@_quiet
+def recommend(ratings: Path | None, output: Path, demo: bool, **options: Any) -> None:
+    """Recommend items to the users in RATINGS: u.data, ratings.dat, ratings.csv, .inter or .tsv, or their folder.
+
+    Measures the error on a part of the ratings, learns from all of them, and writes the best items of each user that
+    it has not rated.
+    """
+    from jax_mmf import completion
+    from jax_mmf.completion import command
+
+    if demo == (ratings is not None):
+        raise click.UsageError("give RATINGS, or --demo instead")
+    source, titles = (ratings, options["titles"]) if ratings is not None else completion.movielens_100k()
+    if output.suffix not in (".csv", ".parquet"):
+        raise click.UsageError(f"--output {output} has none of the endings .csv, .parquet")
+    for path in (output, options["save"]):
+        _check_writable(path, *(p for p in (source, titles) if p is not None))
+    data = completion.read_movielens(source, aggregate=options["aggregate"])
+    items = None if titles is None else completion.read_movielens_items(titles)
+    implicit = options["kind"] in ("implicit", "bpr")
+    if options["threshold"] is not None:
+        if not implicit:
+            raise click.UsageError("--threshold is for --model implicit and bpr; als and online predict the ratings")
+        data = data.positives(options["threshold"])
+    click.echo(f"{len(data):,} ratings of {data.n_users:,} users and {data.n_items:,} items")
+    model = command.configuration(options["kind"], options["components"], options["alpha"])
+    n_epochs, seed = options["epochs"], options["seed"]
+    n_fits = 2 if options["test"] > 0 else 1
+    with tqdm(total=n_fits * n_epochs, unit="epoch", desc="learning", disable=options["quiet"] or None) as bar:
+
+        def progress(_: Any) -> None:
+            bar.update()
+
+        if options["test"] > 0:
+            report = command.evaluate(model, data, options["test"], seed, n_epochs, progress)
+            bar.write(f"on {options['test']:.0%} of the ratings, learned from the others: {report}", file=sys.stdout)
+        fitted = completion.fit(model, data, key=jax.random.key(seed), n_epochs=n_epochs, callbacks=(progress,))
+    if options["save"] is not None:
+        completion.save_model(options["save"], fitted)
+        click.echo(f"{options['save']}: model")
+    count = command.write_recommendations(
+        output, fitted, n=options["top"], exclude_seen=not options["include_seen"], items=items
+    )
+    click.echo(f"{output}: {count:,} recommendations")
+    if demo:
+        for line in command.sample(fitted, items):
+            click.echo(line)
 
 
 def _solver(options: dict[str, Any]) -> mmf.OnlineFactorization:

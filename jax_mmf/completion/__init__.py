@@ -8,6 +8,7 @@ from jax_mmf.completion.implicit import ImplicitALS
 from jax_mmf.completion.labels import Labels
 from jax_mmf.completion.metrics import average_precision, coverage, mae, ndcg, recall, rmse
 from jax_mmf.completion.model import Model
+from jax_mmf.completion.model_file import load_model, save_model
 from jax_mmf.completion.movielens import Items, movielens_100k, read_movielens, read_movielens_items
 from jax_mmf.completion.online import ExplicitOnline
 from jax_mmf.completion.ragged import RaggedRows, padded_rows, ragged_rows
@@ -36,6 +37,7 @@ __all__ = [
     "coverage",
     "fit",
     "k_folds",
+    "load_model",
     "mae",
     "movielens_100k",
     "ndcg",
@@ -46,6 +48,7 @@ __all__ = [
     "read_movielens_items",
     "recall",
     "rmse",
+    "save_model",
     "search",
     "train_test_split",
     "update",

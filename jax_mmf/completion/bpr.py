@@ -81,7 +81,8 @@ class BPR:
             raise ValueError("mesh must be None: steps come one after another; ImplicitALS can be spread")
         arrays = (ratings.users, ratings.items, ratings.row_starts())
         numbers = jnp.arange(ratings.n_items, dtype=jnp.int32)
-        return Clicks(*(jnp.asarray(a, jnp.int32) for a in arrays), numbers)
+        users, items, starts = (jnp.asarray(a, jnp.int32) for a in arrays)
+        return Clicks(users, items, starts, numbers)
 
     def init(self, key: Key, data: Clicks) -> BPRState:
         """Random factors."""
@@ -108,7 +109,7 @@ class BPR:
             gradient = jax.grad(self.loss)(state.model, users, items, other, ~_clicked(data, users, other))
             gradient = gradient._replace(mean=jnp.zeros_like(gradient.mean), user_bias=0 * gradient.user_bias)
             updates, optimizer = self.optimizer.update(gradient, state.optimizer, state.model)
-            return BPRState(optax.apply_updates(state.model, updates), optimizer), None  # type: ignore[arg-type]
+            return BPRState(optax.apply_updates(state.model, updates), optimizer), None
 
         return lax.scan(step, state, (batches, others))[0]
 

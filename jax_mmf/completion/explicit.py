@@ -1,7 +1,7 @@
 """Explicit feedback: ratings as mean, biases and factors, by alternating least squares.
 
-The problem, with the weights w of the entries, n_u and n_i the total weights of a user and of an item, and a bar for the
-mean of these over all users, or items::
+The problem, with w the weights of the entries, n_u and n_i the total weights of a user and of an item, and a bar for
+the mean of these over all users, or items::
 
     min  sum over entries  w / 2 (r_ui - mean - b_u - c_i - a_u . d_i)^2
          + alpha  sum over users  n_bar (n_u / n_bar)^scaling Omega(a_u),  and the same for the items d_i
@@ -87,14 +87,14 @@ class ExplicitALS:
       alpha: strength of the penalty of the factors, >= 0, per rating of a user or item with a mean number of them.
       l1_ratio: share of the l1 norm in an elastic net, in [0, 1]; None for ridge.
       nonneg: whether factors must be non-negative (static).
-      scaling: how the penalty grows with the number of ratings of a user or item: 0, the same for all; 1, in proportion,
-        as in ALS-WR (Zhou et al. 2008); the best is in between.
+      scaling: how the penalty grows with the number of ratings of a user or item: 0, the same for all; 1, in
+        proportion, as in ALS-WR (Zhou et al. 2008); the best is in between.
       bias_alpha: strength of the penalty of the biases, > 0: the number of ratings that a bias is damped by.
       biases: whether there are biases (static).
       variational: whether each factor is a normal distribution instead of a number (static). Half-steps then add the
         covariances of the other side to its Gram matrices (Lim and Teh 2007), and the variance of the noise is learned
-        along with them. It hardly overfits, and needs ``(n_users + n_items) k^2`` numbers. For ridge only, where it is the
-        default.
+        along with them. It hardly overfits, and needs ``(n_users + n_items) k^2`` numbers. For ridge only, where it is
+        the default.
       code_solver: of penalties other than ridge; None for coordinate descent.
 
     Raises:
@@ -175,8 +175,8 @@ class ExplicitALS:
         """A first state with the rows of an old one: arguments as in `Model.resume`."""
 
         def side(old: Side, new: Side, positions: HostArray) -> Side:
-            carried = jax.tree.map(lambda a, b: carry_over(a, b, positions), old._replace(load=None), new._replace(load=None))
-            return carried._replace(load=new.load)
+            carried = jax.tree.map(lambda a, b: carry_over(a, b, positions), old[:3], new[:3])
+            return Side(carried[0], carried[1], carried[2], new.load)
 
         return ALSState(new.mean, side(old.users, new.users, users), side(old.items, new.items, items), old.noise)
 
@@ -242,16 +242,15 @@ class ExplicitALS:
             factors = solve_codes(inner, linear, self.penalty, sq_norm=square, solver=solver, init=start)[0]
         bias = damped * (sums.value - jnp.sum(column_sum * factors, -1))
         error = sums.square + bias**2 * sums.weight - 2 * bias * sums.value
-        error += jnp.sum(factors * (jnp.einsum("mkl,ml->mk", gram, factors) - 2 * beta + 2 * bias[:, None] * column_sum), -1)
+        product = jnp.einsum("mkl,ml->mk", gram, factors, precision="highest")
+        error += jnp.sum(factors * (product - 2 * beta + 2 * bias[:, None] * column_sum), -1)
         if covariance is not None:
             error += jnp.sum(gram * covariance, (1, 2))
         return (factors, bias, covariance), (error, sums.weight)
 
     def factors(self, state: ALSState) -> Factors:
         """The model of a state."""
-        return Factors(
-            state.mean, state.users.bias, state.items.bias, state.users.factors, state.items.factors
-        )
+        return Factors(state.mean, state.users.bias, state.items.bias, state.users.factors, state.items.factors)
 
 
 def _chunk_sums(tile: Tile, other: Side, mean: Array) -> RowSums:

@@ -74,8 +74,8 @@ class Fitted:
         Args:
           users: ``(n,)`` ids, or one id for all items.
           items: ``(n,)`` ids, or one id for all users.
-          unknown: what to do with ids that the model has not seen: ``"bias"`` predicts from the mean and the bias of the
-            other one, ``"error"`` raises.
+          unknown: what to do with ids that the model has not seen: ``"bias"`` predicts from the mean and the bias of
+            the other one, ``"error"`` raises.
 
         Returns:
           ``(n,)`` float32, never NaN; within the range of the training ratings for explicit feedback.
@@ -199,9 +199,7 @@ class Fitted:
         rows = ragged_rows(moved.users, moved.items, moved.values, moved.weights, moved.n_users)
         users, bias = _fold_in(self.model, self.state, rows)
         rated = np.bincount(moved.users, minlength=moved.n_users) > 0
-        factors = self.factors._replace(
-            users=jnp.where(rated[:, None], users, 0), user_bias=jnp.where(rated, bias, 0)
-        )
+        factors = self.factors._replace(users=jnp.where(rated[:, None], users, 0), user_bias=jnp.where(rated, bias, 0))
         return replace(self, factors=factors, ratings=moved)
 
 

@@ -1,12 +1,12 @@
 """Implicit feedback: clicks and counts, by weighted alternating least squares over all pairs.
 
-The problem, with ``w = confidence * weight * value`` of an entry (values are one for clicks), and the weights
-``n_u = sum of w + unobserved_weight * n_items`` of a user (of an item likewise), a bar for their mean::
+The problem, with ``w = confidence * weight * value`` of an entry (values are one for clicks), the weight
+``n_u = sum of w + unobserved_weight * n_items`` of a user, n_i of an item likewise, and a bar for their means::
 
     min  sum over entries  w / 2 (1 - a_u . d_i)^2  +  unobserved_weight / 2  sum over all pairs (a_u . d_i)^2
-         + alpha / 2  sum over users  n_bar (n_u / n_bar)^scaling |a_u|^2,  and the same for the items d_i
+         + alpha / 2  sum over users  n_bar (n_u / n_bar)^scaling |a_u|^2,  the same for the items d_i
 
-This is iALS (Hu, Koren and Volinsky 2008) with the scaled penalty of Rendle et al. 2022, and by blocks of factors iALS++
+This is iALS (Hu, Koren and Volinsky 2008) with the scaled penalty of Rendle et al. 2022, by blocks of factors iALS++
 (Rendle et al. 2021).
 """
 

@@ -38,10 +38,14 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
 def _objects(items: list[Any]) -> HostArray:
     array = np.empty(len(items), dtype=object)
     for position, item in enumerate(items):
-        if not isinstance(item, Hashable) or item is None or item != item:  # NaN
+        if not isinstance(item, Hashable) or item is None or _is_nan(item):
             raise ValueError(f"ids must be hashable and not None or NaN, got {item!r}")
         array[position] = item
     return array

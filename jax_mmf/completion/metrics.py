@@ -1,7 +1,7 @@
 """Measures of predicted ratings and of recommendations, against ratings that were not trained on.
 
-Those of recommendations rank all items that the model knows, but for those in ``exclude``, for each user with a relevant
-test item, and average over these users.
+Those of recommendations rank all items that the model knows, but for those in ``exclude``, for each user with a
+relevant test item, and average over these users.
 """
 
 from typing import TYPE_CHECKING

@@ -14,6 +14,7 @@ from jax_mmf.typing import HostArray
 
 _SUFFIXES = {".data": "\t", ".dat": "::", ".csv": ",", ".inter": "\t", ".tsv": "\t", ".txt": "\t"}
 _RATING_FILES = ("u.data", "ratings.dat", "ratings.csv")
+_NAMES = ["user", "item", "rating", "timestamp"]
 _WITH_HEADER = (".csv", ".inter", ".tsv")
 _USER, _ITEM, _VALUE, _TIME = (
     ("user", "userid", "user_id"),
@@ -72,7 +73,7 @@ def read_movielens(path: str | Path, *, aggregate: str | None = None) -> Ratings
     path = _rating_file(Path(path))
     separator = _separator(path)
     with path.open(encoding="utf-8", errors="replace") as file:
-        names = _header(file, path, separator) if path.suffix in _WITH_HEADER else ["user", "item", "rating", "timestamp"]
+        names = _header(file, path, separator) if path.suffix in _WITH_HEADER else _NAMES
         columns = _columns(file, path, separator, names)
     if not columns or len(next(iter(columns.values()))) == 0:
         raise ValueError(f"{path} holds no ratings")

@@ -1,8 +1,8 @@
 """Explicit feedback, a mini-batch of users at a time: masked online dictionary learning ([ICML16], section 4.2).
 
-The dictionary is the items. A step solves for the users of a mini-batch, each on the items that it rated, and improves the
-items on the surrogate. Feature j of the dictionary, an item, is in few samples only: its statistics are averages over those,
-with a counter of its own, of residuals as with any partial B (see `jax_mmf.surrogate`).
+The dictionary is the items. A step solves for the users of a mini-batch, each on the items that it rated, and improves
+the items on the surrogate. A feature of the dictionary, an item, is in few samples only: its statistics are averages
+over those, with a counter of its own, of residuals as with any partial B (see `jax_mmf.surrogate`).
 """
 
 from dataclasses import dataclass, field
@@ -25,9 +25,10 @@ from jax_mmf.pytrees import register_configuration
 from jax_mmf.subsampling import FullSubset
 from jax_mmf.surrogate import BatchMoments
 from jax_mmf.typing import Array, Float, HostArray, Key
-from jax_mmf.validation import check_choice, check_count, check_real
+from jax_mmf.validation import check_choice, check_count
 
 _BIAS_EPOCHS = 5
+_RADIUS = 0.05  # largest mean square of an atom: a matter of the unit of alpha, to mean what it does in ExplicitALS
 
 
 class OnlineState(NamedTuple):
@@ -61,7 +62,6 @@ class ExplicitOnline:
       alpha: strength of the ridge on the factors of the streamed side, per rating of a user with a mean number of them.
       scaling: how that penalty grows with the number of ratings of a user: 1 is [ICML16].
       bias_alpha: strength of the penalty of the biases, > 0.
-      radius: of the ball: the mean square of an entry of an atom.
       forgetting: weight of a mini-batch.
       batch_size: users in a mini-batch (static).
       n_sweeps: passes over the atoms in a step (static).
@@ -76,7 +76,6 @@ class ExplicitOnline:
     alpha: Float = 0.1
     scaling: Float = 0.5
     bias_alpha: Float = 3.0
-    radius: Float = 1.0
     forgetting: Forgetting = PowerForgetting(0.9)
     batch_size: int = field(default=64, metadata={"static": True})
     n_sweeps: int = field(default=1, metadata={"static": True})
@@ -88,7 +87,6 @@ class ExplicitOnline:
         for name in ("n_components", "batch_size", "n_sweeps"):
             check_count(name, getattr(self, name))
         check_choice("streamed", self.streamed, ("users", "items"))
-        check_real("radius", self.radius, low=0.0, open_low=True)
         _ = self._ridge(self.n_components)
 
     def _ridge(self, n_components: int) -> ExplicitALS:
@@ -112,7 +110,7 @@ class ExplicitOnline:
         model = lax.fori_loop(0, _BIAS_EPOCHS, lambda _, model: plain.epoch(key, model, data), model)
         k, n_users, n_items = self.n_components, data.by_user.n_rows, data.by_item.n_rows
         atoms = jax.random.normal(key, (k, n_items), model.mean.dtype)
-        atoms *= jnp.sqrt(self.radius * n_items) / jnp.linalg.norm(atoms, axis=1, keepdims=True)
+        atoms *= jnp.sqrt(_RADIUS * n_items) / jnp.linalg.norm(atoms, axis=1, keepdims=True)
         users = model.users._replace(factors=jnp.zeros((n_users, k), atoms.dtype))
         return OnlineState(
             ALSState(model.mean, users, model.items._replace(factors=atoms.T), model.noise),
@@ -129,7 +127,7 @@ class ExplicitOnline:
 
         def step(state: OnlineState, number: Array) -> tuple[OnlineState, None]:
             one = jax.tree.map(lambda a: a[number][None], (rows.tiles, rows.numbers))
-            block = RaggedRows(*one, jnp.arange(one[1].shape[1], dtype=jnp.int32))
+            block = RaggedRows(one[0], one[1], jnp.arange(one[1].shape[1], dtype=jnp.int32))
             return self.step(jax.random.fold_in(key, number), state, block), None
 
         return lax.scan(step, state, jax.random.permutation(jax.random.fold_in(key, n_blocks), n_blocks))[0]
@@ -154,7 +152,7 @@ class ExplicitOnline:
 
         atoms = model.items.factors.T
         b = residual + matmul(c, atoms)
-        ball = L2Ball(radius=jnp.asarray(self.radius, dtype) * atoms.shape[1])
+        ball = L2Ball(radius=jnp.asarray(_RADIUS, dtype) * atoms.shape[1])
         every = FullSubset().draw(key, state.n_seen, atoms.shape[1])
         budget = jnp.full(atoms.shape[0], ball.radius, dtype)
         problem = DictionaryProblem(c, b, BatchMoments(c, b), budget, every)
@@ -165,9 +163,7 @@ class ExplicitOnline:
             factors=put(model.users.factors, users.factors), bias=put(model.users.bias, users.bias)
         )
         items = model.items._replace(factors=moved.T)
-        return OnlineState(
-            model._replace(users=all_users, items=items), c, b - matmul(c, moved), counts, n_seen
-        )
+        return OnlineState(model._replace(users=all_users, items=items), c, b - matmul(c, moved), counts, n_seen)
 
     def resume(self, old: OnlineState, new: OnlineState, users: HostArray, items: HostArray) -> OnlineState:
         """A first state with the rows and statistics of an old one: arguments as in `Model.resume`."""
@@ -194,7 +190,7 @@ def _by_users(streamed: str, model: ALSState) -> ALSState:
 
 
 def _left_over(batch: RaggedRows, users: Side, items: Side, mean: Array) -> tuple[Array, Array]:
-    """Sums over a mini-batch of users' factors times what they leave of the ratings, ``(n_items, k)``, and of weights."""
+    """Sums over a mini-batch of factors of users times what they leave of the ratings ``(n_items, k)``, and weights."""
     tiles = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batch.tiles)
     n_items, k = items.factors.shape
 

@@ -1,11 +1,12 @@
 """Rows of different lengths as arrays of static shape: what half-steps over all users, or all items, run on.
 
-The entries of a row are cut into chunks of one width, the last one padded with weight zero. Sums over a row are sums over
-its chunks. So one small program, compiled once, serves rows of any length, and padding stays below a fifth. On CPU this
-is as fast as batches of rows of similar length, or faster, and compiles in a tenth of the time (docs/completion.md).
+The entries of a row are cut into chunks of one width, the last one padded with weight zero. Sums over a row are sums
+over its chunks. So one small program, compiled once, serves rows of any length, and padding stays below a fifth. On CPU
+this is as fast as batches of rows of similar length, or faster, and compiles in a tenth of the time
+(docs/completion.md).
 
-Chunks are in tiles, what is computed at once, and tiles in blocks of rows, whose sums are in memory at once. Rows are dealt
-to the blocks so that all have about the same number of chunks.
+Chunks are in tiles, what is computed at once, and tiles in blocks of rows, whose sums are in memory at once. Rows are
+dealt to the blocks so that all have about the same number of chunks.
 """
 
 import math
@@ -117,29 +118,24 @@ def ragged_rows(
     slot = (first_chunk[sorted_rows] + within // width) * width + within % width
     shape = (n_blocks, n_tiles, tile)
 
-    def laid_out(source: HostArray, kind: Any) -> HostArray:
+    def laid_out(source: HostArray, kind: Any) -> Any:
         out = np.zeros(n_blocks * capacity * width, kind)
         out[slot] = source[order]
         return out.reshape(*shape, width)
 
-    chunk_rows = np.full(n_blocks * capacity, size, np.int32)
+    chunk_rows: Any = np.full(n_blocks * capacity, size, np.int32)
     chunk_rows[slot // width] = place[sorted_rows]
-    numbers = np.full(n_blocks * size, n_rows, np.int32)
+    numbers: Any = np.full(n_blocks * size, n_rows, np.int32)
     places = at * size + place
     numbers[places] = np.arange(n_rows)
     ones = np.ones(len(rows)) if weights is None else weights
     dtype = jnp.zeros(()).dtype
-    tiles = Tile(
-        laid_out(columns, np.int32), laid_out(values, dtype), laid_out(ones, dtype), chunk_rows.reshape(shape)
-    )
+    tiles = Tile(laid_out(columns, np.int32), laid_out(values, dtype), laid_out(ones, dtype), chunk_rows.reshape(shape))
     by_block = (tiles, numbers.reshape(n_blocks, size))
-    if mesh is None:
-        on_devices, everywhere = jax.device_put(by_block), jnp.asarray(places.astype(np.int32))
-    else:
-        axis = PartitionSpec(mesh.axis_names[0])
-        on_devices = jax.device_put(by_block, NamedSharding(mesh, axis))
-        everywhere = jax.device_put(places.astype(np.int32), NamedSharding(mesh, PartitionSpec()))
-    return RaggedRows(*on_devices, everywhere, mesh)
+    spread = None if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    tiles, numbers = jax.device_put(by_block, spread)
+    return RaggedRows(tiles, numbers, jax.device_put(places.astype(np.int32), everywhere), mesh)
 
 
 class Observed(NamedTuple):
@@ -149,9 +145,7 @@ class Observed(NamedTuple):
     by_item: RaggedRows
 
 
-def observed(
-    ratings: Ratings, mesh: Mesh | None = None, *, transposed: bool = False, block: int = BLOCK
-) -> Observed:
+def observed(ratings: Ratings, mesh: Mesh | None = None, *, transposed: bool = False, block: int = BLOCK) -> Observed:
     """Ratings by user and by item; the other way round if transposed. ``block`` is the rows of a block of the first."""
     users, items, shape = ratings.users, ratings.items, ratings.shape
     if transposed:

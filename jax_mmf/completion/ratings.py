@@ -16,8 +16,8 @@ _AGGREGATES = ("mean", "sum", "min", "max", "first", "last")
 class Ratings:
     """Observed entries of a matrix of users (rows) and items (columns), in host memory.
 
-    Made by `from_triplets`, `from_scipy`, `from_dense` and `from_frame`, or read by `read_movielens`. Entries are sorted
-    by user, then by item, and no pair comes twice.
+    Made by `from_triplets`, `from_scipy`, `from_dense` and `from_frame`, or read by `read_movielens`. Entries are
+    sorted by user, then by item, and no pair comes twice.
 
     Attributes:
       user_ids: `Labels` of the ``n_users`` rows.
@@ -319,8 +319,8 @@ class _Entries:
             twice = np.flatnonzero(pairs[1:] == pairs[:-1])
             user, item = user_ids.values[self.users[twice[0]]], item_ids.values[self.items[twice[0]]]
             raise ValueError(
-                f"{len(pairs) - len(first)} entries are of a pair that is there already, the first of user {user!r} and "
-                f"item {item!r}; choose aggregate= {', '.join(map(repr, _AGGREGATES))}, or drop them"
+                f"{len(pairs) - len(first)} entries are of a pair that is there already, the first of user "
+                f"{user!r} and item {item!r}; choose aggregate= {', '.join(map(repr, _AGGREGATES))}, or drop them"
             )
         last = np.concatenate([first[1:], [len(pairs)]]) - 1
         chosen = self.take(first if how == "first" else last)

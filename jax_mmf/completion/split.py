@@ -1,7 +1,7 @@
 """Parts of ratings to train, validate and test on, and searches that never look at the test part."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -26,8 +26,8 @@ def train_test_split(
 
     Args:
       ratings: all of them.
-      test_size: of the test part: a share (float in (0, 1)) or a number (int) of all ratings; with ``by="user"``, of the
-        ratings of each user, who keeps at least one to train on.
+      test_size: of the test part: a share (float in (0, 1)) or a number (int) of all ratings; with ``by="user"``, of
+        the ratings of each user, who keeps at least one to train on.
       key: PRNG key of the choice; not for ``by="time"``.
       by: ``"random"``, any entries; ``"user"``, random entries of each user (leave k out); ``"time"``, the latest
         entries.
@@ -39,10 +39,11 @@ def train_test_split(
       ValueError: for sizes that leave one part empty, a missing key, or ratings without timestamps.
     """
     check_choice("by", by, ("random", "user", "time"))
+    times = ratings.timestamps
     n, is_count = len(ratings), isinstance(test_size, int | np.integer)
     if not (1 <= test_size < n if is_count else 0 < test_size < 1):
         raise ValueError(f"test_size must be a share in (0, 1) or a number from 1 to {n - 1}, got {test_size!r}")
-    if by == "time" and ratings.timestamps is None:
+    if by == "time" and times is None:
         raise ValueError("by='time' needs ratings with timestamps")
     if by != "time" and key is None:
         raise ValueError(f"by={by!r} needs a key")
@@ -52,7 +53,7 @@ def train_test_split(
         test = place < np.minimum(wanted, size - 1)[ratings.users]
     else:
         n_test = int(test_size) if is_count else round(test_size * n)
-        order = np.argsort(ratings.timestamps, kind="stable") if by == "time" else _shuffled(n, key)
+        order = _shuffled(n, key) if times is None or by != "time" else np.argsort(times, kind="stable")
         test = np.zeros(n, bool)
         test[order[n - n_test :]] = True
     if test.all() or not test.any():
@@ -81,8 +82,13 @@ def k_folds(ratings: Ratings, n_folds: int, *, key: Key) -> Iterator[tuple[Ratin
 
 
 class Trial(NamedTuple):
-    """One configuration of a search: ``values`` by name, mean ``score`` over the folds (the smaller the better), and the
-    mean number of epochs after which validation was best."""
+    """One configuration of a search.
+
+    Attributes:
+      values: of the fields that were tried, by name.
+      score: mean over the folds, the smaller the better.
+      n_epochs: mean number of epochs after which validation was best.
+    """
 
     values: dict[str, Any]
     score: float
@@ -90,7 +96,13 @@ class Trial(NamedTuple):
 
 
 class SearchResult(NamedTuple):
-    """What `search` returns: the best ``model`` and its ``n_epochs``, fitted to all ratings, and all ``trials``."""
+    """What `search` returns.
+
+    Attributes:
+      fitted: the best configuration, learned from all ratings.
+      n_epochs: passes over the ratings in that.
+      trials: all configurations.
+    """
 
     fitted: Fitted
     n_epochs: int

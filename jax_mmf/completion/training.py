@@ -62,7 +62,8 @@ def fit(
 ) -> Fitted:
     """Learn a model from ratings.
 
-    One program is compiled for the whole run, and none for a run with other numbers (alpha and so on) on as many ratings.
+    One program is compiled for the whole run, and none for a run with other numbers (alpha and so on) on the same
+    ratings.
 
     Args:
       model: `ExplicitALS`, `ExplicitOnline`, `ImplicitALS`, `BPR`, or any `Model`.
@@ -71,8 +72,8 @@ def fit(
       n_epochs: passes over the ratings.
       validation: ratings to score the model on after each epoch. What is returned is then the best epoch's.
       patience: epochs without a better score after which the run ends; None runs all. Needs validation.
-      score: of a model on validation ratings, the smaller the better; by default the root mean squared error for explicit
-        feedback, and one less NDCG@10, training items excluded, for implicit.
+      score: of a model on validation ratings, the smaller the better; by default the root mean squared error for
+        explicit feedback, and one less NDCG@10, training items excluded, for implicit.
       callbacks: called with a `CompletionEvent` after each epoch; one that returns a true value ends the run.
       mesh: of devices with one axis, over which the rows are spread; None for one device.
       start: a model to go on from, of the same configuration; users and items that are new start from nothing.
@@ -121,11 +122,14 @@ def fit(
                 best, best_score = jax.tree.map(np.asarray, state), now
         history.append(EpochRecord(epoch, seconds, now))
         event = CompletionEvent(model, state, history[-1], history)
-        if any([callback(event) for callback in callbacks]) or (patience is not None and stale >= patience):
+        stops = [callback(event) for callback in callbacks]
+        if any(stops) or (patience is not None and stale >= patience):
             break
     result = fitted(model, state if best is None else jax.tree.map(jax.numpy.asarray, best), train, limits, history)
     if not all(np.isfinite(np.asarray(a)).all() for a in result.factors):
-        raise FloatingPointError(f"factors are not finite after {len(history)} epochs; scale the ratings, or raise alpha")
+        raise FloatingPointError(
+            f"factors are not finite after {len(history)} epochs; scale the ratings, or raise alpha"
+        )
     return result
 
 

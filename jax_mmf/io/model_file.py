@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -62,7 +62,8 @@ _PARTS = (
     initialization.KMeansPlusPlus,
     OnlineFactorization,
 )
-_CLASSES: dict[str, type[Any]] = {part.__name__: part for part in _PARTS}
+CLASSES: dict[str, type[Any]] = {part.__name__: part for part in _PARTS}
+"""What a description of a configuration may be made of, by name."""
 
 
 class Model(NamedTuple):
@@ -94,7 +95,7 @@ def save_model(
       TypeError: if a part of the solver is a class of the user's own, which a file can't hold.
       OSError: if the file can't be written.
     """
-    configuration = json.dumps(_describe(solver))
+    configuration = json.dumps(describe(solver))
     with written_aside(path) as aside, h5py.File(aside, "w") as file:
         file.attrs["format"] = _FORMAT
         file.attrs["format_version"] = _FORMAT_VERSION
@@ -105,11 +106,11 @@ def save_model(
         file["key"] = np.asarray(jax.random.key_data(state.key) if typed else state.key)
         file["key"].attrs["implementation"] = str(jax.random.key_impl(state.key)) if typed else "raw"
         for name in ("step", "n_samples", "dictionary", "gauge", "gram"):
-            _write(file, name, getattr(state, name))
+            write_array(file, name, getattr(state, name))
         for name in Surrogate._fields:
-            _write(file, f"surrogate/{name}", getattr(state.surrogate, name))
+            write_array(file, f"surrogate/{name}", getattr(state.surrogate, name))
         for index, leaf in enumerate(jax.tree.leaves(state.update_state)):
-            _write(file, f"update_state/{index}", leaf)
+            write_array(file, f"update_state/{index}", leaf)
 
 
 def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -> Model:
@@ -164,9 +165,24 @@ class Checkpoint:
             save_model(self.path, event.solver, event.state, [r._asdict() for r in event.history])
 
 
-def _write(file: h5py.File, name: str, value: Any) -> None:
+def write_array(file: h5py.File, name: str, value: Any) -> None:
+    """Write an array, unless it is None."""
     if value is not None:
         file[name] = np.asarray(value)
+
+
+def read_array(file: h5py.File, name: str) -> Array:
+    """Read an array to the device.
+
+    Raises:
+      ValueError: if it holds float64 numbers and JAX is not set to them.
+    """
+    stored = file[name][...]
+    if stored.dtype == np.float64 and jax.dtypes.canonicalize_dtype(stored.dtype) != np.float64:
+        raise ValueError(
+            'it holds float64 numbers, which JAX cuts to float32 without jax.config.update("jax_enable_x64", True)'
+        )
+    return jnp.asarray(stored)
 
 
 def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
@@ -174,7 +190,7 @@ def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
         raise ValueError("it is an HDF5 file, but no model that jax-mmf wrote")
     if file.attrs["format_version"] > _FORMAT_VERSION:
         raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that or newer")
-    solver = _build(json.loads(file.attrs["solver"])) if solver is None else solver
+    solver = build(json.loads(file.attrs["solver"])) if solver is None else solver
     if not isinstance(solver, OnlineFactorization):
         raise TypeError(f"its solver is a {type(solver).__name__}")
     return Model(solver, _read_state(file, solver), json.loads(file.attrs["history"]))
@@ -182,12 +198,7 @@ def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
 
 def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
     def get(name: str) -> Any:
-        stored = file[name][...]
-        if stored.dtype == np.float64 and jax.dtypes.canonicalize_dtype(stored.dtype) != np.float64:
-            raise ValueError(
-                'it holds float64 numbers, which JAX cuts to float32 without jax.config.update("jax_enable_x64", True)'
-            )
-        return jnp.asarray(stored)
+        return read_array(file, name)
 
     implementation = file["key"].attrs["implementation"]
     key = get("key")
@@ -220,17 +231,17 @@ def _read_surrogate(
     return Surrogate(c, None, residual, get("surrogate/feature_counts"))
 
 
-def _describe(value: Any) -> Any:
+def describe(value: Any, classes: Mapping[str, type[Any]] = CLASSES) -> Any:
     """JSON of a configuration: ``{"class": name, field: value, ...}`` for objects, plain values for the rest."""
     if isinstance(value, dictionary_update.GradientUpdate):
         return {"class": "GradientUpdate"}
     if dataclasses.is_dataclass(value):
         name = type(value).__name__
-        if _CLASSES.get(name) is not type(value):
+        if classes.get(name) is not type(value):
             raise TypeError(
                 f"a model file can't hold {name}, which is not a class of jax_mmf; save state.dictionary by itself"
             )
-        return {"class": name} | {f.name: _describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"class": name} | {f.name: describe(getattr(value, f.name), classes) for f in dataclasses.fields(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if not isinstance(value, np.ndarray | np.generic | jax.Array):
@@ -241,12 +252,13 @@ def _describe(value: Any) -> Any:
     return (array if array.dtype.kind in "biu" else array.astype(float)).tolist()
 
 
-def _build(description: Any) -> Any:
+def build(description: Any, classes: Mapping[str, type[Any]] = CLASSES) -> Any:
+    """The configuration that `describe` described."""
     if isinstance(description, dict):
         name = description["class"]
         if name == "GradientUpdate":
             raise ValueError("the model learned with an optax optimiser, which a file can't hold; give solver=")
-        if name not in _CLASSES:
+        if name not in classes:
             raise ValueError(f"the model has a part {name!r} that this version of jax-mmf does not know")
-        return _CLASSES[name](**{k: _build(v) for k, v in description.items() if k != "class"})
+        return classes[name](**{k: build(v, classes) for k, v in description.items() if k != "class"})
     return np.asarray(description) if isinstance(description, list) else description

@@ -1,0 +1,123 @@
+"""Files of fitted models of ratings: configuration, state and ratings in one HDF5 file."""
+
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import jax
+import numpy as np
+
+from jax_mmf.completion.bpr import BPR, BPRState
+from jax_mmf.completion.explicit import ExplicitALS
+from jax_mmf.completion.fitted import EpochRecord, Fitted, fitted
+from jax_mmf.completion.implicit import ImplicitALS
+from jax_mmf.completion.labels import Labels
+from jax_mmf.completion.model import Model
+from jax_mmf.completion.online import ExplicitOnline
+from jax_mmf.completion.ratings import Ratings
+from jax_mmf.io.atomic import written_aside
+from jax_mmf.io.model_file import CLASSES, build, describe, read_array, write_array
+from jax_mmf.typing import HostArray
+
+_FORMAT = "jax-mmf ratings model"
+_FORMAT_VERSION = 1
+_CLASSES: dict[str, type[Any]] = CLASSES | {c.__name__: c for c in (ExplicitALS, ExplicitOnline, ImplicitALS, BPR)}
+_COLUMNS = ("users", "items", "values", "weights", "timestamps")
+
+
+def save_model(path: str | Path, model: Fitted) -> None:
+    """Write a model and the ratings it learned from. The file appears under its name when it is complete.
+
+    Args:
+      path: of the file, which is replaced if it exists.
+      model: what `fit` returned. (Of `BPR` the optimiser is not written.)
+
+    Raises:
+      TypeError: if ids are neither whole numbers nor text, or the configuration is no class of this library.
+      OSError: if the file can't be written.
+    """
+    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+        file.attrs["format"] = _FORMAT
+        file.attrs["format_version"] = _FORMAT_VERSION
+        file.attrs["jax_mmf_version"] = version("jax-mmf")
+        file.attrs["model"] = json.dumps(_described(model.model))
+        file.attrs["limits"] = json.dumps(model.limits)
+        file.attrs["history"] = json.dumps([list(record) for record in model.history])
+        for name in ("user_ids", "item_ids"):
+            _write_ids(file, name, getattr(model.ratings, name).values)
+        for name in _COLUMNS:
+            write_array(file, f"ratings/{name}", getattr(model.ratings, name))
+        for index, leaf in enumerate(jax.tree.leaves(_kept(model.state))):
+            write_array(file, f"state/{index}", leaf)
+
+
+def load_model(path: str | Path, *, model: Model | None = None) -> Fitted:
+    """Read a model.
+
+    Args:
+      path: of the file.
+      model: the configuration, for one with an optax optimiser or classes of your own; by default that of the file.
+
+    Returns:
+      the model, as `fit` returned it; `update` can go on from there.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it is no file of `save_model`, is damaged, or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with h5py.File(path, "r") as file:
+            return _read(file, model)
+    except OSError as error:
+        raise ValueError(f"{path} is no model file, or is truncated: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} can't be read as a model of ratings: {error}") from error
+
+
+def _read(file: h5py.File, model: Model | None) -> Fitted:
+    if str(file.attrs.get("format")) != _FORMAT:
+        raise ValueError("it is an HDF5 file, but no model of ratings that jax-mmf wrote")
+    if file.attrs["format_version"] > _FORMAT_VERSION:
+        raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that or newer")
+    model = build(json.loads(file.attrs["model"]), _CLASSES) if model is None else model
+    labels = [Labels(_read_ids(file, name)) for name in ("user_ids", "item_ids")]
+    columns = [file[f"ratings/{name}"][...] if f"ratings/{name}" in file else None for name in _COLUMNS]
+    ratings = Ratings(*labels, *columns)  # type: ignore[arg-type]
+    like = jax.eval_shape(lambda: model.init(jax.random.key(0), model.prepare(ratings)))
+    leaves = [read_array(file, f"state/{index}") for index in range(len(jax.tree.leaves(_kept(like))))]
+    state = jax.tree.unflatten(jax.tree.structure(_kept(like)), leaves)
+    if isinstance(model, BPR):
+        state = BPRState(state, model.optimizer.init(state))
+    limits = json.loads(file.attrs["limits"])
+    history = [EpochRecord(*record) for record in json.loads(file.attrs["history"])]
+    return fitted(model, state, ratings, None if limits is None else (limits[0], limits[1]), history)
+
+
+def _described(model: Model) -> Any:
+    if isinstance(model, BPR):
+        return {"class": "BPR", **{n: describe(getattr(model, n)) for n in ("n_components", "alpha", "batch_size")}}
+    return describe(model, _CLASSES)
+
+
+def _kept(state: Any) -> Any:
+    """What of a state is written: all but that of an optimiser."""
+    return state.model if isinstance(state, BPRState) else state
+
+
+def _write_ids(file: h5py.File, name: str, ids: HostArray) -> None:
+    if ids.dtype.kind in "iu":
+        file[name] = ids
+    elif all(isinstance(i, str) for i in ids.tolist()):
+        file.create_dataset(name, data=ids.astype(object), dtype=h5py.string_dtype())
+    else:
+        raise TypeError(f"{name} must be whole numbers or text to be written, got {ids[0]!r} among them")
+
+
+def _read_ids(file: h5py.File, name: str) -> HostArray:
+    stored = file[name]
+    return np.asarray(stored.asstr()[...], dtype=np.str_) if h5py.check_string_dtype(stored.dtype) else stored[...]
