@@ -1,5 +1,6 @@
 """The command line: what it writes, what it says, how it fails, and Ctrl-C."""
 
+import csv
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
-from jax_mmf import cli
+from jax_mmf import cli, completion
 
 N, P, K = 80, 64, 4
 OPTIONS = ["-k", str(K), "--batch-size", "16"]
@@ -663,3 +664,74 @@ def test_demo(tmp_path):
     for name in (["defaults"], ["r", "=", "4"], ["u", "=", "0.917"]):
         row = next(line for line in table if line[: len(name)] == name and len(line) >= len(name) + 4)
         assert float(row[len(name) + 1]) > 0
+
+
+@pytest.fixture
+def ratings(tmp_path):
+    """A file of ratings, with blocks of users that like blocks of items."""
+    g = np.random.default_rng(0)
+    pairs = np.argwhere(g.random((40, 30)) < 0.4)
+    values = np.where((pairs[:, 0] < 20) == (pairs[:, 1] < 15), 5, 2)
+    lines = [f"{u + 1}\t{i + 1}\t{v}\t{t}\n" for t, ((u, i), v) in enumerate(zip(pairs, values, strict=True))]
+    (tmp_path / "u.data").write_text("".join(lines))
+    names = "\n".join(f"{i + 1}|Film {i + 1}|" + "|".join("0" * 22) for i in range(30))
+    (tmp_path / "u.item").write_text(names)
+    return "u.data", {(u + 1, i + 1) for u, i in pairs.tolist()}
+
+
+def test_recommend_writes_unseen_items_with_titles(run, ratings, tmp_path):
+    path, seen = ratings
+    options = ("--epochs", 5, "-k", 2, "-n", 3, "--titles", "u.item", "--save", "m.h5", "-q")
+    code, out, err = run("recommend", path, "-o", "r.csv", *options)
+    assert code == 0, err
+    assert "RMSE" in out
+    with (tmp_path / "r.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["user", "rank", "item", "score", "title"]
+    assert len(rows) == 40 * 3
+    assert all((int(r["user"]), int(r["item"])) not in seen for r in rows)
+    assert all(r["title"] == f"Film {r['item']}" for r in rows)
+    own = [int(r["item"]) <= 15 for r in rows if int(r["user"]) <= 20]
+    assert np.mean(own) > 0.9
+    model = completion.load_model(tmp_path / "m.h5")
+    first = next(r for r in rows if r["user"] == "1")
+    assert model.recommend(1, 3).items[0, 0] == int(first["item"])
+
+
+@pytest.mark.parametrize("kind", ["implicit", "bpr"])
+def test_recommend_from_clicks(run, ratings, tmp_path, kind):
+    options = ("--model", kind, "--threshold", 4, "--epochs", 3, "-k", 2, "-q", "--test", 0.2)
+    code, out, err = run("recommend", ratings[0], *options)
+    assert code == 0, err
+    assert "NDCG@10" in out
+    assert (tmp_path / "recommendations.csv").exists()
+
+
+def test_recommend_says_what_is_wrong(run, ratings, tmp_path):
+    path = ratings[0]
+    assert run("recommend")[0] == 2
+    assert run("recommend", path, "--demo")[0] == 2
+    assert run("recommend", path, "-o", "r.txt")[0] == 2
+    assert run("recommend", path, "--threshold", 4)[0] == 2
+    code, _, err = run("recommend", "absent.csv")
+    assert code == 1
+    assert "absent.csv" in err
+    (tmp_path / "twice.csv").write_text("userId,movieId,rating\n1,2,3\n1,2,4\n")
+    code, _, err = run("recommend", "twice.csv", "-q")
+    assert code == 1
+    assert "aggregate" in err
+    assert not (tmp_path / "recommendations.csv").exists()
+
+
+def test_recommend_writes_parquet_or_says_what_to_install(run, ratings, tmp_path):
+    options = ("-o", "r.parquet", "--epochs", 1, "-k", 2, "--test", 0, "-q")
+    code, _, err = run("recommend", ratings[0], *options)
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        assert code == 1
+        assert "pyarrow" in err
+        assert not (tmp_path / "r.parquet").exists()
+    else:
+        assert code == 0
+        assert parquet.read_table(tmp_path / "r.parquet").num_rows > 0

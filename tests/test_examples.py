@@ -152,3 +152,13 @@ def test_solved_codes_are_better_than_those_of_an_encoder(activations):
         assert solved["objective"] < own["objective"]
         assert learned["objective"] < own["objective"]
         assert 1 < learned["l0"] < 128
+
+
+@pytest.mark.slow
+def test_genres_help_where_ratings_are_few(tmp_path):
+    try:
+        metadata.distribution("recbole")
+    except metadata.PackageNotFoundError:
+        pytest.skip("the package with MovieLens 100K is not there")
+    found = run_example("genres", tmp_path)
+    assert found["with genres"] < 0.99 * found["without genres"]

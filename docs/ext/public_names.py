@@ -5,10 +5,11 @@ import inspect
 from sphinx.util import logging
 
 import jax_mmf
+import jax_mmf.completion
 import jax_mmf.io
 
 logger = logging.getLogger(__name__)
-_PUBLIC = (jax_mmf, jax_mmf.io)
+_PUBLIC = (jax_mmf, jax_mmf.completion, jax_mmf.io)
 
 
 def check(app, env):

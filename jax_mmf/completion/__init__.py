@@ -14,6 +14,7 @@ from jax_mmf.completion.online import ExplicitOnline
 from jax_mmf.completion.ragged import RaggedRows, padded_rows, ragged_rows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.split import SearchResult, Trial, k_folds, search, train_test_split
+from jax_mmf.completion.synthetic import PlantedRatings, make_ratings
 from jax_mmf.completion.training import CompletionEvent, fit, update
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Items",
     "Labels",
     "Model",
+    "PlantedRatings",
     "RaggedRows",
     "Ratings",
     "Recommendations",
@@ -39,6 +41,7 @@ __all__ = [
     "k_folds",
     "load_model",
     "mae",
+    "make_ratings",
     "movielens_100k",
     "ndcg",
     "padded_rows",

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import Mesh
 
 from jax_mmf.completion.factors import Factors, carry_over
@@ -143,7 +144,8 @@ class ImplicitALS:
                 # Newton's step of a quadratic function: exact on these factors, the others held.
                 factor = cholesky_shifted(sums.gram + everything[part, part], penalty)
                 pull = sums.pull - matmul(factors, everything[:, part]) - penalty[:, None] * factors[:, part]
-                factors = factors.at[:, part].add(cho_solve(factor, pull))
+                moved = factors[:, part] + cho_solve(factor, pull)
+                factors = lax.dynamic_update_slice(factors, moved, (0, first))
             return factors
 
         everything = unobserved * self_product(other.T)

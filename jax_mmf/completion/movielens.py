@@ -50,14 +50,10 @@ class Items(NamedTuple):
 def read_movielens(path: str | Path, *, aggregate: str | None = None) -> Ratings:
     """Ratings from a file of triplets, or from the folder that it is in.
 
-    ============= ========= ======================================================
-    file          separator columns
-    ============= ========= ======================================================
-    u.data        tab       user, item, rating, timestamp
-    ratings.dat   ``::``    user, item, rating, timestamp
-    ratings.csv   comma     named in the first line: userId, movieId, rating, ...
-    *.inter, *.tsv  tab     named in the first line: user_id:token, item_id:token, ...
-    ============= ========= ======================================================
+    - ``u.data``: user, item, rating, timestamp, separated by tabs;
+    - ``ratings.dat``: the same, separated by ``::``;
+    - ``ratings.csv``: columns named in the first line: userId, movieId, rating, ...;
+    - ``.inter`` and ``.tsv``: named in the first line, separated by tabs: user_id:token, item_id:token, ...
 
     Args:
       path: of the file, or of a folder with one of ``u.data``, ``ratings.dat`` and ``ratings.csv``.

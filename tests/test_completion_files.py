@@ -1,0 +1,110 @@
+"""Model files of ratings, and programs of completion for every platform."""
+
+import h5py
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jax_mmf import completion
+
+MODELS = {
+    "als": completion.ExplicitALS(n_components=3),
+    "plain": completion.ExplicitALS(n_components=3, variational=False, biases=False),
+    "sparse": completion.ExplicitALS(n_components=3, l1_ratio=0.5, nonneg=True),
+    "online": completion.ExplicitOnline(n_components=3, batch_size=8, streamed="items"),
+    "implicit": completion.ImplicitALS(n_components=3, block_size=2),
+    "bpr": completion.BPR(n_components=3, batch_size=16),
+}
+
+
+def some_ratings(ids=str, seed=0):
+    g = np.random.default_rng(seed)
+    users, items = np.nonzero(g.random((12, 9)) < 0.5)
+    values = g.integers(1, 6, users.size)
+    times = np.arange(users.size)
+    return completion.Ratings.from_triplets([ids(u) for u in users], [ids(i) for i in items], values, timestamps=times)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("ids", [int, lambda i: f"è{i}"])
+def test_model_file_round_trip(name, ids, tmp_path):
+    ratings = some_ratings(ids)
+    fitted = completion.fit(MODELS[name], ratings, key=jax.random.key(0), n_epochs=2)
+    completion.save_model(tmp_path / "m.h5", fitted)
+    loaded = completion.load_model(tmp_path / "m.h5")
+    jax.tree.map(np.testing.assert_array_equal, loaded.factors, fitted.factors)
+    assert loaded.ratings.user_ids == ratings.user_ids
+    assert loaded.history == fitted.history or np.isnan(loaded.history[0].score)
+    assert loaded.limits == fitted.limits
+    np.testing.assert_array_equal(loaded.ratings.timestamps, ratings.timestamps)
+    user = ratings.user_ids.values[3]
+    np.testing.assert_array_equal(loaded.recommend(user, 4).items, fitted.recommend(user, 4).items)
+    if name != "bpr":  # whose optimiser starts afresh
+        newer = some_ratings(ids, 1)
+        again = [completion.update(m, newer, key=jax.random.key(1)).factors for m in (loaded, fitted)]
+        jax.tree.map(np.testing.assert_array_equal, *again)
+
+
+def test_model_file_needs_plain_ids_and_the_optimiser(tmp_path):
+    key = jax.random.key(0)
+    tuples = completion.fit(MODELS["als"], some_ratings(lambda i: (i, i)), key=key, n_epochs=1)
+    with pytest.raises(TypeError, match="whole numbers or text"):
+        completion.save_model(tmp_path / "m.h5", tuples)
+    assert not list(tmp_path.iterdir())
+    model = completion.BPR(n_components=3, optimizer=optax.sgd(0.1, momentum=0.9), batch_size=16)
+    fitted = completion.fit(model, some_ratings(), key=key, n_epochs=1)
+    completion.save_model(tmp_path / "m.h5", fitted)
+    assert completion.load_model(tmp_path / "m.h5", model=model).model is model
+
+
+def test_damaged_model_files_are_named(tmp_path):
+    path = tmp_path / "m.h5"
+    with pytest.raises(FileNotFoundError, match=r"m\.h5"):
+        completion.load_model(path)
+    path.write_text("no HDF5")
+    with pytest.raises(ValueError, match=r"m\.h5 is no model file"):
+        completion.load_model(path)
+    path.unlink()
+    completion.save_model(path, completion.fit(MODELS["als"], some_ratings(), key=jax.random.key(0), n_epochs=1))
+    with h5py.File(path, "r+") as file:
+        del file["state/2"]
+    with pytest.raises(ValueError, match="can't be read"):
+        completion.load_model(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 99
+    with pytest.raises(ValueError, match="newer"):
+        completion.load_model(path)
+    with h5py.File(path, "r+") as file:
+        file.attrs["format"] = "other"
+    with pytest.raises(ValueError, match="no model of ratings"):
+        completion.load_model(path)
+
+
+# In the program of an epoch: scatters, sorts, loops. A half-step has a loop over blocks, one over tiles in it, and a
+# scatter in that; with blocks of factors as many more as there are. Gradients of gathers are scatters.
+HEAVY = {
+    "als": (2, 0, 4),
+    "implicit": (6, 0, 8),
+    "online": (6, 2, 7),
+    "bpr": (13, 1, 2),
+}
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+@pytest.mark.parametrize("name", HEAVY)
+def test_an_epoch_lowers_for_every_platform(name, platform):
+    model = MODELS[name]
+    data = model.prepare(some_ratings())
+    state = jax.eval_shape(lambda: model.init(jax.random.key(0), data))
+
+    def epoch(raw, state):
+        return jax.tree.leaves(model.epoch(jax.random.wrap_key_data(raw), state, data))
+
+    raw = jax.random.key_data(jax.random.key(0))
+    exported = jax.export.export(jax.jit(epoch), platforms=[platform])
+    program = exported(raw, jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)).mlir_module()
+    assert "f64" not in program
+    assert "callback" not in program
+    found = [program.count(heavy) for heavy in ('"stablehlo.scatter"', '"stablehlo.sort"', "stablehlo.while")]
+    assert all(count <= most for count, most in zip(found, HEAVY[name], strict=True)), found
