@@ -26,6 +26,8 @@ PARTS = {
     "forgetting": "benchmarks.forgetting",
     "defaults": "benchmarks.defaults",
     "derivatives": "benchmarks.derivatives",
+    "completion_accuracy": "benchmarks.completion_accuracy",
+    "completion_speed": "benchmarks.completion_speed",
 }
 """Parts: modules with ``run(quick, threads, repeats, cache) -> list of records``, and maybe ``panels(records)``."""
 

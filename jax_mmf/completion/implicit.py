@@ -72,10 +72,10 @@ class ImplicitALS:
     """
 
     n_components: int = field(default=64, metadata={"static": True})
-    alpha: Float = 0.1
+    alpha: Float = 0.03
     unobserved_weight: Float = 0.1
     confidence: Float = 1.0
-    scaling: Float = 1.0
+    scaling: Float = 0.5
     block_size: int | None = field(default=None, metadata={"static": True})
 
     feedback = "implicit"
