@@ -23,7 +23,7 @@ from jax_mmf.coding import solve_codes
 from jax_mmf.completion.factors import Factors, carry_over
 from jax_mmf.completion.ragged import Observed, RaggedRows, Tile, map_blocks, observed, sum_rows, total_weight
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.linalg import cho_solve, cholesky_shifted
+from jax_mmf.linalg import cho_solve, cholesky_shifted, pack_symmetric, unpack_symmetric
 from jax_mmf.penalties import ElasticNet, Penalty, Ridge
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float, HostArray, Key
@@ -38,7 +38,7 @@ class Side(NamedTuple):
     Attributes:
       factors: ``(n, k)``.
       bias: ``(n,)``.
-      covariance: ``(n, k, k)`` of the posterior of the factors, or None for point estimates.
+      covariance: ``(n, k (k + 1) / 2)`` upper triangles of the covariances of the factors, or None for point estimates.
       load: scalar, the mean over the training rows of their total weight.
     """
 
@@ -61,7 +61,8 @@ class RowSums(NamedTuple):
     """Sums over the entries of each row, with e the value less the mean and the bias of the column, d its factors.
 
     Attributes:
-      gram: ``(m, k, k)`` sum of w d d^T, and of w times the covariance of d where there is one.
+      gram: ``(m, k, k)`` sum of w d d^T.
+      covariance: ``(m, k (k + 1) / 2)`` sum of w times the covariance of d, packed; None where there is none.
       beta: ``(m, k)`` sum of w e d.
       column_sum: ``(m, k)`` sum of w d.
       weight: ``(m,)`` sum of w.
@@ -70,6 +71,7 @@ class RowSums(NamedTuple):
     """
 
     gram: Array
+    covariance: Array | None
     beta: Array
     column_sum: Array
     weight: Array
@@ -93,8 +95,8 @@ class ExplicitALS:
       biases: whether there are biases (static).
       variational: whether each factor is a normal distribution instead of a number (static). Half-steps then add the
         covariances of the other side to its Gram matrices (Lim and Teh 2007), and the variance of the noise is learned
-        along with them. It hardly overfits, and needs ``(n_users + n_items) k^2`` numbers. For ridge only, where it is
-        the default.
+        along with them. It hardly overfits, and needs ``(n_users + n_items) k^2 / 2`` numbers. For ridge only, where it
+        is the default.
       code_solver: of penalties other than ridge; None for coordinate descent.
 
     Raises:
@@ -159,7 +161,7 @@ class ExplicitALS:
 
         def side(factors: Array) -> Side:
             n = factors.shape[0]
-            covariance = jnp.zeros((n, k, k), mean.dtype) if self.has_covariance else None
+            covariance = jnp.zeros((n, k * (k + 1) // 2), mean.dtype) if self.has_covariance else None
             return Side(factors, jnp.zeros(n, mean.dtype), covariance, total / n)
 
         users = side(jnp.zeros((n_users, k), mean.dtype))
@@ -218,7 +220,9 @@ class ExplicitALS:
         self, sums: RowSums, start: Array, load: Array, noise: Array
     ) -> tuple[tuple[Array, Array, Array | None], tuple[Array, Array]]:
         """Factors, biases and covariances of rows; their squared errors and weights: all of ``(m, ...)``."""
-        gram, beta, dtype = sums.gram, sums.beta, sums.beta.dtype
+        gram, beta, dtype, k = sums.gram, sums.beta, sums.beta.dtype, self.n_components
+        if sums.covariance is not None:
+            gram += unpack_symmetric(sums.covariance, k)
         # The bias that is best for given factors, put into the problem, leaves one in the factors alone.
         damped = 1 / (sums.weight + jnp.asarray(self.bias_alpha, dtype)) if self.biases else jnp.zeros_like(sums.weight)
         column_sum = sums.column_sum
@@ -231,7 +235,6 @@ class ExplicitALS:
         inner, linear, square = scale[:, None, None] * inner, scale[:, None] * linear, scale * square
         covariance = None
         if self._is_ridge:
-            k = self.n_components
             factor = cholesky_shifted(inner, jnp.asarray(self.alpha, dtype))
             factors = cho_solve(factor, linear)
             if self.has_covariance:
@@ -246,6 +249,7 @@ class ExplicitALS:
         error += jnp.sum(factors * (product - 2 * beta + 2 * bias[:, None] * column_sum), -1)
         if covariance is not None:
             error += jnp.sum(gram * covariance, (1, 2))
+            covariance = pack_symmetric(covariance)
         return (factors, bias, covariance), (error, sums.weight)
 
     def factors(self, state: ALSState) -> Factors:
@@ -259,10 +263,12 @@ def _chunk_sums(tile: Tile, other: Side, mean: Array) -> RowSums:
     factors = other.factors[columns]
     weighted = weights[..., None] * factors
     gram = jnp.einsum("cwk,cwl->ckl", weighted, factors, precision="highest")
+    covariance = None
     if other.covariance is not None:
-        gram += jnp.einsum("cw,cwkl->ckl", weights, other.covariance[columns], precision="highest")
+        covariance = jnp.einsum("cw,cwk->ck", weights, other.covariance[columns], precision="highest")
     return RowSums(
         gram=gram,
+        covariance=covariance,
         beta=jnp.einsum("cwk,cw->ck", weighted, values, precision="highest"),
         column_sum=weighted.sum(1),
         weight=weights.sum(1),

@@ -38,7 +38,7 @@ class Recommendations(NamedTuple):
 
 
 class EpochRecord(NamedTuple):
-    """One line of the history: ``epoch`` from 1, ``seconds`` of learning so far, ``score`` on validation, or NaN."""
+    """One line of the history: ``epoch`` from 1, ``seconds`` of all epochs so far (compilation in the first), ``score`` on validation, or NaN."""
 
     epoch: int
     seconds: float

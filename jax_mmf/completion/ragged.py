@@ -111,6 +111,8 @@ def ragged_rows(
     per_block = np.bincount(at, weights=n_chunks, minlength=n_blocks).astype(np.int64)
     tile = int(min(_TILE, max(1, per_block.max())))
     n_tiles = int(max(1, -(-per_block.max() // tile)))
+    step = 1 << max(0, n_tiles.bit_length() - 4)  # few sizes, so that parts of the same ratings share a program
+    n_tiles = -(-n_tiles // step) * step
     capacity = tile * n_tiles
     first_chunk += at * capacity - (np.cumsum(per_block) - per_block)[at]
 

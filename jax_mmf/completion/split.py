@@ -1,6 +1,7 @@
 """Parts of ratings to train, validate and test on, and searches that never look at the test part."""
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -140,6 +141,7 @@ def search(
 
     Raises:
       ValueError: for no combinations, and as `fit` does.
+      FloatingPointError: if numbers overflow with all of them.
     """
     grid = _combinations(values)
     folds = [(ratings, validation)] if validation is not None else list(k_folds(ratings, n_folds, key=key))
@@ -148,15 +150,21 @@ def search(
         candidate = replace(model, **chosen)  # type: ignore[type-var]
         scores, epochs = [], []
         for number, (train, held_out) in enumerate(folds):
-            one = fit(
-                candidate, train, key=jax.random.fold_in(key, number), n_epochs=n_epochs, validation=held_out,
-                patience=patience, score=score or default_score(candidate, train),
-            )  # fmt: skip
+            try:
+                one = fit(
+                    candidate, train, key=jax.random.fold_in(key, number), n_epochs=n_epochs, validation=held_out,
+                    patience=patience, score=score or default_score(candidate, train),
+                )  # fmt: skip
+            except FloatingPointError:
+                scores.append(math.inf)  # these values are no good; others may be
+                break
             found = [record.score for record in one.history]
             scores.append(min(found))
             epochs.append(int(np.argmin(found)) + 1)
-        trials.append(Trial(dict(chosen), float(np.mean(scores)), round(float(np.mean(epochs)))))
+        trials.append(Trial(dict(chosen), float(np.mean(scores)), round(float(np.mean(epochs or [n_epochs])))))
     best = min(trials, key=lambda trial: trial.score)
+    if math.isinf(best.score):
+        raise FloatingPointError("no combination of values gives finite factors; try a larger alpha")
     everything = ratings if validation is None else ratings.union(validation)
     final = fit(replace(model, **best.values), everything, key=key, n_epochs=best.n_epochs)  # type: ignore[type-var]
     return SearchResult(final, best.n_epochs, trials)
