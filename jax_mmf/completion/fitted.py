@@ -38,7 +38,13 @@ class Recommendations(NamedTuple):
 
 
 class EpochRecord(NamedTuple):
-    """One line of the history: ``epoch`` from 1, ``seconds`` of all epochs so far (compilation in the first), ``score`` on validation, or NaN."""
+    """One line of the history.
+
+    Attributes:
+      epoch: number of epochs done.
+      seconds: of all epochs so far, the compilation in the first included, evaluation not.
+      score: on validation ratings, or NaN.
+    """
 
     epoch: int
     seconds: float
