@@ -1,6 +1,6 @@
 """Implicit feedback by gradients: Bayesian personalised ranking (Rendle et al. 2009) with any optax optimiser."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -138,7 +138,8 @@ class BPR:
         items = state.model.items
         one = jnp.ones((), items.dtype)
         solver = ImplicitALS(self.n_components)
-        return solver.fold_in(ImplicitState(items[:0], items, 0.1 * items.shape[0] * one, one), rows)
+        clicks = replace(rows, tiles=rows.tiles._replace(values=jnp.ones_like(rows.tiles.values)))
+        return solver.fold_in(ImplicitState(items[:0], items, 0.1 * items.shape[0] * one, one), clicks)
 
     def factors(self, state: BPRState) -> Factors:
         """The model of a state."""

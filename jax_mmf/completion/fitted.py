@@ -200,6 +200,7 @@ class Fitted:
           ValueError: if the model knows none of the items.
         """
         moved = ratings.relabelled(ratings.user_ids, self.ratings.item_ids)
+        moved = moved.select(self.known_items[moved.items])
         if len(moved) == 0:
             raise ValueError("ratings must be of items that the model knows, and none is; check the kind of the ids")
         rows = ragged_rows(moved.users, moved.items, moved.values, moved.weights, moved.n_users)

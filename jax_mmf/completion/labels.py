@@ -1,6 +1,6 @@
 """Ids of users and of items: any hashable values, numbered from zero."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -38,14 +38,27 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
 def _is_nan(value: Any) -> bool:
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+def _comparable(left: np.dtype[Any], right: np.dtype[Any]) -> bool:
+    whole = left.kind in "iu" and right.kind in "iu"
+    return whole or (left.kind == right.kind and left.kind in _SORTABLE)
 
 
 def _objects(items: list[Any]) -> HostArray:
     array = np.empty(len(items), dtype=object)
     for position, item in enumerate(items):
-        if not isinstance(item, Hashable) or item is None or _is_nan(item):
+        if not _is_hashable(item) or item is None or _is_nan(item):
             raise ValueError(f"ids must be hashable and not None or NaN, got {item!r}")
         array[position] = item
     return array
@@ -93,14 +106,11 @@ class Labels:
     def positions(self, values: Any) -> HostArray:
         """Positions of ids ``(n,)`` int32, -1 for those that are not there. A single id is a batch of one."""
         array = label_array([values] if is_one_label(values) else values)
-        if self._is_sorted and (array.dtype.kind in "iu") == (self.values.dtype.kind in "iu"):
-            if array.dtype.kind not in _SORTABLE:
-                return np.full(len(array), -1, np.int32)
-            if len(self) == 0:
-                return np.full(len(array), -1, np.int32)
+        if self._is_sorted and len(self) > 0 and _comparable(array.dtype, self.values.dtype):
             found = np.minimum(np.searchsorted(self.values, array), len(self) - 1)
             return np.where(self.values[found] == array, found, -1).astype(np.int32)
-        return np.fromiter((self._index.get(v, -1) for v in array.tolist()), np.int32, len(array))
+        plain = (v.item() if isinstance(v, np.generic) else v for v in array.tolist())
+        return np.fromiter((self._index.get(v, -1) for v in plain), np.int32, len(array))
 
     def union(self, other: "Labels") -> "Labels":
         """These ids in their positions, and after them those of the other that are new."""

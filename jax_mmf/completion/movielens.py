@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def read_movielens(path: str | Path, *, aggregate: str | None = None) -> Ratings
       aggregate: as in `Ratings.from_triplets`.
 
     Returns:
-      ratings. Ids that are whole numbers are integers, others text.
+      ratings. Ids that are whole numbers are integers (007 is 7), others text.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -110,20 +110,36 @@ def read_movielens_items(path: str | Path) -> Items:
         lines = text.decode("utf-8").splitlines()
     except UnicodeDecodeError:
         lines = text.decode("latin-1").splitlines()
-    if path.name == "u.item":
-        rows = [line.split("|") for line in lines if line]
-        parsed = [(r[0], r[1], [g for g, flag in zip(_GENRES, r[5:], strict=False) if flag == "1"]) for r in rows]
-    elif path.suffix == ".dat":
-        parsed = [(r[0], r[1], r[2].split("|")) for r in (line.split("::") for line in lines if line)]
-    elif path.suffix == ".csv":
-        parsed = [(r[0], r[1], r[2].split("|")) for r in list(csv.reader(lines))[1:]]
-    elif path.suffix == ".item":
-        parsed = [(r[0], f"{r[1]} ({r[2]})" if r[2] else r[1], r[3].split()) for r in
-                  (line.split("\t") for line in lines[1:] if line)]  # fmt: skip
-    else:
-        raise ValueError(f"{path} is no file of movies: u.item, movies.dat, movies.csv or *.item are")
+    lines = [line for line in lines if line.strip()]
+    try:
+        parsed = [_item(path, row) for row in _item_rows(path, lines)]
+    except IndexError as error:
+        raise ValueError(f"{path} has a line with too few columns for a file of films") from error
+    if not parsed:
+        raise ValueError(f"{path} holds no films")
     ids, titles, genres = zip(*parsed, strict=True)
     return Items(Labels(_ids(np.asarray(ids))), np.asarray(titles), [tuple(g) for g in genres])
+
+
+def _item_rows(path: Path, lines: list[str]) -> list[list[str]]:
+    if path.name == "u.item":
+        return [line.split("|") for line in lines]
+    if path.suffix == ".dat":
+        return [line.split("::") for line in lines]
+    if path.suffix == ".csv":
+        return list(csv.reader(lines))[1:]
+    if path.suffix == ".item":
+        return [line.split("\t") for line in lines[1:]]
+    raise ValueError(f"{path} is no file of films: u.item, movies.dat, movies.csv or *.item are")
+
+
+def _item(path: Path, row: list[str]) -> tuple[str, str, list[str]]:
+    """Id, title and genres."""
+    if path.name == "u.item":
+        return row[0], row[1], [genre for genre, flag in zip(_GENRES, row[5:], strict=False) if flag == "1"]
+    if path.suffix == ".item":
+        return row[0], f"{row[1]} ({row[2]})" if row[2] else row[1], row[3].split()
+    return row[0], row[1], row[2].split("|")
 
 
 def movielens_100k() -> tuple[Path, Path]:
@@ -184,14 +200,19 @@ def _columns(lines: Iterable[str], path: Path, separator: str, names: list[str])
     n_columns = len(text[0].rstrip("\n").split(single)) if quote is None else len(next(csv.reader([text[0]])))
     if n_columns < 2 or n_columns > len(names) or (path.suffix in _WITH_HEADER and n_columns != len(names)):
         raise ValueError(f"{path} must have the columns {', '.join(names)}, and its first line has {n_columns}")
-    for kind in (np.float64, np.str_):
-        try:
-            table = np.loadtxt(text, dtype=kind, delimiter=single, ndmin=2, comments=None, quotechar=quote)
-        except ValueError as error:
-            problem = error
-        else:
-            return {name: table[:, at] for at, name in enumerate(names[: table.shape[1]])}
-    raise ValueError(f"{path} can't be read: {problem}") from problem
+    names = names[:n_columns]
+    whole = [(name, np.int64 if name in _USER + _ITEM else np.float64) for name in names]
+    options: dict[str, Any] = {"delimiter": single, "comments": None, "quotechar": quote}
+    try:
+        table = np.loadtxt(text, dtype=whole, ndmin=1, **options)
+        return {name: table[name] for name in names}
+    except ValueError:  # ids that are text, or values that are none
+        pass
+    try:
+        table = np.loadtxt(text, dtype=np.str_, ndmin=2, **options)
+    except ValueError as error:
+        raise ValueError(f"{path} can't be read: {error}") from error
+    return {name: table[:, at] for at, name in enumerate(names)}
 
 
 def _find(columns: dict[str, HostArray], known: tuple[str, ...]) -> HostArray | None:
@@ -205,10 +226,11 @@ def _numbers(column: HostArray) -> HostArray:
 def _ids(column: HostArray | None) -> HostArray:
     """Whole numbers as integers, everything else as it is."""
     assert column is not None
+    if column.dtype.kind in "iu":
+        return column
+    if np.isin(np.char.lower(column), ("", "nan", "none", "null")).any():
+        raise ValueError("users and items must have ids, and some have none")
     try:
-        whole = column.astype(np.int64)
+        return column.astype(np.int64)
     except (ValueError, OverflowError):
         return column
-    if column.dtype.kind == "f":
-        return whole if np.array_equal(whole, column) else column
-    return whole if np.array_equal(whole.astype(np.str_), column) else column

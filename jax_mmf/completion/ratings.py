@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.completion.labels import Labels
+from jax_mmf.completion.labels import Labels, label_array
 from jax_mmf.typing import HostArray
 from jax_mmf.validation import check_choice
 
@@ -60,7 +60,7 @@ class Ratings:
           timestamps: ``(n,)`` real numbers or NumPy dates, or None.
           aggregate: what becomes of several values of one pair: ``"mean"``, ``"sum"``, ``"min"``, ``"max"``, or the
             ``"first"`` or ``"last"`` in time (in the order given, without timestamps). None: they are an error. Weights
-            of a pair are added (that of the chosen one, with first and last); its time is the latest.
+            of a pair are added, and its time is the latest; those of the chosen one, with first and last.
           user_ids: ids of all rows, for rows without entries or an order of your own; by default those that occur.
           item_ids: ids of all columns, likewise.
 
@@ -228,6 +228,7 @@ class Ratings:
         """
         chosen = np.asarray(entries)
         chosen = np.flatnonzero(chosen) if chosen.dtype == bool else np.sort(chosen)
+        chosen = chosen if chosen.size else chosen.astype(np.int64)  # an empty list has no kind of its own
         take = lambda a: None if a is None else a[chosen]  # noqa: E731
         return Ratings(
             self.user_ids, self.item_ids, self.users[chosen], self.items[chosen], self.values[chosen],
@@ -320,7 +321,7 @@ class _Entries:
             user, item = user_ids.values[self.users[twice[0]]], item_ids.values[self.items[twice[0]]]
             raise ValueError(
                 f"{len(pairs) - len(first)} entries are of a pair that is there already, the first of user "
-                f"{user!r} and item {item!r}; choose aggregate= {', '.join(map(repr, _AGGREGATES))}, or drop them"
+                f"{user} and item {item}; choose aggregate= {', '.join(map(repr, _AGGREGATES))}, or drop them"
             )
         last = np.concatenate([first[1:], [len(pairs)]]) - 1
         chosen = self.take(first if how == "first" else last)
@@ -340,11 +341,12 @@ def _positions(name: str, values: Any, given: Any) -> tuple[HostArray, Labels]:
             labels, positions = Labels.factorize(values)
             return positions, labels
         labels = given if isinstance(given, Labels) else Labels(given)
+        values = label_array(values)
         positions = labels.positions(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
     if (positions < 0).any():
-        unknown = np.asarray(values, dtype=object)[np.flatnonzero(positions < 0)[0]]
+        unknown = values[np.flatnonzero(positions < 0)[0]]
         raise ValueError(f"{name} has {(positions < 0).sum()} ids that are not in {name[:-1]}_ids, such as {unknown!r}")
     return positions, labels
 
@@ -368,5 +370,6 @@ def _column(name: str, values: Any, n: int) -> HostArray:
     bad = ~np.isfinite(array)
     if bad.any():
         raise ValueError(f"{name} must be finite, got {array[bad][0]} in {bad.sum()} of {n} entries; drop them first")
-    with np.errstate(over="raise"):
-        return array.astype(np.float32)
+    if np.abs(array).max() > np.finfo(np.float32).max:
+        raise ValueError(f"{name} must fit into float32, got {np.abs(array).max():g}; scale them")
+    return array.astype(np.float32)

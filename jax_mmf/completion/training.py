@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -107,7 +108,8 @@ def fit(
             raise ValueError(f"start must be a {type(model).__name__}, got a {type(start.model).__name__}")
         users = start.ratings.user_ids.positions(train.user_ids.values)
         items = start.ratings.item_ids.positions(train.item_ids.values)
-        state = model.resume(start.state, state, users, items)
+        # Copies: epochs write into the memory of the state before, and that of the start is not theirs.
+        state = jax.tree.map(jnp.copy, model.resume(start.state, state, users, items))
     history: list[EpochRecord] = []
     best, best_score, stale, seconds = None, math.inf, 0, 0.0
     for epoch in range(1, n_epochs + 1):
@@ -117,15 +119,16 @@ def fit(
         now = math.nan
         if validation is not None:
             now = score(fitted(model, state, train, limits, history), validation)
-            stale = 0 if now < best_score else stale + 1
-            if now < best_score or best is None:
-                best, best_score = jax.tree.map(np.asarray, state), now
+            better = now < best_score  # never, if it is NaN
+            stale = 0 if better else stale + 1
+            if better or best is None:
+                best, best_score = jax.tree.map(np.asarray, state), now if better else best_score
         history.append(EpochRecord(epoch, seconds, now))
         event = CompletionEvent(model, state, history[-1], history)
         stops = [callback(event) for callback in callbacks]
         if any(stops) or (patience is not None and stale >= patience):
             break
-    result = fitted(model, state if best is None else jax.tree.map(jax.numpy.asarray, best), train, limits, history)
+    result = fitted(model, state if best is None else jax.tree.map(jnp.asarray, best), train, limits, history)
     if not all(np.isfinite(np.asarray(a)).all() for a in result.factors):
         raise FloatingPointError(
             f"factors are not finite after {len(history)} epochs; scale the ratings, or raise alpha"

@@ -1,0 +1,447 @@
+"""`fit`, and what `Fitted` answers."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from completion_cases import (
+    EVERY,
+    EXPLICIT,
+    IMPLICIT,
+    KEY,
+    MAIN,
+    N_ITEMS,
+    N_USERS,
+    TIGHT,
+    K,
+    half_step,
+    make_ratings,
+    random_sides,
+)
+from jax.test_util import check_grads
+
+import jax_mmf as mmf
+from jax_mmf import completion
+from jax_mmf.completion import training
+from jax_mmf.completion.explicit import ALSState
+from jax_mmf.completion.implicit import ImplicitState
+
+# fit
+
+_SELDOM = ("ridge", "elastic net", "online, items")
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_same_key_same_bits(name):
+    ratings, _, _ = make_ratings(counts=True)
+    one, two = (completion.fit(EVERY[name], ratings, key=jax.random.key(5), n_epochs=2) for _ in range(2))
+    chex.assert_trees_all_equal(one.factors, two.factors)
+    chex.assert_trees_all_equal(one.state, two.state)
+    other = completion.fit(EVERY[name], ratings, key=jax.random.key(6), n_epochs=2)
+    assert not np.array_equal(one.factors.items, other.factors.items)
+
+
+def scripted(scores):
+    rest = iter(scores)
+    return lambda fitted, validation: next(rest)
+
+
+@pytest.mark.parametrize("name", ["variational", "online", "implicit", "bpr"])
+def test_validation_returns_the_best_epoch(name):
+    ratings, _, _ = make_ratings(counts=True)
+    fit = lambda n, **kw: completion.fit(EVERY[name], ratings, key=KEY, n_epochs=n, **kw)
+    best = fit(6, validation=ratings, score=scripted([3.0, 1.0, 2.0, 1.0, 5.0, 1.5]))
+    assert [r.score for r in best.history] == [3.0, 1.0, 2.0, 1.0, 5.0, 1.5]
+    assert [r.epoch for r in best.history] == [1, 2, 3, 4, 5, 6]
+    assert np.all(np.diff([r.seconds for r in best.history]) > 0)
+    two = fit(2)
+    chex.assert_trees_all_equal(best.factors, two.factors)
+    chex.assert_trees_all_equal(best.state, two.state)
+    assert all(np.isnan(r.score) for r in two.history)
+    assert not np.array_equal(two.factors.items, fit(6).factors.items)
+
+
+def test_patience():
+    ratings, _, _ = make_ratings(counts=True)
+    scores = [3.0, 2.0, 2.5, 1.9, 2.0, 1.9, 1.8]
+    lengths = [
+        len(
+            completion.fit(
+                EXPLICIT["ridge"], ratings, key=KEY, n_epochs=7, validation=ratings, patience=p, score=scripted(scores)
+            ).history
+        )
+        for p in (1, 2, 3, None)
+    ]
+    # The first one worse than 2.0 is epoch 3; epochs 5 and 6 are no better than epoch 4.
+    assert lengths == [3, 6, 7, 7]
+
+
+def test_default_scores():
+    ratings, _, _ = make_ratings(counts=True)
+    train, held_out = completion.train_test_split(ratings, test_size=0.3, key=KEY)
+    explicit = completion.fit(EXPLICIT["ridge"], train, key=KEY, n_epochs=1, validation=held_out)
+    np.testing.assert_allclose(explicit.history[0].score, completion.rmse(explicit, held_out))
+    implicit = completion.fit(IMPLICIT["implicit"], train, key=KEY, n_epochs=1, validation=held_out)
+    expected = 1 - completion.ndcg(implicit, held_out, k=10, exclude=train)
+    np.testing.assert_allclose(implicit.history[0].score, expected)
+
+
+def test_callbacks():
+    ratings, _, _ = make_ratings(counts=True)
+    seen = []
+
+    def third(event):
+        seen.append((event.record.epoch, len(event.history), np.array(event.state.items.factors)))
+        assert event.model is EXPLICIT["ridge"]
+        return event.record.epoch == 3
+
+    also = []
+    fitted = completion.fit(
+        EXPLICIT["ridge"], ratings, key=KEY, n_epochs=9, callbacks=[third, lambda e: also.append(e.record.epoch)]
+    )
+    assert [s[:2] for s in seen] == [(1, 1), (2, 2), (3, 3)]
+    assert also == [1, 2, 3]  # all callbacks hear of the last epoch, the one after that which stops too
+    assert len(fitted.history) == 3
+    np.testing.assert_array_equal(seen[-1][2], fitted.factors.items)
+
+
+@pytest.mark.parametrize("name", MAIN)
+def test_one_compilation_for_a_run_and_none_for_other_numbers(name):
+    ratings, _, _ = make_ratings(counts=True)
+    before = training._epoch._cache_size()
+    completion.fit(EVERY[name], ratings, key=KEY, n_epochs=4)
+    once = training._epoch._cache_size()
+    assert once <= before + 1
+    other = dataclasses.replace(EVERY[name], alpha=0.7)
+    completion.fit(other, ratings, key=jax.random.key(3), n_epochs=2)
+    assert training._epoch._cache_size() == once
+
+
+@pytest.mark.parametrize(
+    "name", ["variational", "online", "implicit", "bpr", *(pytest.param(n, marks=pytest.mark.slow) for n in _SELDOM)]
+)
+def test_update_with_new_users_and_items(name):
+    ratings, _, _ = make_ratings(counts=True)
+    old = completion.fit(EVERY[name], ratings, key=KEY, n_epochs=3)
+    before = jax.tree.map(np.array, (old.state, old.factors))
+    newer = completion.Ratings.from_triplets([100, 100, 0, 101], [0, 77, 77, 1], [1.0, 5.0, 5.0, 2.0])
+    new = completion.update(old, newer, key=KEY, n_epochs=2)
+    assert list(new.ratings.user_ids.values) == [*range(N_USERS), 100, 101]
+    assert list(new.ratings.item_ids.values) == [*range(N_ITEMS), 77]
+    assert len(new.ratings) == len(ratings) + 4
+    assert len(new.history) == 2
+    assert np.isfinite(new.predict([100, 101, 0], [77, 77, 0])).all()
+    assert (np.asarray(new.factors.users)[-2:] != 0).any() or name == "elastic net"
+    # The old model is what it was, and goes on working.
+    chex.assert_trees_all_equal(jax.tree.map(np.asarray, (old.state, old.factors)), before)
+    assert np.isfinite(old.predict(ratings.users, ratings.items)).all()
+    assert np.isfinite(old.fold_in(newer).predict(100, 0)).all()
+
+
+@pytest.mark.parametrize("name", ["ridge", "elastic net", "implicit"])
+def test_fit_goes_on_from_where_it_started(x64, name):
+    """Nothing is random in these: three epochs and two more are five."""
+    ratings, _, _ = make_ratings(counts=True)
+    fit = lambda n, **kw: completion.fit(EVERY[name], ratings, key=KEY, n_epochs=n, **kw)
+    chex.assert_trees_all_close(fit(2, start=fit(3)).factors, fit(5).factors, rtol=1e-9)
+
+
+def test_rows_are_carried_over_by_id():
+    """A start from the same ratings in another order of users and items, and without epochs that change much."""
+    ratings, values, _ = make_ratings(counts=True)
+    names = [f"u{i}" for i in range(N_USERS)]
+    first = completion.Ratings.from_triplets(
+        [names[u] for u in ratings.users], ratings.items, ratings.values, user_ids=names
+    )
+    again = completion.Ratings.from_triplets(
+        [names[u] for u in ratings.users], ratings.items, ratings.values, user_ids=names[::-1],
+        item_ids=range(N_ITEMS)[::-1],
+    )  # fmt: skip
+    model = completion.ExplicitALS(2, variational=False)
+    start = completion.fit(model, first, key=KEY, n_epochs=200)
+    assert values.max() == start.limits[1]
+    moved = completion.fit(model, again, key=jax.random.key(9), n_epochs=1, start=start)
+    np.testing.assert_allclose(moved.factors.users[::-1], start.factors.users, atol=1e-3)
+    np.testing.assert_allclose(moved.factors.items[::-1], start.factors.items, atol=1e-3)
+
+
+def test_mesh_must_be_none_where_steps_are_in_order():
+    ratings, _, _ = make_ratings(counts=True)
+    mesh = jax.make_mesh((1,), ("rows",))
+    for name in ("online", "bpr"):
+        with pytest.raises(ValueError, match="mesh"):
+            completion.fit(EVERY[name], ratings, key=KEY, mesh=mesh)
+
+
+RATINGS = make_ratings(counts=True)[0]
+
+
+@pytest.mark.parametrize(
+    ("error", "word", "call"),
+    [
+        (TypeError, "model", lambda: completion.fit(mmf.Ridge(0.1), RATINGS, key=KEY)),
+        (TypeError, "model", lambda: completion.fit(completion.ExplicitALS, RATINGS, key=KEY)),
+        (TypeError, "train", lambda: completion.fit(EXPLICIT["ridge"], np.ones((3, 3)), key=KEY)),
+        (TypeError, "validation", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, validation=[1])),
+        (ValueError, "train", lambda: completion.fit(EXPLICIT["ridge"], RATINGS.positives(99), key=KEY)),
+        (ValueError, "patience", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, patience=2)),
+        (ValueError, "score", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, score=completion.mae)),
+        (
+            ValueError,
+            "patience",
+            lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, patience=0, validation=RATINGS),
+        ),
+        (ValueError, "n_epochs", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=0)),
+        (ValueError, "n_components", lambda: completion.ExplicitALS(0)),
+        (ValueError, "alpha", lambda: completion.ExplicitALS(alpha=-1)),
+        (ValueError, "l1_ratio", lambda: completion.ExplicitALS(l1_ratio=1.5)),
+        (ValueError, "bias_alpha", lambda: completion.ExplicitALS(bias_alpha=0)),
+        (TypeError, "alpha", lambda: completion.ExplicitALS(alpha="much")),
+        (TypeError, "n_components", lambda: completion.ExplicitALS(2.0)),
+        (ValueError, "unobserved_weight", lambda: completion.ImplicitALS(unobserved_weight=0)),
+        (ValueError, "confidence", lambda: completion.ImplicitALS(confidence=0)),
+        (ValueError, "block_size", lambda: completion.ImplicitALS(block_size=0)),
+        (ValueError, "streamed", lambda: completion.ExplicitOnline(streamed="rows")),
+        (ValueError, "batch_size", lambda: completion.ExplicitOnline(batch_size=0)),
+        (ValueError, "alpha", lambda: completion.ExplicitOnline(alpha=-1)),
+        (ValueError, "batch_size", lambda: completion.BPR(batch_size=0)),
+        (TypeError, "optimizer", lambda: completion.BPR(optimizer="adam")),
+    ],
+)
+def test_errors(error, word, call):
+    with pytest.raises(error, match=word):
+        call()
+
+
+def test_overflow_is_told():
+    ratings = completion.Ratings.from_triplets([0, 0, 1], [0, 1, 1], [1e30, -1e30, 3e30])
+    with pytest.raises(FloatingPointError, match="scale"):
+        completion.fit(completion.ExplicitALS(2, alpha=1e-6), ratings, key=KEY, n_epochs=5)
+
+
+def test_start_of_another_model():
+    start = completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=1)
+    with pytest.raises(ValueError, match="start"):
+        completion.fit(IMPLICIT["implicit"], RATINGS, key=KEY, start=start)
+
+
+# What a fitted model answers
+
+USERS, ITEMS = ["ann", "bob", "cem", "dan"], [(1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e")]
+
+
+@pytest.fixture(scope="module")
+def named():
+    rng = np.random.default_rng(3)
+    there = rng.random((4, 5)) < 0.6
+    there[0] = [True, True, True, True, False]
+    there[1, 4] = True
+    users, items = np.nonzero(there)
+    ratings = completion.Ratings.from_triplets(
+        [USERS[u] for u in users], [ITEMS[i] for i in items], rng.integers(1, 6, len(users)), user_ids=USERS,
+        item_ids=ITEMS,
+    )  # fmt: skip
+    return completion.fit(completion.ExplicitALS(3, alpha=0.01), ratings, key=KEY, n_epochs=5)
+
+
+def dense_scores(fitted):
+    f = jax.tree.map(lambda a: np.asarray(a, float), fitted.factors)
+    return f.mean + f.user_bias[:, None] + f.item_bias + f.users @ f.items.T
+
+
+def test_predictions_are_of_ids(named):
+    scores, (low, high) = dense_scores(named), named.limits
+    users, items = [u for u in USERS for _ in ITEMS], ITEMS * 4
+    predicted = named.predict(users, items)
+    assert predicted.dtype == np.float32
+    np.testing.assert_allclose(predicted, np.clip(scores.ravel(), low, high), rtol=1e-5)
+    assert (low, high) == (named.ratings.values.min(), named.ratings.values.max())
+    for position, user in enumerate(USERS):  # one user for all items, and the other way round
+        np.testing.assert_array_equal(named.predict(user, ITEMS), predicted.reshape(4, 5)[position])
+    for position, item in enumerate(ITEMS):
+        np.testing.assert_array_equal(named.predict(USERS, item), predicted.reshape(4, 5)[:, position])
+        np.testing.assert_array_equal(named.predict(USERS, [item]), predicted.reshape(4, 5)[:, position])
+    assert named.predict("ann", ITEMS[0]).shape == (1,)
+    assert named.predict([], []).shape == (0,)
+    objects = np.empty(4, object)
+    objects[:] = USERS
+    np.testing.assert_array_equal(named.predict(objects, ITEMS[0]), named.predict(USERS, ITEMS[0]))
+
+
+def test_predictions_are_clipped(named):
+    narrow = dataclasses.replace(named, limits=(2.5, 3.0))
+    free = dataclasses.replace(named, limits=None)
+    users, items = [u for u in USERS for _ in ITEMS], ITEMS * 4
+    raw = free.predict(users, items)
+    assert raw.min() < 2.5
+    assert raw.max() > 3.0
+    np.testing.assert_allclose(raw, dense_scores(named).ravel(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(narrow.predict(users, items), np.clip(raw, 2.5, 3.0))
+    scores = narrow.recommend(exclude_seen=False, n=5).scores
+    assert scores.min() >= 2.5
+    assert scores.max() <= 3.0
+    # Clipped, scores are equal; the order is that without limits.
+    np.testing.assert_array_equal(
+        narrow.recommend(exclude_seen=False, n=5).items, free.recommend(exclude_seen=False, n=5).items
+    )
+
+
+def test_unknown_ids(named):
+    f = jax.tree.map(lambda a: np.asarray(a, float), named.factors)
+    clip = lambda v: np.clip(v, *named.limits)
+    np.testing.assert_allclose(named.predict("eve", ITEMS), clip(f.mean + f.item_bias), rtol=1e-5)
+    np.testing.assert_allclose(named.predict(USERS, [(9, "z")]), clip(f.mean + f.user_bias), rtol=1e-5)
+    np.testing.assert_allclose(named.predict(["eve", 7, ("x",)], [5, "a", (0,)]), clip(f.mean), rtol=1e-5)
+    for users, items, word in (("eve", ITEMS, "users"), (USERS, [(9, "z")], "items")):
+        with pytest.raises(ValueError, match=f"(?s){word}.*1 id"):
+            named.predict(users, items, unknown="error")
+    named.predict("ann", ITEMS, unknown="error")
+    with pytest.raises(ValueError, match="unknown"):
+        named.predict("ann", ITEMS, unknown="drop")
+    with pytest.raises(ValueError, match="as many"):
+        named.predict(["ann", "bob"], ITEMS[:3])
+    best = named.recommend("eve", 5)
+    order = np.argsort(-f.item_bias)
+    assert [ITEMS[i] for i in order] == list(best.items[0])
+    with pytest.raises(ValueError, match="eve"):
+        named.recommend(["ann", "eve"], unknown="error")
+
+
+def test_known_ids_beside_unknown_ones_of_another_type(named):
+    """A list with ids of several types: each is looked up for itself."""
+    np.testing.assert_array_equal(named.predict(["ann", 7], [ITEMS[0]] * 2)[0], named.predict("ann", ITEMS[0])[0])
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+@pytest.mark.parametrize("n", [1, 3, 5, 8])
+def test_recommendations_are_those_of_brute_force(named, n, exclude_seen):
+    scores, rated = dense_scores(named), named.ratings.to_scipy().toarray() > 0
+    found = named.recommend(n=n, exclude_seen=exclude_seen)
+    assert list(found.users) == USERS
+    assert found.items.shape == found.scores.shape == (4, n)
+    for u in range(4):
+        allowed = np.flatnonzero(~rated[u]) if exclude_seen else np.arange(5)
+        order = allowed[np.argsort(-scores[u, allowed])][:n]
+        items, values = list(found.items[u]), found.scores[u]
+        assert items == [ITEMS[i] for i in order] + [None] * (n - len(order))
+        np.testing.assert_allclose(values[: len(order)], np.clip(scores[u, order], *named.limits), rtol=1e-5)
+        assert (values[len(order) :] == -np.inf).all()
+    one = named.recommend("cem", n, exclude_seen=exclude_seen)
+    assert list(one.users) == ["cem"]
+    assert list(one.items[0]) == list(found.items[2])
+    some = named.recommend(["dan", "ann"], n, exclude_seen=exclude_seen)
+    assert list(some.users) == ["dan", "ann"]
+    assert [list(r) for r in some.items] == [list(found.items[3]), list(found.items[0])]
+    with pytest.raises(ValueError, match="n"):
+        named.recommend(n=0)
+
+
+def test_missing_recommendations_of_numbers_are_minus_one():
+    ratings = completion.Ratings.from_triplets([1, 1, 2], [10, 20, 10], [1.0, 2.0, 3.0])
+    found = completion.fit(EXPLICIT["ridge"], ratings, key=KEY, n_epochs=1).recommend(n=3)
+    assert found.items.tolist() == [[-1, -1, -1], [20, -1, -1]]
+    assert (found.scores == -np.inf).tolist() == [[True] * 3, [False, True, True]]
+
+
+def test_similar_items_are_by_cosine(named):
+    factors = np.asarray(named.factors.items, float)
+    for position, item in enumerate(ITEMS):
+        cosines = factors @ factors[position]
+        cosines /= np.linalg.norm(factors, axis=1) * np.linalg.norm(factors[position])
+        order = [i for i in np.argsort(-cosines) if i != position]
+        for n in (2, 4, 10):
+            ids, found = named.similar_items(item, n)
+            assert list(ids) == [ITEMS[i] for i in order[:n]]
+            np.testing.assert_allclose(found, cosines[order[:n]], atol=1e-5)
+    with pytest.raises(ValueError, match="item"):
+        named.similar_items("film")
+
+
+@pytest.mark.parametrize("name", ["variational", "ridge", "elastic net", "implicit"])
+def test_fold_in_is_one_more_half_step_of_users(x64, name):
+    model = EVERY[name]
+    ratings, _, _ = make_ratings(counts=True, weighted=True)
+    fitted = completion.fit(model, ratings, key=KEY, n_epochs=3)
+    state, data = fitted.state, model.prepare(ratings)
+    if name == "implicit":
+        users, bias = half_step(model, data.by_user, state.users, state.items, state.user_load), np.zeros(N_USERS)
+    else:
+        users, bias = half_step(model, data.by_user, state.users, state.items, state.mean, state.noise)[0][:2]
+    chosen = ratings.select(np.isin(ratings.users, [1, 4]))
+    for part in (ratings, chosen):
+        folded = fitted.fold_in(part)
+        rows = np.unique(part.users)
+        np.testing.assert_allclose(folded.factors.users[rows], users[rows], rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(folded.factors.user_bias[rows], bias[rows], rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(folded.factors.items, fitted.factors.items)
+    assert (np.asarray(folded.factors.users)[0] == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EVERY)
+def test_fold_in_of_other_users(name):
+    ratings, _, _ = make_ratings(counts=True)
+    fitted = completion.fit(EVERY[name], ratings, key=KEY, n_epochs=2)
+    others = completion.Ratings.from_triplets(["x", "x", "x", "y"], [0, 2, 99, 99], [5.0, 1.0, 3.0, 3.0])
+    folded = fitted.fold_in(others)
+    alone = fitted.fold_in(completion.Ratings.from_triplets(["x", "x"], [0, 2], [5.0, 1.0]))
+    assert list(folded.ratings.user_ids.values) == ["x", "y"]
+    np.testing.assert_allclose(folded.factors.users[0], alone.factors.users[0], rtol=1e-5, atol=1e-7)
+    assert (np.asarray(folded.factors.users)[1] == 0).all()
+    assert folded.predict(["x", "y"], [1, 1]).shape == (2,)
+    assert not set(folded.recommend("x", n=5).items[0]) & {0, 2}
+    with pytest.raises(ValueError, match="items"):
+        fitted.fold_in(completion.Ratings.from_triplets(["x"], ["film"], [1.0]))
+
+
+GRADIENTS = {
+    "ridge": completion.ExplicitALS(K, alpha=0.3, variational=False),
+    "variational": completion.ExplicitALS(K, alpha=0.3),
+    "elastic net": completion.ExplicitALS(K, alpha=0.1, l1_ratio=0.3, code_solver=TIGHT),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == "variational" else pytest.param(n, marks=pytest.mark.slow) for n in GRADIENTS]
+)
+def test_gradients_of_folding_in(x64, name):
+    model, rng = GRADIENTS[name], np.random.default_rng(4)
+    ratings, _, _ = make_ratings()
+    users, items = random_sides(ratings, covariance=name == "variational")
+    columns, here = np.array([[0, 1, 2, 3], [4, 2, 0, 0]]), np.array([[1, 1, 1, 1], [1, 1, 0, 0.0]])
+    values = jnp.asarray(rng.normal(3, 1, (2, 4)))
+
+    def prediction(factors, bias, mean, values, weights, alpha):
+        state = ALSState(mean, users, items._replace(factors=factors, bias=bias), jnp.asarray(0.7))
+        rows = completion.padded_rows(columns, values, weights * here)
+        own, own_bias = dataclasses.replace(model, alpha=alpha).fold_in(state, rows)
+        return jnp.sum(jnp.sin(own @ factors.T + own_bias[:, None] + bias + mean))
+
+    args = (items.factors, items.bias, jnp.asarray(2.5), values, jnp.ones((2, 4)) * 1.3, jnp.asarray(0.3))
+    own, _ = jax.jit(model.fold_in)(
+        ALSState(args[2], users, items, jnp.asarray(0.7)), completion.padded_rows(columns, values, 1.3 * here)
+    )
+    assert (np.asarray(own) != 0).any(axis=1).all()
+    check_grads(jax.jit(prediction), args, 1, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-5)
+    # Ratings that are only padding have no influence.
+    to_values = jax.grad(prediction, 3)(*args)
+    assert (np.asarray(to_values)[here == 0] == 0).all()
+    assert (np.asarray(to_values)[here > 0] != 0).all()
+
+
+def test_gradients_of_folding_in_clicks(x64):
+    rng = np.random.default_rng(4)
+    items = jnp.asarray(rng.normal(size=(N_ITEMS, 2)))
+    columns, values = np.array([[0, 1, 2], [4, 2, 0]]), jnp.asarray(rng.uniform(1, 2, (2, 3)))
+
+    def prediction(items, values, alpha, unobserved):
+        model = dataclasses.replace(completion.ImplicitALS(2), alpha=alpha, unobserved_weight=unobserved)
+        state = ImplicitState(items[:0], items, jnp.asarray(3.0), jnp.asarray(2.0))
+        own, _ = model.fold_in(state, completion.padded_rows(columns, values))
+        return jnp.sum(jnp.sin(own @ items.T))
+
+    args = (items, values, jnp.asarray(0.3), jnp.asarray(0.2))
+    check_grads(jax.jit(prediction), args, 1, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-5)
