@@ -20,7 +20,8 @@ from benchmarks.harness import DEVICE, ROOT, environment, openblas_core_type
 Record = dict[str, Any]
 PACKAGES = (
     "jax-mmf", "jax", "jaxlib", "numpy", "scipy", "spams-bin", "spams", "scikit-learn", "scikit-image", "celer",
-    "skglm", "numba", "jaxopt", "optax", "tensorly", "brainspace", "h5py", "threadpoolctl",
+    "skglm", "numba", "jaxopt", "optax", "tensorly", "brainspace", "h5py", "threadpoolctl", "scikit-surprise", "cmfrec",
+    "implicit", "recbole",
 )  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def _write_parquet(path: Path, names: list[str], rows: Iterator[dict[str, Any]])
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow; pip install pyarrow, or write .csv") from error
+        raise ImportError("Parquet files need pyarrow; pip install 'jax-mmf[parquet]', or write .csv") from error
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for row in rows:
         for name, column in columns.items():
