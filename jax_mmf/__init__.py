@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from jax_mmf import datasets
+from jax_mmf import completion, datasets
 from jax_mmf.code_solvers import FISTA, ActiveSet, Cholesky, CodeSolver, CoordinateDescent, UnrolledFISTA
 from jax_mmf.coding import decode, encode, encode_with_info
 from jax_mmf.compaction import SolveInfo
@@ -70,6 +70,7 @@ __all__ = [
     "UnrolledFISTA",
     "__version__",
     "alpha_max",
+    "completion",
     "datasets",
     "decode",
     "default_solver",
