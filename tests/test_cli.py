@@ -572,7 +572,7 @@ def test_command_alone_shows_its_help(run):
 
 def interrupted(folder, signals):
     """A long run that gets Ctrl-C once it has logged something: exit status, stderr."""
-    arguments = ["fit", "x.h5", "-o", "m.h5", "--epochs", "1000000", "--held-out", "16", "--log", "log", *OPTIONS]
+    arguments = ["fit", "x.h5", "-o", "m.h5", "--epochs", "100000", "--held-out", "16", "--log", "log", *OPTIONS]
     # Steps between evaluations are many in so long a run; a small one is started for the log, and gone on with.
     process = subprocess.Popen(
         [sys.executable, "-m", "jax_mmf", *arguments],

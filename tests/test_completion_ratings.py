@@ -285,7 +285,7 @@ def test_dates_are_timestamps():
 
 
 def test_message_of_duplicates_names_the_pair_and_the_way_out():
-    with pytest.raises(ValueError, match=r"(?s)1 entries.*user.*'ann'.*item.*\('x', 2\).*aggregate=.*'mean'"):
+    with pytest.raises(ValueError, match=r"(?s)1 entries.*user ann and item \('x', 2\).*aggregate=.*'mean'"):
         Ratings.from_triplets(["bob", "ann", "ann"], [("x", 2)] * 3, [1, 2, 3])
 
 
