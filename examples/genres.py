@@ -3,8 +3,8 @@
 A recommender has learned the tastes of users from the ratings of known films (MovieLens 100K). A new film comes with
 its genres and a few ratings, from which bias and factors are solved for: a ridge problem, and a differentiable one.
 Ridge pulls the factors of all new films towards zero. Here it pulls them to what the genres say, ``genres @ W``, and
-the bias to ``genres @ v``. W, v and the strengths of both pulls are what makes the other ratings of known films come out
-best, if these were new: `jax.grad` of that error goes through the ridge solutions, to an optax optimiser.
+the bias to ``genres @ v``. W, v and the strengths of both pulls are what makes the other ratings of known films come
+out best, if these were new: `jax.grad` of that error goes through the ridge solutions, to an optax optimiser.
 
 Films that took no part in any of it are predicted with 2 % less error than without genres, by the same ridge with
 strengths that were learned the same way.
