@@ -71,20 +71,6 @@ def _factor_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tupl
     return jax.jvp(jnp.linalg.cholesky, primals[:1], tangents[:1])
 
 
-def pack_symmetric(matrix: Array) -> Array:
-    """Upper triangles of symmetric matrices: ``(..., k, k) -> (..., k (k + 1) / 2)``."""
-    rows, columns = np.triu_indices(matrix.shape[-1])
-    return matrix[..., rows, columns]
-
-
-def unpack_symmetric(packed: Array, k: int) -> Array:
-    """Symmetric matrices of their upper triangles: ``(..., k (k + 1) / 2) -> (..., k, k)``."""
-    place = np.zeros((k, k), np.int32)
-    rows, columns = np.triu_indices(k)
-    place[rows, columns] = place[columns, rows] = np.arange(rows.size)
-    return packed[..., place]
-
-
 def cholesky_shifted(matrix: Array, shift: Array) -> Array:
     """Lower Cholesky factor of ``M + shift I`` with M positive semi-definite: ``(..., k, k)``, one program, no branch.
 

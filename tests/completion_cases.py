@@ -34,27 +34,15 @@ def dense_of(ratings):
     return values, weights
 
 
-def packed(matrices):
-    """Upper triangles, row by row."""
-    return matrices[:, *np.triu_indices(matrices.shape[-1])]
-
-
-def unpacked(triangles, k=K):
-    out = np.zeros((len(triangles), k, k))
-    out[:, *np.triu_indices(k)] = triangles
-    return out + np.triu(out, 1).swapaxes(1, 2)
-
-
-def random_sides(ratings, k=K, seed=1, *, covariance=False):
+def random_sides(ratings, k=K, seed=1, *, variance=False):
     rng = np.random.default_rng(seed)
     total = len(ratings) if ratings.weights is None else ratings.weights.astype(float).sum()
 
     def side(n):
-        roots = rng.normal(size=(n, k, k)) / 3
         return Side(
             jnp.asarray(rng.normal(size=(n, k))),
             jnp.asarray(rng.normal(size=n)),
-            jnp.asarray(packed(np.einsum("nij,nkj->nik", roots, roots))) if covariance else None,
+            jnp.asarray(rng.uniform(0, 0.3, size=(n, k))) if variance else None,
             jnp.asarray(total / n),
         )
 

@@ -410,7 +410,7 @@ GRADIENTS = {
 def test_gradients_of_folding_in(x64, name):
     model, rng = GRADIENTS[name], np.random.default_rng(4)
     ratings, _, _ = make_ratings()
-    users, items = random_sides(ratings, covariance=name == "variational")
+    users, items = random_sides(ratings, variance=name == "variational")
     columns, here = np.array([[0, 1, 2, 3], [4, 2, 0, 0]]), np.array([[1, 1, 1, 1], [1, 1, 0, 0.0]])
     values = jnp.asarray(rng.normal(3, 1, (2, 4)))
 

@@ -25,7 +25,6 @@ from completion_cases import (
     make_ratings,
     random_sides,
     strengths,
-    unpacked,
 )
 from jax.test_util import check_grads
 
@@ -51,7 +50,7 @@ def test_half_step_without_biases_is_ridge(x64, weighted, scaling, side):
         new, noise = half_step(model, data.by_item, items, users, mean, one)
         other, values, weights = users, values.T, weights.T
     assert noise == 1
-    assert new.covariance is None
+    assert new.variance is None
     np.testing.assert_array_equal(new.bias, 0)
     for i, strength in enumerate(strengths(model, weights)):
         target = values[i] - 2.5 - np.asarray(other.bias)
@@ -128,7 +127,7 @@ def test_objective_never_rises(x64, name):
 @pytest.mark.parametrize("nonneg", [False, True])
 def test_elastic_net_half_step_is_that_of_scikit_learn(x64, nonneg):
     ratings, values, weights = make_ratings(full=0.8)
-    model = completion.ExplicitALS(K, alpha=0.2, l1_ratio=0.4, nonneg=nonneg, biases=False, code_solver=TIGHT)
+    model = completion.ExplicitALS(K, alpha=0.5, l1_ratio=0.4, nonneg=nonneg, biases=False, code_solver=TIGHT)
     users, items = random_sides(ratings)
     if nonneg:
         users = users._replace(factors=jnp.abs(users.factors))
@@ -182,37 +181,69 @@ def test_nonneg_ridge_half_step_is_nnls(x64):
 def test_variational_half_step_is_the_closed_form(x64, biases):
     ratings, values, weights = make_ratings(weighted=True)
     model = completion.ExplicitALS(K, alpha=0.3, bias_alpha=1.7, biases=biases)
-    assert model.has_covariance
-    users, items = random_sides(ratings, covariance=True)
+    assert model.has_variance
+    users, items = random_sides(ratings, variance=True)
     new, noise = half_step(model, model.prepare(ratings).by_user, users, items, jnp.asarray(2.5), jnp.asarray(0.7))
-    d, c, spread = np.asarray(items.factors), np.asarray(items.bias), unpacked(items.covariance)
+    d, c, spread = (np.asarray(part) for part in (items.factors, items.bias, items.variance))
     expected = 0.0
     for u, strength in enumerate(strengths(model, weights)):
         w, target = weights[u], values[u] - 2.5 - c
-        gram = d.T @ (w[:, None] * d) + np.einsum("i,ikl->kl", w, spread)
-        precision = gram + strength * np.eye(K)
-        if biases:  # one more row and column, eliminated by the inverse of the whole
+        precision = d.T @ (w[:, None] * d) + np.diag(w @ spread) + strength * np.eye(K)
+        if biases:  # one more row and column
             whole = np.block([[precision, (w @ d)[:, None]], [(w @ d)[None], w.sum() + 1.7]])
-            mean, inverse = np.linalg.solve(whole, [*(d.T @ (w * target)), w @ target]), np.linalg.inv(whole)
-            a, b, inverse = mean[:K], mean[K], inverse[:K, :K]
+            mean = np.linalg.solve(whole, [*(d.T @ (w * target)), w @ target])
+            a, b = mean[:K], mean[K]
         else:
-            a, b, inverse = np.linalg.solve(precision, d.T @ (w * target)), 0.0, np.linalg.inv(precision)
+            a, b = np.linalg.solve(precision, d.T @ (w * target)), 0.0
         np.testing.assert_allclose(new.factors[u], a, rtol=1e-8, atol=1e-10)
         np.testing.assert_allclose(new.bias[u], b, rtol=1e-8, atol=1e-10)
-        covariance = 0.7 * inverse
-        np.testing.assert_allclose(unpacked(new.covariance)[u], covariance, rtol=1e-8, atol=1e-10)
-        # Expected squared error of two independent normal vectors, entry by entry.
+        variance = 0.7 / np.diag(precision)
+        np.testing.assert_allclose(new.variance[u], variance, rtol=1e-8, atol=1e-10)
+        # Expected squared error, entry by entry: all factors are independent.
         for i in np.flatnonzero(w):
-            variance = d[i] @ covariance @ d[i] + a @ spread[i] @ a + np.trace(covariance @ spread[i])
-            expected += w[i] * ((target[i] - b - a @ d[i]) ** 2 + variance)
+            added = d[i] ** 2 @ variance + a**2 @ spread[i] + variance @ spread[i]
+            expected += w[i] * ((target[i] - b - a @ d[i]) ** 2 + added)
     np.testing.assert_allclose(noise, expected / weights.sum(), rtol=1e-8)
 
 
-def test_which_models_have_covariances():
-    assert completion.ExplicitALS().has_covariance
-    assert not completion.ExplicitALS(variational=False).has_covariance
-    assert not completion.ExplicitALS(l1_ratio=0.5).has_covariance
-    assert not completion.ExplicitALS(nonneg=True).has_covariance
+def free_energy(model, values, weights, mean, users, items, noise):
+    """Bound on minus the log evidence of ratings, up to a constant: expected cost less the entropy of the factors."""
+    (a, b, v), (d, c, s) = ([np.asarray(p) for p in (t.factors, t.bias, t.variance)] for t in (users, items))
+    error = (values - mean - b[:, None] - c - a @ d.T) ** 2 + v @ (d.T**2) + a**2 @ s.T + v @ s.T
+    penalty = strengths(model, weights) @ (a**2 + v).sum(1) + strengths(model, weights.T) @ (d**2 + s).sum(1)
+    cost = (weights * error).sum() + penalty + model.bias_alpha * ((b**2).sum() + (c**2).sum())
+    return cost / (2 * noise) - np.log(v).sum() / 2 - np.log(s).sum() / 2
+
+
+def test_variational_half_steps_lower_the_bound(x64):
+    """At a noise that is held: each half-step is the best of its side, for means and variances."""
+    ratings, values, weights = make_ratings(weighted=True)
+    model = completion.ExplicitALS(K, alpha=0.2)
+    data, noise = model.prepare(ratings), jnp.asarray(0.7)
+    state = jax.jit(model.epoch)(KEY, model.init(KEY, data), data)
+    users, items = state.users, state.items
+    bounds = []
+    for _ in range(8):
+        users, _ = half_step(model, data.by_user, users, items, state.mean, noise)
+        bounds.append(free_energy(model, values, weights, float(state.mean), users, items, 0.7))
+        items, _ = half_step(model, data.by_item, items, users, state.mean, noise)
+        bounds.append(free_energy(model, values, weights, float(state.mean), users, items, 0.7))
+    assert np.diff(bounds).max() <= 1e-9 * abs(bounds[0])
+    assert bounds[-1] < bounds[0] - 1
+    # And it is a minimum: no small change of the side just solved for is better.
+    rng = np.random.default_rng(0)
+    for change in (1e-3, -1e-3):
+        for name in ("factors", "bias", "variance"):
+            moved = getattr(items, name) * (1 + change * rng.normal(size=getattr(items, name).shape))
+            other = items._replace(**{name: moved})
+            assert free_energy(model, values, weights, float(state.mean), users, other, 0.7) > bounds[-1]
+
+
+def test_which_models_have_variances():
+    assert completion.ExplicitALS().has_variance
+    assert not completion.ExplicitALS(variational=False).has_variance
+    assert not completion.ExplicitALS(l1_ratio=0.5).has_variance
+    assert not completion.ExplicitALS(nonneg=True).has_variance
     for other in ({"l1_ratio": 0.5}, {"nonneg": True}):
         with pytest.raises(ValueError, match="variational"):
             completion.ExplicitALS(variational=True, **other)
@@ -283,7 +314,7 @@ def dense_implicit(model, values, weights, own, other):
     """The best rows for given columns, and the matrix of the weights of entries."""
     w = model.confidence * weights * values
     n = w.sum(1) + model.unobserved_weight * w.shape[1]
-    strength = model.alpha * n.mean() * (n / n.mean()) ** model.scaling
+    strength = model.alpha * w.sum(1).mean() * (n / n.mean()) ** model.scaling
     out = []
     for i in range(len(own)):
         # Both terms of the problem are squares of pairs: stacked, they are one least squares problem.
@@ -299,13 +330,13 @@ def implicit_objective(model, values, weights, users, items):
     cost = (w * (1 - scores) ** 2).sum() / 2 + model.unobserved_weight / 2 * (scores**2).sum()
     for factors, weight in ((users, w), (items, w.T)):
         n = weight.sum(1) + model.unobserved_weight * weight.shape[1]
-        cost += model.alpha / 2 * n.mean() * (n / n.mean()) ** model.scaling @ (np.asarray(factors) ** 2).sum(1)
+        cost += model.alpha / 2 * weight.sum(1).mean() * (n / n.mean()) ** model.scaling @ (np.asarray(factors) ** 2).sum(1)
     return cost
 
 
 def implicit_loads(model, values, weights):
     w = model.confidence * weights * values
-    return (jnp.asarray((m.sum(1) + model.unobserved_weight * m.shape[1]).mean()) for m in (w, w.T))
+    return (jnp.asarray(m.sum(1).mean()) for m in (w, w.T))
 
 
 @pytest.mark.parametrize("block_size", [None, K])
@@ -352,7 +383,7 @@ def test_block_of_factors_is_newtons_step_on_the_block(x64):
     new = np.asarray(half_step(model, data.by_user, jnp.asarray(users), jnp.asarray(items), user_load))
     w = 1.5 * weights * values
     n = w.sum(1) + 0.2 * N_ITEMS
-    strength = 0.3 * n.mean() * (n / n.mean()) ** 0.5
+    strength = 0.3 * w.sum(1).mean() * (n / n.mean()) ** 0.5
     for u in range(N_USERS):
         matrix = items.T @ ((w[u] + 0.2)[:, None] * items) + strength[u] * np.eye(K)
         right, a = items.T @ w[u], users[u].copy()

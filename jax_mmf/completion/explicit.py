@@ -23,7 +23,7 @@ from jax_mmf.coding import solve_codes
 from jax_mmf.completion.factors import Factors, carry_over
 from jax_mmf.completion.ragged import Observed, RaggedRows, Tile, map_blocks, observed, sum_rows, total_weight
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.linalg import cho_solve, cholesky_shifted, pack_symmetric, unpack_symmetric
+from jax_mmf.linalg import cho_solve, cholesky_shifted
 from jax_mmf.penalties import ElasticNet, Penalty, Ridge
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float, HostArray, Key
@@ -38,13 +38,13 @@ class Side(NamedTuple):
     Attributes:
       factors: ``(n, k)``.
       bias: ``(n,)``.
-      covariance: ``(n, k (k + 1) / 2)`` upper triangles of the covariances of the factors, or None for point estimates.
+      variance: ``(n, k)`` of the factors, or None for point estimates.
       load: scalar, the mean over the training rows of their total weight.
     """
 
     factors: Array
     bias: Array
-    covariance: Array | None
+    variance: Array | None
     load: Array
 
 
@@ -62,7 +62,7 @@ class RowSums(NamedTuple):
 
     Attributes:
       gram: ``(m, k, k)`` sum of w d d^T.
-      covariance: ``(m, k (k + 1) / 2)`` sum of w times the covariance of d, packed; None where there is none.
+      variance: ``(m, k)`` sum of w times the variance of d; None where there is none.
       beta: ``(m, k)`` sum of w e d.
       column_sum: ``(m, k)`` sum of w d.
       weight: ``(m,)`` sum of w.
@@ -71,7 +71,7 @@ class RowSums(NamedTuple):
     """
 
     gram: Array
-    covariance: Array | None
+    variance: Array | None
     beta: Array
     column_sum: Array
     weight: Array
@@ -94,9 +94,9 @@ class ExplicitALS:
       bias_alpha: strength of the penalty of the biases, > 0: the number of ratings that a bias is damped by.
       biases: whether there are biases (static).
       variational: whether each factor is a normal distribution instead of a number (static). Half-steps then add the
-        covariances of the other side to its Gram matrices (Lim and Teh 2007), and the variance of the noise is learned
-        along with them. It hardly overfits, and needs ``(n_users + n_items) k^2 / 2`` numbers. For ridge only, where it
-        is the default.
+        variances of the other side to the diagonals of its Gram matrices, and the variance of the noise is learned
+        along with them: variational Bayes with independent factors (Raiko, Ilin and Karhunen 2007). It hardly
+        overfits, and costs little. For ridge only, where it is the default.
       code_solver: of penalties other than ridge; None for coordinate descent.
 
     Raises:
@@ -136,7 +136,7 @@ class ExplicitALS:
         return self.l1_ratio is None and not self.nonneg
 
     @property
-    def has_covariance(self) -> bool:
+    def has_variance(self) -> bool:
         """Whether factors are distributions (static)."""
         return self._is_ridge if self.variational is None else self.variational
 
@@ -161,8 +161,8 @@ class ExplicitALS:
 
         def side(factors: Array) -> Side:
             n = factors.shape[0]
-            covariance = jnp.zeros((n, k * (k + 1) // 2), mean.dtype) if self.has_covariance else None
-            return Side(factors, jnp.zeros(n, mean.dtype), covariance, total / n)
+            variance = jnp.zeros((n, k), mean.dtype) if self.has_variance else None
+            return Side(factors, jnp.zeros(n, mean.dtype), variance, total / n)
 
         users = side(jnp.zeros((n_users, k), mean.dtype))
         return ALSState(mean, users, side(items), jnp.ones((), mean.dtype))
@@ -211,18 +211,18 @@ class ExplicitALS:
             sums = sum_rows(tiles, numbers.shape[0], lambda tile: _chunk_sums(tile, other, mean))
             return self._solve(sums, own.factors.at[numbers].get(mode="fill", fill_value=0), own.load, noise)
 
-        (factors, bias, covariance), (square, weight) = map_blocks(block, (own, other, mean, noise), rows)
-        if self.has_covariance:
+        (factors, bias, variance), (square, weight) = map_blocks(block, (own, other, mean, noise), rows)
+        if self.has_variance:
             noise = square.sum() / jnp.maximum(weight.sum(), 1)
-        return Side(factors, bias, covariance, own.load), noise
+        return Side(factors, bias, variance, own.load), noise
 
     def _solve(
         self, sums: RowSums, start: Array, load: Array, noise: Array
     ) -> tuple[tuple[Array, Array, Array | None], tuple[Array, Array]]:
-        """Factors, biases and covariances of rows; their squared errors and weights: all of ``(m, ...)``."""
-        gram, beta, dtype, k = sums.gram, sums.beta, sums.beta.dtype, self.n_components
-        if sums.covariance is not None:
-            gram += unpack_symmetric(sums.covariance, k)
+        """Factors, biases and variances of rows; their squared errors and weights: all of ``(m, ...)``."""
+        gram, beta, dtype = sums.gram, sums.beta, sums.beta.dtype
+        if sums.variance is not None:  # the mean of d d^T
+            gram += sums.variance[:, None] * jnp.eye(self.n_components, dtype=dtype)
         # The bias that is best for given factors, put into the problem, leaves one in the factors alone.
         damped = 1 / (sums.weight + jnp.asarray(self.bias_alpha, dtype)) if self.biases else jnp.zeros_like(sums.weight)
         column_sum = sums.column_sum
@@ -233,13 +233,12 @@ class ExplicitALS:
         share = jnp.where(sums.weight > 0, sums.weight, load) / load
         scale = share ** -jnp.asarray(self.scaling, dtype) / load
         inner, linear, square = scale[:, None, None] * inner, scale[:, None] * linear, scale * square
-        covariance = None
+        variance, diagonal = None, jnp.diagonal(gram, axis1=1, axis2=2)
         if self._is_ridge:
-            factor = cholesky_shifted(inner, jnp.asarray(self.alpha, dtype))
-            factors = cho_solve(factor, linear)
-            if self.has_covariance:
-                identity = jnp.broadcast_to(jnp.eye(k, dtype=dtype), gram.shape)
-                covariance = (noise * scale)[:, None, None] * jax.scipy.linalg.cho_solve((factor, True), identity)
+            alpha = jnp.asarray(self.alpha, dtype)
+            factors = cho_solve(cholesky_shifted(inner, alpha), linear)
+            if self.has_variance:
+                variance = (noise * scale)[:, None] / (scale[:, None] * diagonal + alpha)
         else:
             solver = self.code_solver or default_code_solver(self.penalty)
             factors = solve_codes(inner, linear, self.penalty, sq_norm=square, solver=solver, init=start)[0]
@@ -247,10 +246,9 @@ class ExplicitALS:
         error = sums.square + bias**2 * sums.weight - 2 * bias * sums.value
         product = jnp.einsum("mkl,ml->mk", gram, factors, precision="highest")
         error += jnp.sum(factors * (product - 2 * beta + 2 * bias[:, None] * column_sum), -1)
-        if covariance is not None:
-            error += jnp.sum(gram * covariance, (1, 2))
-            covariance = pack_symmetric(covariance)
-        return (factors, bias, covariance), (error, sums.weight)
+        if variance is not None:
+            error += jnp.sum(diagonal * variance, 1)
+        return (factors, bias, variance), (error, sums.weight)
 
     def factors(self, state: ALSState) -> Factors:
         """The model of a state."""
@@ -263,12 +261,12 @@ def _chunk_sums(tile: Tile, other: Side, mean: Array) -> RowSums:
     factors = other.factors[columns]
     weighted = weights[..., None] * factors
     gram = jnp.einsum("cwk,cwl->ckl", weighted, factors, precision="highest")
-    covariance = None
-    if other.covariance is not None:
-        covariance = jnp.einsum("cw,cwk->ck", weights, other.covariance[columns], precision="highest")
+    variance = None
+    if other.variance is not None:
+        variance = jnp.einsum("cw,cwk->ck", weights, other.variance[columns], precision="highest")
     return RowSums(
         gram=gram,
-        covariance=covariance,
+        variance=variance,
         beta=jnp.einsum("cwk,cw->ck", weighted, values, precision="highest"),
         column_sum=weighted.sum(1),
         weight=weights.sum(1),

@@ -1,13 +1,14 @@
 """Implicit feedback: clicks and counts, by weighted alternating least squares over all pairs.
 
 The problem, with ``w = confidence * weight * value`` of an entry (values are one for clicks), the weight
-``n_u = sum of w + unobserved_weight * n_items`` of a user, n_i of an item likewise, and a bar for their means::
+``n_u = sum of w + unobserved_weight * n_items`` of a user, its mean n_bar, and w_bar, the mean of ``sum of w``::
 
     min  sum over entries  w / 2 (1 - a_u . d_i)^2  +  unobserved_weight / 2  sum over all pairs (a_u . d_i)^2
-         + alpha / 2  sum over users  n_bar (n_u / n_bar)^scaling |a_u|^2,  the same for the items d_i
+         + alpha / 2  sum over users  w_bar (n_u / n_bar)^scaling |a_u|^2,  the same for the items d_i
 
-This is iALS (Hu, Koren and Volinsky 2008) with the scaled penalty of Rendle et al. 2022, by blocks of factors iALS++
-(Rendle et al. 2021).
+This is iALS (Hu, Koren and Volinsky 2008), the penalty scaled as by Rendle et al. 2022, by blocks of factors iALS++
+(Rendle et al. 2021). Both have a penalty per n_u, which is mostly unobserved weight: their best one falls as
+unobserved_weight rises, in proportion. The best alpha here, per weight of entries, hardly moves (docs/recommenders.md).
 """
 
 from dataclasses import dataclass, field
@@ -35,8 +36,8 @@ class ImplicitState(NamedTuple):
     Attributes:
       users: ``(n_users, k)``.
       items: ``(n_items, k)``.
-      user_load: scalar, the mean of n_u.
-      item_load: scalar, the mean of n_i.
+      user_load: scalar, the mean weight of the entries of a user, w_bar.
+      item_load: scalar, that of an item.
     """
 
     users: Array
@@ -59,7 +60,7 @@ class ImplicitALS:
 
     Attributes:
       n_components: k, number of factors (static).
-      alpha: strength of the penalty, >= 0, per unit of the weight of a mean user or item.
+      alpha: strength of the penalty, >= 0, per weight of the entries of a mean user or item.
       unobserved_weight: weight > 0 of the pairs without an entry, whose target is zero.
       confidence: weight of an entry, times its value and its weight.
       scaling: how the penalty grows with the weight of a user or item: 0, the same for all; 1, in proportion.
@@ -72,7 +73,7 @@ class ImplicitALS:
     """
 
     n_components: int = field(default=64, metadata={"static": True})
-    alpha: Float = 0.03
+    alpha: Float = 0.15
     unobserved_weight: Float = 0.1
     confidence: Float = 1.0
     scaling: Float = 0.5
@@ -106,8 +107,8 @@ class ImplicitALS:
         return ImplicitState(
             jnp.zeros((n_users, k), total.dtype),
             items.astype(total.dtype),
-            total / n_users + self.unobserved_weight * n_items,
-            total / n_items + self.unobserved_weight * n_users,
+            total / n_users,
+            total / n_items,
         )
 
     def epoch(self, key: Key, state: ImplicitState, data: Observed) -> ImplicitState:
@@ -123,7 +124,7 @@ class ImplicitALS:
           rows: entries by user, or by item.
           own: ``(n, k)`` what is solved for; blocks of factors start there.
           other: ``(m, k)`` factors of the columns.
-          load: scalar, mean weight of a row.
+          load: scalar, mean weight of the entries of a row.
 
         Returns:
           ``(n, k)``.
@@ -136,8 +137,8 @@ class ImplicitALS:
             factors = own.at[numbers].get(mode="fill", fill_value=0)
             entries = tiles._replace(weights=self.confidence * tiles.weights * tiles.values)
             weight = sum_rows(entries, numbers.shape[0], lambda tile: tile.weights.sum(1))
-            weight += unobserved * other.shape[0]
-            penalty = alpha * load * (weight / load) ** jnp.asarray(self.scaling, dtype)
+            everywhere = unobserved * other.shape[0]
+            penalty = alpha * load * ((weight + everywhere) / (load + everywhere)) ** jnp.asarray(self.scaling, dtype)
             for first in range(0, k, self.block_size or k):
                 part = slice(first, min(k, first + (self.block_size or k)))
                 sums = sum_rows(entries, numbers.shape[0], lambda tile: _chunk_sums(tile, factors, other, part))  # noqa: B023
