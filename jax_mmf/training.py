@@ -267,7 +267,14 @@ class _Evaluation:
     """Held-out objective, and a clock of the time spent otherwise."""
 
     def __init__(self, solver: OnlineFactorization, samples: Array | None) -> None:
-        self._solver, self._samples = solver, samples
+        self._solver, self._n_samples, self._pieces = solver, 0, list[Array]()
+        if samples is not None:
+            self._n_samples = samples.shape[0]
+            # Pieces of one size, for one program; samples of zeros fill up the last one, whose objective is zero.
+            n_pieces = -(-self._n_samples // _ROWS_PER_EVALUATION)
+            size = -(-self._n_samples // n_pieces)
+            padded = jnp.pad(samples, ((0, n_pieces * size - self._n_samples), (0, 0)))
+            self._pieces = [padded[first : first + size] for first in range(0, n_pieces * size, size)]
         self._seconds, self._since = 0.0, time.perf_counter()
 
     def __call__(self, state: State, step: int, n_samples: int, item: Item, info: Info) -> Record:
@@ -278,17 +285,14 @@ class _Evaluation:
             raise FloatingPointError(
                 f"codes are not finite after step {step}: {state.dictionary.dtype} overflowed; scale the data"
             )
-        value = float("nan") if self._samples is None else self._mean_objective(state, self._samples)
+        value = self._mean_objective(state) if self._pieces else math.nan
         n_dead = int(info.n_dead)
         self._since = time.perf_counter()
         return Record(step, n_samples, item.epoch + 1, self._seconds, item.bytes_read, value, n_dead)
 
-    def _mean_objective(self, state: State, samples: Array) -> float:
-        total = 0.0
-        for first in range(0, samples.shape[0], _ROWS_PER_EVALUATION):
-            part = samples[first : first + _ROWS_PER_EVALUATION]
-            total += float(objective(state.dictionary, part, self._solver.penalty)) * part.shape[0]
-        return total / samples.shape[0]
+    def _mean_objective(self, state: State) -> float:
+        total = sum(float(objective(state.dictionary, piece, self._solver.penalty)) for piece in self._pieces)
+        return total * self._pieces[0].shape[0] / self._n_samples
 
 
 def _held_out_samples(feed: Feed, held_out: Any) -> Array | None:

@@ -1,10 +1,16 @@
 """Settings of the whole test run, made before JAX is imported."""
 
 import os
+from importlib import metadata
 
 # The threads of SciPy's OpenBLAS, which is JAX's linear algebra on CPU, fight with XLA's; and with several workers on
 # few cores, a thread pool per worker would make everything slower.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# Most of the time of a test is compilation, which is half as long without optimisation. XLA_FLAGS= (nothing) tests what
+# users run; .ci/run does so for a part. Flags come and go, and XLA dies of those that it does not know.
+if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
 
 import hypothesis
 import jax

@@ -150,12 +150,23 @@ def test_forgetting(x64, forgetting):
     compare("masked", True, "lasso", "l2", 3, forgetting)
 
 
+GRID = [
+    tuple(name for _, name in chosen)
+    for chosen in itertools.product(*map(enumerate, (STATISTICS, [False, True], PENALTIES, CONSTRAINTS, [1, 3])))
+    if sum(place for place, _ in chosen) % 4 == 0
+]
+"""A quarter of all combinations, in which any two settings meet."""
+
+
+def test_any_two_settings_meet_in_the_grid():
+    sides = STATISTICS, [False, True], PENALTIES, CONSTRAINTS, [1, 3]
+    for one, other in itertools.combinations(range(len(sides)), 2):
+        assert {(chosen[one], chosen[other]) for chosen in GRID} == set(itertools.product(sides[one], sides[other]))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("statistics", "partial_b", "penalty", "constraint", "subset"),
-    list(itertools.product(STATISTICS, [False, True], PENALTIES, CONSTRAINTS, [1, 3])),
-)
-def test_whole_grid(x64, statistics, partial_b, penalty, constraint, subset):
+@pytest.mark.parametrize(("statistics", "partial_b", "penalty", "constraint", "subset"), GRID)
+def test_grid(x64, statistics, partial_b, penalty, constraint, subset):
     compare(statistics, partial_b, penalty, constraint, subset)
 
 
