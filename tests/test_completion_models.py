@@ -329,8 +329,8 @@ def implicit_objective(model, values, weights, users, items):
     w, scores = model.confidence * weights * values, np.asarray(users) @ np.asarray(items).T
     cost = (w * (1 - scores) ** 2).sum() / 2 + model.unobserved_weight / 2 * (scores**2).sum()
     for factors, weight in ((users, w), (items, w.T)):
-        n = weight.sum(1) + model.unobserved_weight * weight.shape[1]
-        cost += model.alpha / 2 * weight.sum(1).mean() * (n / n.mean()) ** model.scaling @ (np.asarray(factors) ** 2).sum(1)
+        n, squares = weight.sum(1) + model.unobserved_weight * weight.shape[1], (np.asarray(factors) ** 2).sum(1)
+        cost += model.alpha / 2 * weight.sum(1).mean() * (n / n.mean()) ** model.scaling @ squares
     return cost
 
 
