@@ -18,6 +18,7 @@ from jax_mmf.typing import Array, Float, HostArray, Key
 from jax_mmf.validation import check_count, check_methods, check_real
 
 _INITIAL_SCALE = 0.1
+_SHARE_CLICKED = 0.02  # of the items, by a mean user: for the strength of the penalty when other users are folded in
 
 
 class Clicks(NamedTuple):
@@ -139,7 +140,7 @@ class BPR:
         one = jnp.ones((), items.dtype)
         solver = ImplicitALS(self.n_components)
         clicks = replace(rows, tiles=rows.tiles._replace(values=jnp.ones_like(rows.tiles.values)))
-        return solver.fold_in(ImplicitState(items[:0], items, 0.1 * items.shape[0] * one, one), clicks)
+        return solver.fold_in(ImplicitState(items[:0], items, _SHARE_CLICKED * items.shape[0] * one, one), clicks)
 
     def factors(self, state: BPRState) -> Factors:
         """The model of a state."""

@@ -7,8 +7,9 @@ The problem, with ``w = confidence * weight * value`` of an entry (values are on
          + alpha / 2  sum over users  w_bar (n_u / n_bar)^scaling |a_u|^2,  the same for the items d_i
 
 This is iALS (Hu, Koren and Volinsky 2008), the penalty scaled as by Rendle et al. 2022, by blocks of factors iALS++
-(Rendle et al. 2021). Both have a penalty per n_u, which is mostly unobserved weight: their best one falls as
-unobserved_weight rises, in proportion. The best alpha here, per weight of entries, hardly moves (docs/recommenders.md).
+(Rendle et al. 2021). Both have a penalty per n_u, which is mostly unobserved weight: the best one falls nearly in
+proportion as unobserved_weight rises. Here alpha is per weight of entries, and its best value moves little
+(docs/recommenders.md).
 """
 
 from dataclasses import dataclass, field
@@ -73,8 +74,8 @@ class ImplicitALS:
     """
 
     n_components: int = field(default=64, metadata={"static": True})
-    alpha: Float = 0.15
-    unobserved_weight: Float = 0.1
+    alpha: Float = 0.2
+    unobserved_weight: Float = 0.3
     confidence: Float = 1.0
     scaling: Float = 0.5
     block_size: int | None = field(default=None, metadata={"static": True})
