@@ -3,7 +3,7 @@
 The entries of a row are cut into chunks of one width, the last one padded with weight zero. Sums over a row are sums
 over its chunks. So one small program, compiled once, serves rows of any length, and padding stays below a fifth. On CPU
 this is as fast as batches of rows of similar length, or faster, and compiles in a tenth of the time
-(docs/completion.md).
+(docs/recommenders.md).
 
 Chunks are in tiles, what is computed at once, and tiles in blocks of rows, whose sums are in memory at once. Rows are
 dealt to the blocks so that all have about the same number of chunks.
