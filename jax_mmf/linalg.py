@@ -50,10 +50,10 @@ def cholesky(matrix: Array) -> Array:
     """
     k, eps, tiny = matrix.shape[-1], jnp.finfo(matrix.dtype).eps, jnp.finfo(matrix.dtype).tiny
     diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
-    # A positive pivot is no proof of a regular matrix: one at the level of rounding is as good as zero.
+    # A positive pivot is no proof of a regular matrix: one at the level of rounding, k eps, is as good as zero.
     trial = jnp.linalg.cholesky(lax.stop_gradient(matrix))
     pivots = jnp.diagonal(trial, axis1=-2, axis2=-1) ** 2
-    singular = ~(pivots > eps * diagonal).all(-1) & jnp.isfinite(diagonal).all(-1)
+    singular = ~(pivots > k * eps * diagonal).all(-1) & jnp.isfinite(diagonal).all(-1)
     jitter = lax.stop_gradient(jnp.where(singular, 10 * k * eps * diagonal.max(-1) + tiny, 0))
     return _factor(matrix + jitter[..., None, None] * jnp.eye(k, dtype=matrix.dtype), trial, singular.any())
 

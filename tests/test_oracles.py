@@ -13,7 +13,7 @@ import jax_mmf as mmf
 from jax_mmf.step import _TAG_ORDER
 from jax_mmf.surrogate import _TILE, Surrogate, update_surrogate
 
-K, P, BATCH, RAGGED, STEPS = 5, 62, 10, 7, 50
+K, P, BATCH, RAGGED, STEPS = 5, 62, 10, 7, 20
 
 STATISTICS = {
     "masked": mmf.MaskedStatistics(),
@@ -42,13 +42,6 @@ FORGETTING = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _free_compiled_programs():
-    """No test of this file runs what another one compiled; see the fixture of this name for modules."""
-    yield
-    jax.clear_caches()
-
-
 def data(seed=0):
     """Low rank plus noise, non-negative enough for every constraint to have something to do. The first atoms differ a
     lot: nearly equal ones make codes, and so the comparison, ill-conditioned."""
@@ -66,7 +59,7 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
     x, dictionary = data()
     pair, rule = STATISTICS[statistics], FORGETTING[forgetting]
     code_penalty, atoms = PENALTIES[penalty], CONSTRAINTS[constraint]
-    # Without an l2 part codes converge slowly, and 50 steps amplify what is missing.
+    # Without an l2 part codes converge slowly, and the steps amplify what is missing.
     tight = (
         None if penalty == "ridge" else mmf.CoordinateDescent(tol=0.0, max_iter=3000 if penalty == "lasso" else 1500)
     )
