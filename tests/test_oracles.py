@@ -123,16 +123,20 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
     assert np.abs(ours[-1][0] - start).max() > 1e-2
 
 
-@pytest.mark.parametrize("penalty", PENALTIES)
-@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def half_slow(*sides):
+    """All combinations, every other one marked as slow."""
+    for chosen in itertools.product(*map(enumerate, sides)):
+        names = [name for _, name in chosen]
+        yield pytest.param(*names, marks=[pytest.mark.slow] * (sum(place for place, _ in chosen) % 2))
+
+
+@pytest.mark.parametrize(("penalty", "constraint"), list(half_slow(PENALTIES, CONSTRAINTS)))
 def test_penalty_and_constraint(x64, penalty, constraint):
     """Every penalty with every constraint, on random subsets, masked statistics and partial B [ICML16]."""
     compare("masked", True, penalty, constraint, 3)
 
 
-@pytest.mark.parametrize("subset", SUBSETS)
-@pytest.mark.parametrize("partial_b", [False, True])
-@pytest.mark.parametrize("statistics", STATISTICS)
+@pytest.mark.parametrize(("statistics", "partial_b", "subset"), list(half_slow(STATISTICS, [False, True], SUBSETS)))
 def test_statistics_and_surrogate(x64, statistics, partial_b, subset):
     """Every pair of estimators with both variants of B, on all features, random ones, and blocks that overlap."""
     compare(statistics, partial_b, "elastic-net", "elastic-net", subset)
