@@ -95,8 +95,8 @@ class ExplicitALS:
       biases: whether there are biases (static).
       variational: whether each factor is a normal distribution instead of a number (static). Half-steps then add the
         variances of the other side to the diagonals of its Gram matrices, and the variance of the noise is learned
-        along with them: variational Bayes with independent factors (Raiko, Ilin and Karhunen 2007). It hardly
-        overfits, and costs little. For ridge only, where it is the default.
+        along with them: variational Bayes with independent factors (Raiko, Ilin and Karhunen 2007). It
+        overfits less, and costs little. For ridge only, where it is the default.
       code_solver: of penalties other than ridge; None for coordinate descent.
 
     Raises:
