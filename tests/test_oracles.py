@@ -42,6 +42,17 @@ FORGETTING = {
 }
 
 
+_done = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def _free_compiled_programs():
+    """A test leaves 600 memory maps; see the fixture of this name for modules, which comes too late here."""
+    yield
+    if next(_done) % 25 == 0:
+        jax.clear_caches()
+
+
 def data(seed=0):
     """Low rank plus noise, non-negative enough for every constraint to have something to do. The first atoms differ a
     lot: nearly equal ones make codes, and so the comparison, ill-conditioned."""
