@@ -1,270 +1,515 @@
 """Active sets: codes solved exactly on their support, which grows and shrinks by an atom at a time."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.custom_batching import sequential_vmap
 
-from jax_mmf.duality import Weights
-from jax_mmf.linalg import matmul
+from jax_mmf.compiled_loop import compiled_loop
+from jax_mmf.duality import Gap, Weights
 from jax_mmf.typing import Array
 
-_LANE_FLOATS = 2**18  # of all inverses together: they are read and written in every round, and must stay in cache
-_MIN_LANES, _MAX_LANES = 32, 256
+# Loops run over as many vectors and blocks as a support needs, these are of a fixed size.
+_SLOTS = 32  # per vector
+_ROWS = 8  # of the inverse per block
+_ATOMS = 128  # per step of a search for the largest entry
+_FIRST = np.int32(0)  # all indices are int32, also where the default is int64
+_SHARE = 0.7  # atoms that violate optimality by this share of the largest violation are tried before all are priced again
 
 
 class Supports(NamedTuple):
     """What `solve_supports` found.
 
     Attributes:
-      codes: ``(k, b)``; zeros for samples that were not in the queue.
+      codes: ``(b, k)``.
+      gap: duality gaps relative to the objective, ``(b,)`` each; infinite where a weight l1 is zero.
       n_rounds: ``(b,)`` changes of the support; int32.
-      full: ``(b,)`` whether a sample needs more active atoms than there was room for.
     """
 
     codes: Array
+    gap: Gap
     n_rounds: Array
-    full: Array
 
 
-class _Problem(NamedTuple):
-    """All samples, with one more of zeros at the end that stands for no sample."""
+class _Sample(NamedTuple):
+    """A problem: correlations and Gram matrix are padded with zeros to a whole number of vectors."""
 
-    gram: Array  # (k, k), with the l2 penalty on its diagonal
-    padded_gram: Array  # (k + 1, k + 1) flattened: zeros for the atom of an empty slot
-    l1: Array  # (k + 1,)
+    gram: Array  # (..., q) rows of all Gram matrices, with the l2 penalty on their diagonals
+    first_row: Array  # of the Gram matrix of this sample
+    beta: Array  # (q,)
+    sq_norm: Array
+    l1: Array  # (q,)
+    per_l1: Array  # (q,)
     nonneg: bool
-    beta: Array  # (k, b + 1)
-    sq_norm: Array  # (b + 1,)
-    queue: Array  # (b,)
-    n_queued: Array
     tol: Array
 
 
-class _RankOne(NamedTuple):
-    """Update of rank one: rows and columns of slots without ``keep`` are cleared, then ``left right^T`` is added."""
+class _Support(NamedTuple):
+    """Active atoms, in slots of which those with a sign of 0 are free. What is to be thrown away goes to slot m."""
 
-    keep: Array  # (m, T) 0 or 1
-    left: Array  # (m, T)
-    right: Array  # (m, T)
-
-
-class _Lanes(NamedTuple):
-    """Samples in work: the last axis of everything is the lane. A slot holds an active atom where its sign is not 0."""
-
-    sample: Array  # (T,) number of the sample, b for a lane without work
-    beta: Array  # (k, T)
-    atoms: Array  # (m, T) atom in each slot, k for none
-    sign: Array  # (m, T) sign that its coefficient must have, 0 for an empty slot
-    feasible: Array  # (m, T) coefficients with the right signs
-    target: Array  # (m, T) minimum for these atoms and signs, whose own signs may be wrong
-    update: _RankOne  # of the inverse, not yet done: what a loop carries is in memory, else XLA computes it m^2 times
-    n_rounds: Array  # (T,)
+    n_slots: Array  # those from here on have never been used
+    atoms: Array  # (m + 32,)
+    sign: Array  # (m + 32,) that the coefficient must have
+    feasible: Array  # (m + 32,) coefficients with the right signs
+    target: Array  # (m + 32,) minimum for these atoms and signs, whose own signs may be wrong
+    inverse: Array  # (m, m) of the Gram matrix of the active atoms; zero elsewhere
+    any_wrong: Array  # whether a target has the wrong sign
+    n_entered: Array  # atoms that entered since all were priced
+    n_rounds: Array
 
 
-class _Results(NamedTuple):
-    """Of all samples, and of one more that lanes without a result write to."""
+class _Prices(NamedTuple):
+    """What all atoms would gain."""
 
-    atoms: Array  # (m, b + 1)
-    codes: Array  # (m, b + 1)
-    n_rounds: Array  # (b + 1,)
-    full: Array  # (b + 1,)
+    correlation: Array  # (q,) with the residual; zero for atoms that are active or were tried
+    threshold: Array  # of violations that are worth trying
+    solved: Array  # no atom has to enter, or none can
+    n_refined: Array  # how often the target was corrected since an atom entered
+    gap: Gap  # () each
 
 
-class _Entering(NamedTuple):
-    """The atom that violates the optimality condition most, per lane."""
+class _Trial(NamedTuple):
+    """Atoms that are tried one after another."""
 
-    atom: Array
-    correlation: Array  # with the residual
-    beyond: Array  # how much of it is beyond the l1 weight
-    solved: Array  # whether the duality gap is small although it does not enter
+    support: _Support
+    correlation: Array  # (q,) zero for those that were tried
+    violation: Array  # the largest that is left
+    atom: Array  # where it is
 
 
 def solve_supports(
-    gram: Array, beta: Array, sq_norm: Array, weights: Weights, tol: Array, room: int, queue: Array, n_queued: Array
+    gram: Array, beta: Array, sq_norm: Array, weights: Weights, tol: Array, init: Array
 ) -> Supports:
-    """Codes of the samples in a queue, by the feature-sign search of Lee et al. (2006), many samples at once.
+    """Codes of samples by the feature-sign search of Lee et al. (2006), one sample after another.
 
     Each round moves a sample from its feasible codes towards the minimum on its support. The first coefficient that
-    would change its sign leaves the support; if there is none, the atom that violates the optimality condition most
-    enters. Either is an update of rank one of the inverse Gram matrix of the support. The objective decreases in every
-    round, so the search ends. A lane takes the next sample of the queue when its own is done: else all would wait for
-    the sample with the largest support.
+    would change its sign leaves the support; if there is none, an atom that violates the optimality condition enters.
+    Either is an update of rank one of the inverse Gram matrix of the support. The objective decreases in every round, so
+    the search ends. The correlations of all atoms with the residual cost more than a round: they are computed for the
+    atoms that violate the condition most together, and whether one of them still does, when its turn comes, takes a
+    product with its row of the Gram matrix only.
+
+    A loop over scalars and vectors of a few dozen numbers: fast where it is compiled into one kernel, on CPU.
 
     Args:
-      gram: ``(k, k)``.
-      beta: ``(k, b)`` correlations.
+      gram: ``(k, k)``, or ``(b, k, k)``.
+      beta: ``(b, k)`` correlations.
       sq_norm: ``(b,)``.
       weights: of the penalty.
       tol: relative duality gap at which a sample is done.
-      room: largest number of active atoms (static).
-      queue: ``(b,)`` samples in the order in which they are taken.
-      n_queued: how many of the queue are to be solved.
+      init: ``(b, k)`` codes to start from.
     """
-    k, b = beta.shape
-    gram = gram + jnp.diag(weights.l2[:, 0])
-    problem = _Problem(
-        gram=gram,
-        padded_gram=jnp.pad(gram, (0, 1)).reshape(-1),
-        l1=jnp.pad(weights.l1[:, 0], (0, 1)),
-        nonneg=weights.nonneg,
-        beta=jnp.pad(beta, ((0, 0), (0, 1))),
-        sq_norm=jnp.pad(sq_norm, (0, 1)),
-        queue=queue,
-        n_queued=n_queued,
-        tol=tol,
-    )
-    n_lanes = min(b, max(_MIN_LANES, min(_MAX_LANES, _LANE_FLOATS // room**2)))
-    slots = jnp.zeros((room, n_lanes), beta.dtype)
-    idle = _Lanes(
-        sample=jnp.full((n_lanes,), b, jnp.int32),
-        beta=jnp.zeros((k, n_lanes), beta.dtype),
-        atoms=jnp.full((room, n_lanes), k, jnp.int32),
-        sign=slots,
-        feasible=slots,
-        target=slots,
-        update=_RankOne(slots, slots, slots),
-        n_rounds=jnp.zeros((n_lanes,), jnp.int32),
-    )
-    results = _Results(
-        atoms=jnp.full((room, b + 1), k, jnp.int32),
-        codes=jnp.zeros((room, b + 1), beta.dtype),
-        n_rounds=jnp.zeros((b + 1,), jnp.int32),
-        full=jnp.zeros((b + 1,), bool),
-    )
-
-    def body(carry: tuple[_Lanes, Array, Array, _Results]) -> tuple[_Lanes, Array, Array, _Results]:
-        lanes, inverse, n_taken, results = carry
-        lanes, inverse, stopped, full = _advance(problem, lanes, inverse)
-        n_stopped = stopped.sum(dtype=jnp.int32)
-        # Changing samples costs as much as a round: it waits for some lanes, unless no other is at work.
-        ready = (n_stopped > 0) & ((n_stopped >= n_lanes // 8) | (n_stopped == (lanes.sample < b).sum()))
-
-        def change() -> tuple[_Lanes, Array, _Results]:
-            to = jnp.where(stopped, lanes.sample, b)
-            written = _Results(
-                atoms=results.atoms.at[:, to].set(lanes.atoms),
-                codes=results.codes.at[:, to].set(lanes.feasible),
-                n_rounds=results.n_rounds.at[to].set(lanes.n_rounds),
-                full=results.full.at[to].set(full),
-            )
-            return _load(problem, lanes, stopped, n_taken), n_taken + n_stopped, written
-
-        lanes, n_taken, results = lax.cond(ready, change, lambda: (lanes, n_taken, results))
-        return lanes, inverse, n_taken, results
-
-    start = _load(problem, idle, jnp.ones((n_lanes,), bool), jnp.zeros((), jnp.int32))
-    inverse = jnp.zeros((room, room, n_lanes), beta.dtype)
-    carry = (start, inverse, jnp.asarray(n_lanes, jnp.int32), results)
-    *_, results = lax.while_loop(lambda carry: (carry[0].sample < b).any(), body, carry)
-    results = _Results(*(array[..., :b] for array in results))
-    codes = jnp.zeros_like(beta).at[results.atoms, jnp.arange(b)].set(results.codes, mode="drop")
-    return Supports(codes, results.n_rounds, results.full)
+    l1, l2 = weights.l1[:, 0], weights.l2[:, 0]
+    dtype = jnp.promote_types(beta.dtype, jnp.float32)  # the search orders numbers of fewer bits badly
+    arrays = [a.astype(dtype) for a in (gram + jnp.diag(l2), beta, sq_norm, l1, tol, init)]
+    search = sequential_vmap(compiled_loop(lambda *args: _solve_all(*args, nonneg=weights.nonneg)))
+    codes, relative, rounding, n_rounds = search(*arrays)
+    return Supports(codes.astype(beta.dtype), Gap(relative.astype(beta.dtype), rounding.astype(beta.dtype)), n_rounds)
 
 
-def _load(problem: _Problem, lanes: _Lanes, free: Array, n_taken: Array) -> _Lanes:
-    """The next samples of the queue into the free lanes."""
-    k, no_sample = problem.beta.shape[0], problem.beta.shape[1] - 1
-    place = n_taken + jnp.cumsum(free, dtype=jnp.int32) - 1
-    following = jnp.where(place < problem.n_queued, jnp.take(problem.queue, place, mode="clip"), no_sample)
-    sample = jnp.where(free, following, lanes.sample)
-    clear = lambda array, value: jnp.where(free, jnp.asarray(value, array.dtype), array)  # noqa: E731
-    return lanes._replace(
-        sample=sample,
-        beta=jnp.where(free, jnp.take(problem.beta, sample, axis=1), lanes.beta),
-        atoms=clear(lanes.atoms, k),
-        sign=clear(lanes.sign, 0),
-        feasible=clear(lanes.feasible, 0),
-        target=clear(lanes.target, 0),
-        n_rounds=clear(lanes.n_rounds, 0),
-    )
-
-
-def _advance(problem: _Problem, lanes: _Lanes, inverse: Array) -> tuple[_Lanes, Array, Array, Array]:
-    """One round: lanes and inverses, the lanes that stop, and those of them that do for lack of room."""
-    k, room = lanes.beta.shape[0], lanes.atoms.shape[0]
-    slots = jnp.arange(room, dtype=jnp.int32)[:, None]
-    eps = jnp.finfo(inverse.dtype).eps
-    sq_norm = jnp.take(problem.sq_norm, lanes.sample)
-    keep, left, right = lanes.update
-    inverse = inverse * keep * keep[:, None] + left * right[:, None]
-    entering = _most_violated(problem, lanes, sq_norm)
-
-    # Towards the minimum on the support, as far as the signs allow.
-    active = lanes.sign != 0
-    wrong = lanes.target * lanes.sign < 0
-    way = jnp.where(wrong, lanes.feasible / jnp.where(wrong, lanes.feasible - lanes.target, 1), 2)
-    shortest = way.min(0)
-    drop = shortest <= 1
-    feasible = lanes.feasible + jnp.minimum(shortest, 1) * (lanes.target - lanes.feasible)
-    leaving = jnp.where(way == shortest, slots, room - 1).min(0)
-    empty = jnp.where(active, room, slots).min(0)
-    chosen = slots == jnp.where(drop, leaving, empty)
-
-    # The column of the inverse of the leaving atom; for an entering one, its coefficients on the active atoms.
-    row = problem.padded_gram[lanes.atoms * (k + 1) + entering.atom]
-    column = jnp.where(active, _apply(inverse, jnp.where(active, jnp.where(drop, chosen, row), 0)), 0)
-    diagonal = jnp.sum(jnp.where(chosen, column, 0), 0)
-    curvature = problem.padded_gram[entering.atom * (k + 2)]
-    distance = curvature - jnp.sum(row * column, 0)  # of the entering atom to the span of the others, squared
-
-    rounding = 4 * eps * jnp.sqrt(curvature * sq_norm)
-    wanted = ~drop & ~entering.solved & (entering.beyond > rounding) & (distance > 100 * eps * curvature)
-    enter = wanted & (empty < room)
-    live = enter | (drop & (diagonal > 0))
-    scale = jnp.where(live, 1 / jnp.where(live, jnp.where(drop, -diagonal, distance), 1), 0)
-    gone, added = chosen & live & drop, chosen & enter
-    direction = jnp.where(added, -1, column)
-    sign = jnp.sign(entering.correlation)
-    excess = jnp.where(drop, -jnp.sum(jnp.where(chosen, lanes.target, 0), 0), entering.beyond * sign)
-    lanes = lanes._replace(
-        atoms=jnp.where(gone, k, jnp.where(added, entering.atom, lanes.atoms)),
-        sign=jnp.where(gone, 0, jnp.where(added, sign, lanes.sign)),
-        feasible=jnp.where(gone, 0, feasible),
-        target=jnp.where(gone, 0, lanes.target - scale * excess * direction),
-        update=_RankOne((~added).astype(inverse.dtype), scale * direction, direction),
-        n_rounds=lanes.n_rounds + live,
-    )
-    stopped = (~live | (lanes.n_rounds >= 4 * room)) & (lanes.sample < problem.beta.shape[1] - 1)
-    return lanes, inverse, stopped, wanted & ~enter
-
-
-def _most_violated(problem: _Problem, lanes: _Lanes, sq_norm: Array) -> _Entering:
-    """The atom to enter, if the minimum on the support has the right signs, and whether it has to."""
-    k, n_lanes = lanes.beta.shape
-    lane = jnp.arange(n_lanes)
-    dense = jnp.zeros_like(lanes.beta).at[lanes.atoms, lane].set(lanes.target, mode="drop")
-    residual = lanes.beta - matmul(problem.gram, dense)
-    l1 = problem.l1[:k, None]
+def _solve_all(
+    gram: Array, beta: Array, sq_norm: Array, l1: Array, tol: Array, init: Array, *, nonneg: bool
+) -> tuple[Array, Array, Array, Array]:
+    b, k = beta.shape
+    pad = _padded(k) - k
     per_l1 = 1 / jnp.maximum(l1, jnp.finfo(l1.dtype).tiny * 2**24)
-    size = jnp.where(dense != 0, 0, (residual if problem.nonneg else jnp.abs(residual)) * per_l1)
-    overshoot = size.max(0)
-    # Not `argmax`, which XLA does not vectorise on CPU.
-    atom = jnp.where(size == overshoot, jnp.arange(k, dtype=jnp.int32)[:, None], k - 1).min(0)
+    gram = jnp.pad(gram, [(0, 0)] * (gram.ndim - 1) + [(0, pad)])
+    beta, init = (jnp.pad(a, [(0, 0), (0, pad)]) for a in (beta, init))
+    l1, per_l1 = jnp.pad(l1, (0, pad)), jnp.pad(per_l1, (0, pad))
+    room = _ceil_div(k, _SLOTS) * _SLOTS
+    n_own = k if gram.ndim == 3 else 0
+    gram = gram.reshape(-1, k + pad)
 
-    # The duality gap where the support is solved exactly: the residual is orthogonal to what the codes stand for.
-    penalty = jnp.sum(problem.l1[lanes.atoms] * jnp.abs(lanes.target), 0)
-    fitted = jnp.sum(lanes.target * jnp.take_along_axis(lanes.beta, jnp.minimum(lanes.atoms, k - 1), 0), 0)
-    residual_norm = jnp.maximum(sq_norm - fitted - penalty, 0)
-    shift = 1 - 1 / jnp.maximum(overshoot, 1)
-    gap = shift * penalty + shift**2 * residual_norm / 2
-    solved = gap <= problem.tol * jnp.maximum(residual_norm / 2 + penalty, sq_norm / 2000)
+    def solve(n: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        inverse, codes, relative, rounding, n_rounds = carry
+        row = lambda array: lax.dynamic_slice(array, (n, _FIRST), (1, k + pad))[0]  # noqa: E731
+        sample = _Sample(gram, n * n_own, row(beta), _get(sq_norm, n), l1, per_l1, nonneg, tol)
+        found, support = _solve_one(sample, _nobody(room, inverse), row(init))
+        return (
+            _clear(support.inverse, support.n_slots),
+            lax.dynamic_update_slice(codes, _scatter(support, k + pad)[None], (n, _FIRST)),
+            _set(relative, n, found.gap.relative),
+            _set(rounding, n, found.gap.rounding),
+            _set(n_rounds, n, support.n_rounds),
+        )
 
-    correlation = residual[atom, lane]
-    beyond = (correlation if problem.nonneg else jnp.abs(correlation)) - problem.l1[atom]
-    return _Entering(atom, correlation, beyond, solved)
+    start = (
+        jnp.zeros((room, room), beta.dtype),
+        jnp.zeros_like(beta),
+        *(jnp.zeros_like(sq_norm) for _ in Gap._fields),
+        jnp.zeros((b,), jnp.int32),
+    )
+    _, codes, relative, rounding, n_rounds = _loop(b, solve, start)
+    return codes[:, :k], relative, rounding, n_rounds
 
 
-def _apply(inverse: Array, vector: Array) -> Array:
-    """Symmetric matrices times vectors: ``(m, m, T), (m, T) -> (m, T)``.
+def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Prices, _Support]:
+    if sample.nonneg:
+        init = jnp.maximum(init, 0)
+    unsolved = Gap(*(jnp.zeros((), init.dtype) for _ in Gap._fields))
+    first = _Prices(init, jnp.zeros((), init.dtype), jnp.zeros((), bool), jnp.zeros((), jnp.int32), unsolved)
+    warm = _largest(_size(init, sample)) > 0
 
-    Written out in groups of rows: a reduction over an axis before the last is not vectorised by XLA on CPU (10 times
-    slower at m = 32), and all rows at once make a program that compiles slowly.
+    def go_on(carry: tuple[_Prices, _Support, Array]) -> Array:
+        prices, support, _ = carry
+        return ~prices.solved & (support.n_rounds < 8 * support.inverse.shape[0])
+
+    def body(carry: tuple[_Prices, _Support, Array]) -> tuple[_Prices, _Support, Array]:
+        before, support, starting = carry
+        prices = _price(sample, support, before.n_refined)
+        support = support._replace(n_entered=jnp.zeros((), jnp.int32))
+        support = _refine(sample, support, prices.correlation, jnp.where(prices.n_refined > 0, support.n_slots, 0))
+        # Codes to start from enter as they are, one by one, before any leaves.
+        tiny = jnp.finfo(init.dtype).tiny
+        correlation = jnp.where(starting, init, prices.correlation)
+        threshold = jnp.where(starting, tiny, prices.threshold)
+
+        def attempt(trial: _Trial) -> _Trial:
+            allowed = trial.violation >= threshold
+            support = _enter(sample, trial.support, trial.atom, _get(init, trial.atom), allowed, starting)
+            correlation = _set(trial.correlation, trial.atom, jnp.zeros((), init.dtype))
+            violation, atom = _most_violating(sample, correlation)
+            leaving = ~starting | (violation < threshold)
+            support = lax.while_loop(lambda s: s.any_wrong & leaving, _leave, support)
+            return _Trial(support, correlation, violation, atom)
+
+        trial = _Trial(support, correlation, *_most_violating(sample, correlation))
+        trial = lax.while_loop(lambda t: (t.violation >= threshold) | t.support.any_wrong, attempt, trial)
+        solved = prices.solved & ~starting
+        return prices._replace(solved=solved), trial.support, jnp.zeros((), bool)
+
+    prices, support, _ = lax.while_loop(go_on, body, (first, support, warm))
+    return prices, support
+
+
+def _price(sample: _Sample, support: _Support, n_refined: Array) -> _Prices:
+    """Correlations of all atoms with the residual of the target, and the duality gap."""
+    group = 4  # rows of the Gram matrix per pass over the correlations
+
+    def product(i: Array, correlation: Array) -> Array:
+        atoms, coefficients = (lax.dynamic_slice(a, (i * group,), (group,)) for a in (support.atoms, support.target))
+        for j in range(group):
+            correlation = correlation - coefficients[j] * _gram_row(sample, atoms[j])
+        return correlation
+
+    # The first group is taken by itself: a loop that starts from beta would copy it, number by number.
+    correlation = product(jnp.zeros((), jnp.int32), sample.beta)
+    correlation = _loop(_ceil_div(support.n_slots, group), product, correlation, first=1)
+    overshoot = jnp.maximum(_largest(_size(correlation, sample)), 1)
+
+    def collect(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        linear, along, penalty = carry
+        atom, coefficient = _get(support.atoms, i), _get(support.target, i)
+        return (
+            linear + coefficient * _get(sample.beta, atom),
+            along + coefficient * _get(correlation, atom),
+            penalty + _get(sample.l1, atom) * jnp.abs(coefficient),
+        )
+
+    zero = jnp.zeros((), correlation.dtype)
+    linear, along, penalty = _loop(support.n_slots, collect, (zero, zero, zero))
+
+    # As in `duality_gap`, with the residual scaled to be feasible.
+    residual = jnp.maximum(sample.sq_norm - linear - along, 0)
+    shift = 1 - 1 / overshoot
+    gap = jnp.maximum(penalty - along + shift * along + shift**2 * residual / 2, 0)
+    scale = jnp.maximum(residual / 2 + penalty, sample.sq_norm / 2000)
+    scale = jnp.where(scale > 0, scale, 1)
+    rounding = 8 * jnp.finfo(scale.dtype).eps * sample.sq_norm / scale
+    gap = Gap(gap / scale, rounding)
+
+    # Where no atom could enter, what is left of the gap is rounding of the target: it is corrected, twice at most.
+    close = (gap.relative <= sample.tol + rounding) & (sample.tol > 0)
+    stuck = support.n_entered == 0
+    solved = close | (stuck & (n_refined == 2))
+    refine = stuck & ~solved
+
+    def mask(i: Array, correlation: Array) -> Array:
+        atom = _get(support.atoms, i)
+        return _set(correlation, atom, jnp.where(_get(support.sign, i) != 0, 0, _get(correlation, atom)))
+
+    correlation = _loop(jnp.where(refine, 0, support.n_slots), mask, correlation)
+
+    most = _largest(_size(correlation, sample))
+    threshold = jnp.where(solved | refine, jnp.inf, jnp.maximum(_SHARE * most + (1 - _SHARE), 1))
+    return _Prices(correlation, threshold, solved, jnp.where(refine, n_refined + 1, 0), gap)
+
+
+def _refine(sample: _Sample, support: _Support, correlation: Array, n: Array) -> _Support:
+    """Correct the target by what the correlations of the active atoms, in the first n slots, are off."""
+
+    def collect(i: Array, error: Array) -> Array:
+        atom, sign = _get(support.atoms, i), _get(support.sign, i)
+        return _set(error, i, jnp.where(sign != 0, _get(correlation, atom) - _get(sample.l1, atom) * sign, 0))
+
+    error = _loop(n, collect, jnp.zeros_like(support.target))
+    one = jnp.ones((), error.dtype)
+    return _move_target(support, one, _times(support.inverse, error, n), n, jnp.zeros((), bool))
+
+
+def _enter(sample: _Sample, support: _Support, atom: Array, value: Array, allowed: Array, starting: Array) -> _Support:
+    """Let an atom enter if it violates optimality, or with a value to start from; not if it is one of the others' span."""
+    room = support.inverse.shape[0]
+
+    def gather(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        row, correlation, free = carry
+        active = _vector(support.sign, c) != 0
+        entries = jnp.where(active, _gram_entries(sample, atom, _vector(support.atoms, c)), 0)
+        slots = jnp.where(active, room, c * _SLOTS + jnp.arange(_SLOTS, dtype=jnp.int32))
+        correlation = correlation - _tree(jnp.add, entries * _vector(support.target, c))
+        return _set_vector(row, c, entries), correlation, jnp.minimum(free, _tree(jnp.minimum, slots))
+
+    start = (jnp.zeros_like(support.target), _get(sample.beta, atom), support.n_slots)
+    row, correlation, free = _loop(_ceil_div(support.n_slots, _SLOTS), gather, start)
+    l1, curvature = _get(sample.l1, atom), _get(_gram_row(sample, atom), atom)
+    beyond = (correlation if sample.nonneg else jnp.abs(correlation)) - l1
+    eps = jnp.finfo(l1.dtype).eps
+    wanted = allowed & (starting | (beyond > 4 * eps * jnp.sqrt(curvature * sample.sq_norm))) & (free < room)
+
+    n = jnp.where(wanted, support.n_slots, 0)
+    column = _times(support.inverse, row, n)
+    along = _sum_vectors(n, lambda c: _vector(row, c) * _vector(column, c), row.dtype)
+    distance = curvature - along  # of the atom to the span of the others, squared
+    tiny = jnp.finfo(l1.dtype).tiny / eps
+    enters = wanted & (distance > 100 * eps * curvature) & (curvature > tiny)
+    slot = jnp.where(enters, free, room)
+    n_slots = jnp.where(enters, jnp.maximum(support.n_slots, slot + 1), support.n_slots)
+    n = jnp.where(enters, n_slots, 0)
+
+    direction = _set(column, slot, -jnp.ones((), column.dtype))
+    scale = 1 / jnp.where(enters, distance, 1)
+    sign = jnp.sign(jnp.where(starting, value, correlation))
+    support = support._replace(
+        n_slots=n_slots,
+        atoms=_set(support.atoms, slot, atom),
+        sign=_set(support.sign, slot, sign),
+        feasible=_set(support.feasible, slot, jnp.where(starting, value, 0)),
+        inverse=_rank_one(support.inverse, scale, direction, n, jnp.full((), -1, jnp.int32)),
+        n_entered=support.n_entered + enters,
+        n_rounds=support.n_rounds + enters,
+    )
+    return _move_target(support, -scale * (correlation - sign * l1), direction, n, starting)
+
+
+def _leave(support: _Support) -> _Support:
+    """Move towards the target until a coefficient would change its sign, and let that one go."""
+
+    def first(c: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        shortest, slot = carry
+        feasible, target, sign = (_vector(a, c) for a in (support.feasible, support.target, support.sign))
+        wrong = target * sign < 0
+        order = _order(jnp.abs(jnp.where(wrong, feasible / jnp.where(wrong, feasible - target, 1), 2)))
+        least = _tree(jnp.minimum, order)
+        here = _tree(jnp.minimum, jnp.where(order == least, jnp.arange(_SLOTS, dtype=jnp.int32), _SLOTS))
+        return jnp.minimum(shortest, least), jnp.where(least < shortest, c * _SLOTS + here, slot)
+
+    farthest = _order(jnp.full((), 2, support.target.dtype))
+    n_vectors = _ceil_div(support.n_slots, _SLOTS)
+    shortest, slot = _loop(n_vectors, first, (farthest, jnp.zeros((), jnp.int32)))
+    way = lax.bitcast_convert_type(shortest, support.target.dtype)
+
+    column = _inverse_row(support.inverse, slot, support.n_slots)
+    scale = -1 / _get(column, slot)
+    move = scale * _get(support.target, slot)
+    sign = _set(support.sign, slot, 0)
+
+    def step(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        feasible, target, wrong = carry
+        stays = c * _SLOTS + jnp.arange(_SLOTS, dtype=jnp.int32) != slot
+        old, aim = _vector(feasible, c), _vector(target, c)
+        new = jnp.where(stays, aim + move * _vector(column, c), 0)
+        feasible = _set_vector(feasible, c, jnp.where(stays, old + way * (aim - old), 0))
+        return feasible, _set_vector(target, c, new), wrong | _any(new * _vector(sign, c) < 0)
+
+    start = (support.feasible, support.target, jnp.zeros((), bool))
+    feasible, target, any_wrong = _loop(n_vectors, step, start)
+    return support._replace(
+        sign=sign,
+        feasible=feasible,
+        target=target,
+        inverse=_rank_one(support.inverse, scale, column, support.n_slots, slot),
+        any_wrong=any_wrong,
+        n_rounds=support.n_rounds + 1,
+    )
+
+
+def _move_target(support: _Support, scale: Array, direction: Array, n: Array, keep_feasible: Array) -> _Support:
+    """Add to the targets of the first n slots; the old ones are feasible, unless told otherwise."""
+
+    def step(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        feasible, target, wrong = carry
+        old = _vector(target, c)
+        new = old + scale * _vector(direction, c)
+        feasible = _set_vector(feasible, c, jnp.where(keep_feasible, _vector(feasible, c), old))
+        return feasible, _set_vector(target, c, new), wrong | _any(new * _vector(support.sign, c) < 0)
+
+    start = (support.feasible, support.target, support.any_wrong & (n == 0))
+    feasible, target, any_wrong = _loop(_ceil_div(n, _SLOTS), step, start)
+    return support._replace(feasible=feasible, target=target, any_wrong=any_wrong)
+
+
+# The inverse, in blocks of rows and columns.
+
+
+def _times(inverse: Array, vector: Array, n: Array) -> Array:
+    """Product with a vector, of which the first n entries count."""
+
+    def columns(c: Array, out: Array) -> Array:
+        def rows(i: Array, total: Array) -> Array:
+            block, some = _block(inverse, i, c), lax.dynamic_slice(vector, (i * _ROWS,), (_ROWS,))
+            for j in range(_ROWS):
+                total = total + some[j] * block[j]
+            return total
+
+        total = _loop(_ceil_div(n, _ROWS), rows, jnp.zeros((_SLOTS,), vector.dtype))
+        return _set_vector(out, c, total)
+
+    return _loop(_ceil_div(n, _SLOTS), columns, jnp.zeros_like(vector))
+
+
+def _rank_one(inverse: Array, scale: Array, vector: Array, n: Array, cleared: Array) -> Array:
+    """Add ``scale v v^T`` in the first n rows and columns, and clear one of them."""
+
+    def rows(i: Array, inverse: Array) -> Array:
+        left = scale * lax.dynamic_slice(vector, (i * _ROWS,), (_ROWS,))
+        clear_row = i * _ROWS + jnp.arange(_ROWS, dtype=jnp.int32) == cleared
+
+        def columns(c: Array, inverse: Array) -> Array:
+            clear = clear_row[:, None] | (c * _SLOTS + jnp.arange(_SLOTS, dtype=jnp.int32) == cleared)
+            block = _block(inverse, i, c) + left[:, None] * _vector(vector, c)
+            return lax.dynamic_update_slice(inverse, jnp.where(clear, 0, block), (i * _ROWS, c * _SLOTS))
+
+        return _loop(_ceil_div(n, _SLOTS), columns, inverse)
+
+    return _loop(_ceil_div(n, _ROWS), rows, inverse)
+
+
+def _inverse_row(inverse: Array, i: Array, n: Array) -> Array:
+    def copy(c: Array, out: Array) -> Array:
+        return _set_vector(out, c, lax.dynamic_slice(inverse, (i, c * _SLOTS), (1, _SLOTS))[0])
+
+    return _loop(_ceil_div(n, _SLOTS), copy, jnp.zeros((inverse.shape[0] + _SLOTS,), inverse.dtype))
+
+
+def _clear(inverse: Array, n: Array) -> Array:
+    def rows(i: Array, inverse: Array) -> Array:
+        zeros = jnp.zeros((_ROWS, inverse.shape[1]), inverse.dtype)
+        return lax.dynamic_update_slice(inverse, zeros, (i * _ROWS, _FIRST))
+
+    return _loop(_ceil_div(n, _ROWS), rows, inverse)
+
+
+def _block(inverse: Array, i: Array, c: Array) -> Array:
+    return lax.dynamic_slice(inverse, (i * _ROWS, c * _SLOTS), (_ROWS, _SLOTS))
+
+
+# Gram matrices.
+
+
+def _gram_row(sample: _Sample, atom: Array) -> Array:
+    return lax.dynamic_slice(sample.gram, (sample.first_row + atom, _FIRST), (1, sample.gram.shape[1]))[0]
+
+
+def _gram_entries(sample: _Sample, atom: Array, others: Array) -> Array:
+    start = (sample.first_row + atom) * sample.gram.shape[1]
+    return jnp.take(sample.gram.reshape(-1), start + others, mode="clip")
+
+
+# Violations of the optimality condition.
+
+
+def _size(correlation: Array, sample: _Sample) -> Array:
+    """Correlations in units of the l1 weight: an atom with more than 1 has to enter."""
+    return (correlation if sample.nonneg else jnp.abs(correlation)) * sample.per_l1
+
+
+def _most_violating(sample: _Sample, correlation: Array) -> tuple[Array, Array]:
+    """About the largest size, and its atom: in one search, with the number of the atom in the last bits of its size."""
+    q = correlation.shape[0]
+    order = _order(_size(correlation, sample))
+    low = jnp.asarray(2 ** max(1, (q - 1).bit_length()) - 1, order.dtype)
+    key = _tree(jnp.maximum, (order & ~low | jnp.arange(q, dtype=order.dtype)).reshape(-1, min(q, _ATOMS)).max(0))
+    atom = (key & low).astype(jnp.int32)
+    return _get(_size(correlation, sample), atom), atom
+
+
+def _largest(size: Array) -> Array:
+    """The largest of numbers, or 0."""
+    order = jnp.maximum(_order(size), 0)
+    most = _tree(jnp.maximum, order.reshape(-1, min(size.shape[0], _ATOMS)).max(0))
+    return lax.bitcast_convert_type(most, size.dtype)
+
+
+def _order(values: Array) -> Array:
+    """Whole numbers in the order of numbers that are not negative, and below zero for those that are.
+
+    Smallest and largest of floating numbers cost three times as much, for the sake of NaN, which is largest here.
     """
-    m = vector.shape[0]
-    group = 16
-    while m % group:
-        group //= 2
-    inverse, vector = inverse.reshape(group, m // group, m, -1), vector.reshape(group, m // group, 1, -1)
-    partial = sum((inverse[i] * vector[i] for i in range(1, group)), inverse[0] * vector[0])
-    return sum((partial[i] for i in range(1, m // group)), partial[0])
+    return lax.bitcast_convert_type(values, jnp.int64 if values.dtype.itemsize == 8 else jnp.int32)
+
+
+# Vectors.
+
+
+def _any(flags: Array) -> Array:
+    return _tree(jnp.maximum, flags.astype(jnp.int32)) > 0
+
+
+
+def _nobody(room: int, inverse: Array) -> _Support:
+    slots, none = jnp.zeros((room + _SLOTS,), inverse.dtype), jnp.zeros((), jnp.int32)
+    wrong, entered = jnp.zeros((), bool), jnp.ones((), jnp.int32)
+    return _Support(none, jnp.zeros((room + _SLOTS,), jnp.int32), slots, slots, slots, inverse, wrong, entered, none)
+
+
+def _scatter(support: _Support, q: int) -> Array:
+    def put(i: Array, codes: Array) -> Array:
+        atom = _get(support.atoms, i)
+        return _set(codes, atom, jnp.where(_get(support.sign, i) != 0, _get(support.target, i), _get(codes, atom)))
+
+    return _loop(support.n_slots, put, jnp.zeros((q,), support.target.dtype))
+
+
+def _padded(k: int) -> int:
+    """Atoms with those that fill the last step of a search."""
+    return _ceil_div(k, _ATOMS) * _ATOMS if k > _ATOMS else 2 ** (k - 1).bit_length()
+
+
+def _ceil_div(n: Any, d: int) -> Any:
+    return (n + d - 1) // d if isinstance(n, int) else lax.div(n + (d - 1), jnp.asarray(d, n.dtype))
+
+
+def _vector(array: Array, c: Array) -> Array:
+    return lax.dynamic_slice(array, (c * _SLOTS,), (_SLOTS,))
+
+
+def _set_vector(array: Array, c: Array, values: Array) -> Array:
+    return lax.dynamic_update_slice(array, values, (c * _SLOTS,))
+
+
+def _get(array: Array, i: Array) -> Array:
+    return lax.dynamic_slice(array, (i,), (1,))[0]
+
+
+def _set(array: Array, i: Array, value: Any) -> Array:
+    return lax.dynamic_update_slice(array, jnp.asarray(value, array.dtype)[None], (i,))
+
+
+def _tree(combine: Callable[[Array, Array], Array], values: Array) -> Array:
+    """All values combined, half with half: a chain of them would wait for each."""
+    while len(values) > 1:
+        values = combine(values[: len(values) // 2], values[len(values) // 2 :])
+    return values[0]
+
+
+def _sum_vectors(n: Array, term: Callable[[Array], Array], dtype: Any) -> Array:
+    add = lambda c, total: total + _tree(jnp.add, term(c))  # noqa: E731
+    return _loop(_ceil_div(n, _SLOTS), add, jnp.zeros((), dtype))
+
+
+def _loop(n: Array | int, step: Callable[[Array, Any], Any], start: Any, first: int = 0) -> Any:
+    """`lax.fori_loop` that counts in int32 also where the default is int64."""
+    return lax.fori_loop(jnp.asarray(first, jnp.int32), jnp.asarray(n, jnp.int32), step, start)

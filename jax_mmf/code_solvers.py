@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_mmf.active_set import solve_supports
-from jax_mmf.compaction import Batch, SolveInfo, iterate
+from jax_mmf.compaction import Batch, SolveInfo, is_open, iterate
 from jax_mmf.duality import Gap, Weights, duality_gap, weights_of
 from jax_mmf.linalg import matmul, solve_shifted
 from jax_mmf.penalties import Penalty, is_ridge, shrink
@@ -26,7 +26,7 @@ from jax_mmf.validation import check_count, check_real
 
 _BLOCK = 8  # coordinates per matrix product: 8 was faster than 16 and 32 at k = 256, b = 1024 on CPU
 _SWEEPS_PER_CHECK = 2
-_ROOMS = (32, 64)  # sizes of supports, tried in turn: what a round costs grows with their square
+_FINISHED_TOGETHER = 64  # samples that `ActiveSet` leaves to coordinate descent: few, so that one small program does
 
 
 @runtime_checkable
@@ -143,15 +143,15 @@ class CoordinateDescent:
 class ActiveSet:
     """Codes solved exactly on their support, which changes by one atom at a time [Lee et al. 2006].
 
-    The work grows with the number of active atoms and not with how alike the atoms are: from zero codes, several times
-    faster than `CoordinateDescent` in learned dictionaries, whose atoms are correlated. Supports of more than 64
-    atoms, what rounding leaves of the duality gap, and samples with Gram matrices of their own are left to coordinate
-    descent; so are codes to start from, of which no use is made here.
+    The work grows with the number of active atoms and not with how alike the atoms are. On CPU, where it is one compiled
+    loop over the samples, the fastest choice for sparse codes, from zeros and from codes to start from. On accelerators,
+    where steps of a few numbers are slow, `FISTA` solves instead, to the same duality gap. What rounding leaves of the
+    gap, more than ``tol`` where atoms are nearly equal, is left to coordinate descent.
 
     Attributes:
       tol: relative duality gap at which a sample is done (`jax_mmf.duality.relative_gap`), or the level of rounding if
         that is higher; 0 lets coordinate descent go on to max_iter.
-      max_iter: largest number of sweeps of coordinate descent.
+      max_iter: largest number of sweeps of coordinate descent, or of proximal steps.
 
     Raises:
       ValueError: if a value known on the host is out of range.
@@ -166,31 +166,41 @@ class ActiveSet:
 
     def solve(self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array) -> tuple[Array, SolveInfo]:
         """Solve a batch of samples; arguments as in `CodeSolver.solve`."""
-        finish = CoordinateDescent(self.tol, self.max_iter)
-        if gram.ndim == 3:
-            return finish.solve(gram, beta, penalty, sq_norm, init)
-        b, k = beta.shape
-        weights = weights_of(penalty, k, gram.dtype)
+        elsewhere = FISTA(self.tol, self.max_iter).solve
+        return lax.platform_dependent(gram, beta, penalty, sq_norm, init, cpu=self._solve, default=elsewhere)
+
+    def _solve(
+        self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array
+    ) -> tuple[Array, SolveInfo]:
+        weights = weights_of(penalty, beta.shape[1], gram.dtype)
         tol = jnp.asarray(self.tol, gram.dtype)
-        codes, n_rounds, waiting = jnp.zeros_like(beta.T), jnp.zeros((b,), jnp.int32), jnp.ones((b,), bool)
-        for room in _ROOMS:
+        found = solve_supports(gram, beta, sq_norm, weights, tol, init)
+        codes = found.codes + 0 * jnp.sum(beta, 1, keepdims=True)  # what is not a number stays so
 
-            def search(
-                codes: Array, n_rounds: Array, waiting: Array, room: int = min(room, k)
-            ) -> tuple[Array, Array, Array]:
-                queue = jnp.argsort(~waiting).astype(jnp.int32)
-                found = solve_supports(gram, beta.T, sq_norm, weights, tol, room, queue, waiting.sum())
-                codes = jnp.where(waiting & ~found.full, found.codes, codes)
-                return codes, n_rounds + jnp.where(waiting, found.n_rounds, 0), waiting & found.full
+        def measured() -> Gap:
+            own = gram if gram.ndim == 2 else jnp.moveaxis(gram, 0, -1)
+            return duality_gap(weights, beta.T, _apply(own, codes.T), codes.T, sq_norm)
 
-            keep = lambda *args: args  # noqa: E731
-            codes, n_rounds, waiting = lax.cond(waiting.any(), search, keep, codes, n_rounds, waiting)
-            if room >= k:
-                break
-        codes = codes + 0 * jnp.sum(beta, 1)  # what is not a number stays so
-        gap = duality_gap(weights, beta.T, _apply(gram, codes), codes, sq_norm)
-        codes, info = finish._solve(gram, beta, penalty, sq_norm, codes.T, gap)
-        return codes, info._replace(n_iter=info.n_iter + n_rounds)
+        gap = lax.cond(weights.l1.min() > 0, lambda: found.gap, measured)
+        still_open = is_open(gap, tol)
+        order, width = jnp.argsort(~still_open), min(_FINISHED_TOGETHER, beta.shape[0])
+        descent = CoordinateDescent(self.tol, self.max_iter)
+
+        def finish(carry: tuple[Array, Array, SolveInfo]) -> tuple[Array, Array, SolveInfo]:
+            first, codes, info = carry
+            chosen = lax.dynamic_slice(order, (first,), (width,))
+            own = gram if gram.ndim == 2 else gram[chosen]
+            before = Gap(info.gap[chosen], gap.rounding[chosen])
+            better, after = descent._solve(own, beta[chosen], penalty, sq_norm[chosen], codes[chosen], before)
+            # The last part is filled up with samples that are done: they stay as they are.
+            open_here = is_open(before, tol)
+            codes = codes.at[chosen].set(jnp.where(open_here[:, None], better, codes[chosen]))
+            new_gap = info.gap.at[chosen].set(jnp.where(open_here, after.gap, before.relative))
+            n_iter = info.n_iter.at[chosen].add(jnp.where(open_here, after.n_iter, 0))
+            return first + width, codes, SolveInfo(new_gap, n_iter)
+
+        start = (jnp.zeros((), jnp.int32), codes, SolveInfo(gap.relative, found.n_rounds))
+        return lax.while_loop(lambda carry: carry[0] < still_open.sum(), finish, start)[1:]
 
 
 @register_configuration

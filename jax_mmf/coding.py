@@ -79,9 +79,8 @@ def encode_with_info(
     solver = default_code_solver(penalty, exact=init is None) if solver is None else solver
     check_methods("solver", solver, "code solver", ("solve",))
     batch = x[None] if x.ndim == 1 else x
-    if init is None:
-        start = jnp.zeros((batch.shape[0], k), batch.dtype)
-    else:
+    start = None
+    if init is not None:
         start = as_real_array("init", init, ndim=(x.ndim,), dtype=x.dtype)
         meaning = "(n_components,)" if x.ndim == 1 else "(n_samples, n_components)"
         check_shape("init", start, (*x.shape[:-1], k), meaning)
@@ -97,8 +96,10 @@ def encode_with_info(
 
 @jax.jit
 def _encode_batch(
-    dictionary: Array, x: Array, penalty: Penalty, mask: Array | None, solver: CodeSolver, init: Array
+    dictionary: Array, x: Array, penalty: Penalty, mask: Array | None, solver: CodeSolver, init: Array | None
 ) -> tuple[Array, SolveInfo]:
+    if init is None:
+        init = jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
     if mask is None:
         gram, beta = self_product(dictionary), matmul(x, dictionary.T)
         sq_norm = jnp.sum(x**2, -1)

@@ -65,7 +65,7 @@ def iterate(
 
         def unfinished(carry: tuple[Batch, Gap, Array]) -> Array:
             _, gap, n = carry
-            return (n < max_iter) & (_is_open(gap, tol).sum() > part)
+            return (n < max_iter) & (is_open(gap, tol).sum() > part)
 
         def body(carry: tuple[Batch, Gap, Array]) -> tuple[Batch, Gap, Array]:
             batch, _, n = carry
@@ -80,7 +80,7 @@ def iterate(
             return codes, info
 
         def rest() -> tuple[Array, SolveInfo]:
-            _, chosen = lax.top_k(jnp.where(_is_open(gap, tol), gap.relative, -1), part)
+            _, chosen = lax.top_k(jnp.where(is_open(gap, tol), gap.relative, -1), part)
             keep = lambda array: jnp.take(array, chosen, axis=-1)  # noqa: E731
             fewer = Batch(
                 gram=batch.gram if batch.gram.ndim == 2 else keep(batch.gram),
@@ -94,14 +94,14 @@ def iterate(
             return jax.tree.map(merge, (codes, info), (few_codes, few_info))
 
         # Nothing is left to do where the last samples were done together.
-        return lax.cond(_is_open(gap, tol).any() & (n_iter < max_iter), rest, lambda: (codes, info))
+        return lax.cond(is_open(gap, tol).any() & (n_iter < max_iter), rest, lambda: (codes, info))
 
     if start is None:
         start = Gap(jnp.full_like(batch.sq_norm, jnp.inf), jnp.zeros_like(batch.sq_norm))
     return run(batch, jnp.zeros((), jnp.int32), start)
 
 
-def _is_open(gap: Gap, tol: Array) -> Array:
+def is_open(gap: Gap, tol: Array) -> Array:
     """Samples whose gap is above tolerance and rounding; NaN never is. With tolerance 0, all are.
 
     A computed gap of zero is no proof: it is quadratic in the error of the codes, and drowns in rounding before that.
