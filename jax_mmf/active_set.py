@@ -78,6 +78,8 @@ class _Trial(NamedTuple):
     correlation: Array  # (q,) zero for those that were tried
     violation: Array  # the largest that is left
     atom: Array  # where it is
+    waits: Array  # whether the atom enters next whatever its violation, another one has made way for it
+    value: Array  # with which it then enters
 
 
 def solve_supports(
@@ -104,9 +106,14 @@ def solve_supports(
     """
     l1, l2 = weights.l1[:, 0], weights.l2[:, 0]
     dtype = jnp.promote_types(beta.dtype, jnp.float32)  # the search orders numbers of fewer bits badly
+    tol = jnp.broadcast_to(tol, sq_norm.shape)
     arrays = [a.astype(dtype) for a in (gram + jnp.diag(l2), beta, sq_norm, l1, tol, init)]
-    search = sequential_vmap(compiled_loop(lambda *args: _solve_all(*args, nonneg=weights.nonneg)))
-    codes, relative, rounding, n_rounds = search(*arrays)
+    search = compiled_loop(
+        lambda *args: _solve_all(*args, nonneg=weights.nonneg),
+        ("k l" if gram.ndim == 2 else "b k l") + ", b k, b, k, b, b k -> b k, b, b, b",
+        ("k", "l"),
+    )
+    codes, relative, rounding, n_rounds = sequential_vmap(search)(*arrays)
     return Supports(codes.astype(beta.dtype), Gap(relative.astype(beta.dtype), rounding.astype(beta.dtype)), n_rounds)
 
 
@@ -126,7 +133,7 @@ def _solve_all(
     def solve(n: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         inverse, codes, relative, rounding, n_rounds = carry
         row = lambda array: lax.dynamic_slice(array, (n, _FIRST), (1, k + pad))[0]  # noqa: E731
-        sample = _Sample(gram, n * n_own, row(beta), _get(sq_norm, n), l1, per_l1, nonneg, tol)
+        sample = _Sample(gram, n * n_own, row(beta), _get(sq_norm, n), l1, per_l1, nonneg, _get(tol, n))
         found, support = _solve_one(sample, _nobody(room, inverse), row(init))
         return (
             _clear(support.inverse, support.n_slots),
@@ -167,17 +174,28 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Prices
         correlation = jnp.where(starting, init, prices.correlation)
         threshold = jnp.where(starting, tiny, prices.threshold)
 
+        nothing = jnp.zeros((), bool), jnp.zeros((), init.dtype)
+
         def attempt(trial: _Trial) -> _Trial:
-            allowed = trial.violation >= threshold
-            support = _enter(sample, trial.support, trial.atom, _get(init, trial.atom), allowed, starting)
+            forced = starting | trial.waits
+            value = jnp.where(trial.waits, trial.value, _get(init, trial.atom))
+            allowed = trial.waits | (trial.violation >= threshold)
+            support, dependent = _enter(sample, trial.support, trial.atom, value, allowed, forced)
+            support, waits, value = _when(
+                dependent, lambda carry: _make_way(sample, carry[0], trial.atom), (support, *nothing)
+            )
             correlation = _set(trial.correlation, trial.atom, jnp.zeros((), init.dtype))
             violation, atom = _most_violating(sample, correlation)
-            leaving = ~starting | (violation < threshold)
+            atom = jnp.where(waits, trial.atom, atom)
+            leaving = ~waits & (~starting | (violation < threshold))
             support = lax.while_loop(lambda s: s.any_wrong & leaving, _leave, support)
-            return _Trial(support, correlation, violation, atom)
+            return _Trial(support, correlation, violation, atom, waits, value)
 
-        trial = _Trial(support, correlation, *_most_violating(sample, correlation))
-        trial = lax.while_loop(lambda t: (t.violation >= threshold) | t.support.any_wrong, attempt, trial)
+        def more(trial: _Trial) -> Array:
+            return (trial.violation >= threshold) | trial.support.any_wrong | trial.waits
+
+        trial = _Trial(support, correlation, *_most_violating(sample, correlation), *nothing)
+        trial = lax.while_loop(more, attempt, trial)
         solved = prices.solved & ~starting
         return prices._replace(solved=solved), trial.support, jnp.zeros((), bool)
 
@@ -250,89 +268,137 @@ def _refine(sample: _Sample, support: _Support, correlation: Array, n: Array) ->
     return _move_target(support, one, _times(support.inverse, error, n), n, jnp.zeros((), bool))
 
 
-def _enter(sample: _Sample, support: _Support, atom: Array, value: Array, allowed: Array, starting: Array) -> _Support:
-    """Let an atom enter if it violates optimality, or with a value to start from; not if it is one of the others' span."""
+def _enter(
+    sample: _Sample, support: _Support, atom: Array, value: Array, allowed: Array, forced: Array
+) -> tuple[_Support, Array]:
+    """Let an atom enter if it violates optimality, or with a value if it is forced to.
+
+    Returns:
+      the support, and whether the atom could not enter because it is a combination of those that are active.
+    """
     room = support.inverse.shape[0]
-
-    def gather(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        row, correlation, free = carry
-        active = _vector(support.sign, c) != 0
-        entries = jnp.where(active, _gram_entries(sample, atom, _vector(support.atoms, c)), 0)
-        slots = jnp.where(active, room, c * _SLOTS + jnp.arange(_SLOTS, dtype=jnp.int32))
-        correlation = correlation - _tree(jnp.add, entries * _vector(support.target, c))
-        return _set_vector(row, c, entries), correlation, jnp.minimum(free, _tree(jnp.minimum, slots))
-
-    start = (jnp.zeros_like(support.target), _get(sample.beta, atom), support.n_slots)
-    row, correlation, free = _loop(_ceil_div(support.n_slots, _SLOTS), gather, start)
+    row, correlation, free = _relate(sample, support, atom)
     l1, curvature = _get(sample.l1, atom), _get(_gram_row(sample, atom), atom)
     beyond = (correlation if sample.nonneg else jnp.abs(correlation)) - l1
-    eps = jnp.finfo(l1.dtype).eps
-    wanted = allowed & (starting | (beyond > 4 * eps * jnp.sqrt(curvature * sample.sq_norm))) & (free < room)
+    eps, tiny = jnp.finfo(l1.dtype).eps, jnp.finfo(l1.dtype).tiny
+    wanted = allowed & (forced | (beyond > 4 * eps * jnp.sqrt(curvature * sample.sq_norm)))
+    wanted = wanted & (curvature > tiny / eps) & (free < room)
 
     n = jnp.where(wanted, support.n_slots, 0)
     column = _times(support.inverse, row, n)
     along = _sum_vectors(n, lambda c: _vector(row, c) * _vector(column, c), row.dtype)
     distance = curvature - along  # of the atom to the span of the others, squared
-    tiny = jnp.finfo(l1.dtype).tiny / eps
-    enters = wanted & (distance > 100 * eps * curvature) & (curvature > tiny)
+    enters = wanted & (distance > 100 * eps * curvature)
+
     slot = jnp.where(enters, free, room)
     n_slots = jnp.where(enters, jnp.maximum(support.n_slots, slot + 1), support.n_slots)
     n = jnp.where(enters, n_slots, 0)
-
-    direction = _set(column, slot, -jnp.ones((), column.dtype))
+    direction = _set(column, slot, -1)
     scale = 1 / jnp.where(enters, distance, 1)
-    sign = jnp.sign(jnp.where(starting, value, correlation))
+    sign = jnp.sign(jnp.where(forced, value, correlation))
     support = support._replace(
         n_slots=n_slots,
         atoms=_set(support.atoms, slot, atom),
         sign=_set(support.sign, slot, sign),
-        feasible=_set(support.feasible, slot, jnp.where(starting, value, 0)),
+        feasible=_set(support.feasible, slot, jnp.where(forced, value, 0)),
         inverse=_rank_one(support.inverse, scale, direction, n, jnp.full((), -1, jnp.int32)),
         n_entered=support.n_entered + enters,
         n_rounds=support.n_rounds + enters,
     )
-    return _move_target(support, -scale * (correlation - sign * l1), direction, n, starting)
+    support = _move_target(support, -scale * (correlation - sign * l1), direction, n, forced)
+    return support, wanted & ~enters & ~forced
+
+
+def _relate(sample: _Sample, support: _Support, atom: Array) -> tuple[Array, Array, Array]:
+    """Products of an atom with the active ones, its correlation with the residual of the target, and a free slot."""
+
+    def gather(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        row, correlation, free = carry
+        active = _vector(support.sign, c) != 0
+        entries = jnp.where(active, _gram_entries(sample, atom, _vector(support.atoms, c)), 0)
+        slots = jnp.where(active, support.inverse.shape[0], c * _SLOTS + jnp.arange(_SLOTS, dtype=jnp.int32))
+        correlation = correlation - _tree(jnp.add, entries * _vector(support.target, c))
+        return _set_vector(row, c, entries), correlation, jnp.minimum(free, _tree(jnp.minimum, slots))
+
+    start = (jnp.zeros_like(support.target), _get(sample.beta, atom), support.n_slots)
+    return _loop(_ceil_div(support.n_slots, _SLOTS), gather, start)
+
+
+def _make_way(sample: _Sample, support: _Support, atom: Array) -> tuple[_Support, Array, Array]:
+    """Let an active atom go for one that is a combination of them.
+
+    The coefficient of the new atom grows, and theirs move, without a change of what the code stands for. That makes the
+    penalty smaller, until one of theirs is zero.
+
+    Returns:
+      the support, whether one has left, and the value with which the new atom has to enter then.
+    """
+    row, correlation, _ = _relate(sample, support, atom)
+    column, sign = _times(support.inverse, row, support.n_slots), jnp.sign(correlation)
+    step = lambda c, _: -sign * _vector(column, c)  # noqa: E731
+    way, slot = _first_zero(support, step, support.n_slots)
+    found = jnp.isfinite(way)
+    n = jnp.where(found, support.n_slots, 0)
+    return _remove(_go(support, step, way, slot, n), slot, n), found, jnp.where(found, sign * way, 0)
 
 
 def _leave(support: _Support) -> _Support:
     """Move towards the target until a coefficient would change its sign, and let that one go."""
+    step = lambda c, feasible: _vector(support.target, c) - feasible  # noqa: E731
+    way, slot = _first_zero(support, step, support.n_slots)
+    return _remove(_go(support, step, way, slot, support.n_slots), slot, support.n_slots)
+
+
+def _first_zero(support: _Support, step: Callable[[Array, Array], Array], n: Array) -> tuple[Array, Array]:
+    """How many steps from the feasible codes until a coefficient, of those in the first n slots, is zero; and its slot."""
 
     def first(c: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         shortest, slot = carry
-        feasible, target, sign = (_vector(a, c) for a in (support.feasible, support.target, support.sign))
-        wrong = target * sign < 0
-        order = _order(jnp.abs(jnp.where(wrong, feasible / jnp.where(wrong, feasible - target, 1), 2)))
+        feasible = _vector(support.feasible, c)
+        move = step(c, feasible)
+        shrinks = move * _vector(support.sign, c) < 0
+        order = _order(jnp.abs(jnp.where(shrinks, feasible / jnp.where(shrinks, move, 1), jnp.inf)))
         least = _tree(jnp.minimum, order)
         here = _tree(jnp.minimum, jnp.where(order == least, jnp.arange(_SLOTS, dtype=jnp.int32), _SLOTS))
         return jnp.minimum(shortest, least), jnp.where(least < shortest, c * _SLOTS + here, slot)
 
-    farthest = _order(jnp.full((), 2, support.target.dtype))
-    n_vectors = _ceil_div(support.n_slots, _SLOTS)
-    shortest, slot = _loop(n_vectors, first, (farthest, jnp.zeros((), jnp.int32)))
-    way = lax.bitcast_convert_type(shortest, support.target.dtype)
+    never = _order(jnp.full((), jnp.inf, support.feasible.dtype))
+    shortest, slot = _loop(_ceil_div(n, _SLOTS), first, (never, jnp.zeros((), jnp.int32)))
+    return lax.bitcast_convert_type(shortest, support.feasible.dtype), slot
 
-    column = _inverse_row(support.inverse, slot, support.n_slots)
-    scale = -1 / _get(column, slot)
+
+def _go(support: _Support, step: Callable[[Array, Array], Array], way: Array, zero: Array, n: Array) -> _Support:
+    """Move the feasible codes, where one of them becomes zero exactly."""
+
+    def move(c: Array, feasible: Array) -> Array:
+        other = c * _SLOTS + jnp.arange(_SLOTS, dtype=jnp.int32) != zero
+        old = _vector(feasible, c)
+        return _set_vector(feasible, c, jnp.where(other, old + way * step(c, old), 0))
+
+    return support._replace(feasible=_loop(_ceil_div(n, _SLOTS), move, support.feasible))
+
+
+def _remove(support: _Support, slot: Array, n: Array) -> _Support:
+    """Let the atom of a slot go; nothing if n, the number of slots in use, is 0."""
+    column = _inverse_row(support.inverse, slot, n)
+    scale = -1 / jnp.where(n > 0, _get(column, slot), 1)
     move = scale * _get(support.target, slot)
-    sign = _set(support.sign, slot, 0)
+    sign = _set(support.sign, jnp.where(n > 0, slot, support.inverse.shape[0]), 0)
 
-    def step(c: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        feasible, target, wrong = carry
+    def aim(c: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        target, wrong = carry
         stays = c * _SLOTS + jnp.arange(_SLOTS, dtype=jnp.int32) != slot
-        old, aim = _vector(feasible, c), _vector(target, c)
-        new = jnp.where(stays, aim + move * _vector(column, c), 0)
-        feasible = _set_vector(feasible, c, jnp.where(stays, old + way * (aim - old), 0))
-        return feasible, _set_vector(target, c, new), wrong | _any(new * _vector(sign, c) < 0)
+        new = jnp.where(stays, _vector(target, c) + move * _vector(column, c), 0)
+        return _set_vector(target, c, new), wrong | _any(new * _vector(sign, c) < 0)
 
-    start = (support.feasible, support.target, jnp.zeros((), bool))
-    feasible, target, any_wrong = _loop(n_vectors, step, start)
+    start = (support.target, support.any_wrong & (n == 0))
+    target, any_wrong = _loop(_ceil_div(n, _SLOTS), aim, start)
     return support._replace(
         sign=sign,
-        feasible=feasible,
         target=target,
-        inverse=_rank_one(support.inverse, scale, column, support.n_slots, slot),
+        inverse=_rank_one(support.inverse, scale, column, n, slot),
         any_wrong=any_wrong,
-        n_rounds=support.n_rounds + 1,
+        n_rounds=support.n_rounds + (n > 0),
     )
 
 
@@ -513,3 +579,8 @@ def _sum_vectors(n: Array, term: Callable[[Array], Array], dtype: Any) -> Array:
 def _loop(n: Array | int, step: Callable[[Array, Any], Any], start: Any, first: int = 0) -> Any:
     """`lax.fori_loop` that counts in int32 also where the default is int64."""
     return lax.fori_loop(jnp.asarray(first, jnp.int32), jnp.asarray(n, jnp.int32), step, start)
+
+
+def _when(condition: Array, function: Callable[[Any], Any], carry: Any) -> Any:
+    """As `lax.cond`, but in place: what the function leaves as it is is not copied."""
+    return _loop(condition.astype(jnp.int32), lambda _, c: function(c), carry)

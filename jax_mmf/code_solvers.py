@@ -52,13 +52,9 @@ class CodeSolver(Protocol):
         """
 
 
-def default_code_solver(
-    penalty: Penalty, *, tol: Float = 1e-6, max_iter: int = 1000, exact: bool = False
-) -> CodeSolver:
-    """`Cholesky` for a penalty in closed form, else `CoordinateDescent`, or `ActiveSet` for tight codes from zero."""
-    if is_ridge(penalty):
-        return Cholesky()
-    return (ActiveSet if exact else CoordinateDescent)(tol=tol, max_iter=max_iter)
+def default_code_solver(penalty: Penalty, *, tol: Float = 1e-6, max_iter: int | Array = 1000) -> CodeSolver:
+    """`Cholesky` for a penalty in closed form, else `ActiveSet`."""
+    return Cholesky() if is_ridge(penalty) else ActiveSet(tol=tol, max_iter=max_iter)
 
 
 @register_configuration

@@ -38,8 +38,8 @@ def encode(
       penalty: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty`.
       mask: None, or weights >= 0 of the squared error of each feature, ``(p,)`` or ``(n, p)``; zero for a missing
         feature, whose value in ``x`` is then never looked at and may be NaN.
-      solver: a `CodeSolver`; by default `Cholesky` for ridge, else `ActiveSet`, or `CoordinateDescent` where ``init``
-        is given; `UnrolledFISTA` for derivatives of a few steps.
+      solver: a `CodeSolver`; by default `Cholesky` for ridge, else `ActiveSet`; `UnrolledFISTA` for derivatives of a
+        few steps.
       init: ``(k,)`` or ``(n, k)`` codes to start from; zeros by default.
 
     Returns:
@@ -76,7 +76,7 @@ def encode_with_info(
     k, p = dictionary.shape
     check_shape("x", x, (*x.shape[:-1], p), "(n_features,)" if x.ndim == 1 else "(n_samples, n_features)")
     check_methods("penalty", penalty, "penalty", ("l1", "l2", "nonneg"))
-    solver = default_code_solver(penalty, exact=init is None) if solver is None else solver
+    solver = default_code_solver(penalty) if solver is None else solver
     check_methods("solver", solver, "code solver", ("solve",))
     batch = x[None] if x.ndim == 1 else x
     start = None

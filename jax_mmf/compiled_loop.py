@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.experimental.custom_partitioning import custom_partitioning
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.sharding import NamedSharding, PartitionSpec
 
 
-def compiled_loop(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled_loop(function: Callable[..., Any], rule: str, shared: tuple[str, ...]) -> Callable[..., Any]:
     """Let XLA compile a whole function, loops and all, into one piece of machine code on CPU.
 
     XLA runs the operations of a loop one by one, each as a task with its own start, which is what costs when they work on
@@ -17,10 +19,15 @@ def compiled_loop(function: Callable[..., Any]) -> Callable[..., Any]:
     that of any other loop; a test looks for the call in the compiled program.
 
     Inside, operations are plain loops of machine code on one thread: right for vectors of up to some thousand numbers,
-    and wrong for matrix products. What a loop updates in place stays in place unless it is also read as a whole.
+    and wrong for matrix products. What a loop updates in place stays in place unless it is also read as a whole. Samples
+    that are spread over devices stay there: each device runs the function on its own, which is also how a CPU works on
+    several samples at a time.
 
     Args:
-      function: from arrays to a tuple of arrays, made of `jax.lax` loops.
+      function: from arrays to a tuple of arrays, made of `jax.lax` loops over samples that are independent of each other.
+      rule: letters for the axes of arguments and results, as in einsum: ``"k q, b q -> b"``; ``b`` is the axis of the
+        samples, first where it is.
+      shared: the letters of axes that every device needs as a whole.
 
     Returns:
       the function, to be called under `jax.jit`.
@@ -30,4 +37,15 @@ def compiled_loop(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
         return set_xla_metadata(jitted(*args), xla_cpu_small_call="true", inlineable="false")
 
-    return call
+    def partition(mesh: Any, arguments: Any, results: Any) -> tuple[Any, ...]:
+        inputs, outputs = (side.split(", ") for side in rule.split(" -> "))
+        first = next(i for i, axes in enumerate(inputs) if axes.startswith("b"))
+        spec = arguments[first].sharding.spec
+        spread = NamedSharding(mesh, PartitionSpec(spec[0] if spec else None))
+        whole = NamedSharding(mesh, PartitionSpec())
+        at = lambda sides: tuple(spread if axes.startswith("b") else whole for axes in sides)  # noqa: E731
+        return mesh, call, at(outputs), at(inputs)
+
+    split = custom_partitioning(call)
+    split.def_partition(partition=partition, sharding_rule=rule, need_replication_factors=shared)
+    return split
