@@ -139,10 +139,11 @@ class CoordinateDescent:
 class ActiveSet:
     """Codes solved exactly on their support, which changes by one atom at a time [Lee et al. 2006].
 
-    The work grows with the number of active atoms and not with how alike the atoms are. On CPU, where it is one compiled
-    loop over the samples, the fastest choice for sparse codes, from zeros and from codes to start from. On accelerators,
-    where steps of a few numbers are slow, `FISTA` solves instead, to the same duality gap. What rounding leaves of the
-    gap, more than ``tol`` where atoms are nearly equal, is left to coordinate descent.
+    The work grows with the number of active atoms and not with how alike the atoms are. The fastest choice for sparse
+    codes on CPU, where it is one compiled loop over the samples, from zeros and from codes to start from. It runs on
+    one core; `jax.shard_map` over samples and CPU devices uses more (docs/performance.md). On accelerators, where steps
+    of a few numbers are slow, `FISTA` solves instead, to the same duality gap. Where atoms are nearly equal, what is
+    left of the gap is up to coordinate descent.
 
     Attributes:
       tol: relative duality gap at which a sample is done (`jax_mmf.duality.relative_gap`), or the level of rounding if

@@ -12,19 +12,20 @@ from jax.sharding import NamedSharding, PartitionSpec
 def compiled_loop(function: Callable[..., Any], rule: str, shared: tuple[str, ...]) -> Callable[..., Any]:
     """Let XLA compile a whole function, loops and all, into one piece of machine code on CPU.
 
-    XLA runs the operations of a loop one by one, each as a task with its own start, which is what costs when they work on
-    a few numbers. It makes one kernel of a small loop by itself; the attribute by which it marks such calls works for
-    any call, and is what is set here: 8 times faster for a coordinate descent over 256 numbers, with jaxlib 0.10.2. Where
-    the attribute isn't known, on other platforms and perhaps in other releases, the result is the same and the speed
-    that of any other loop; a test looks for the call in the compiled program.
+    XLA runs the operations of a loop one by one, each as a task with a start of its own, which is what costs when they
+    work on a few numbers. It makes one kernel of a small loop by itself; the attribute by which it marks such calls
+    works for any call, and is what is set here: 8 times faster for a coordinate descent over 256 numbers, with jaxlib
+    0.10.2. Where the attribute isn't known, on other platforms and perhaps in other releases, the result is the same
+    and the speed that of any other loop; a test looks for the call in the compiled program.
 
     Inside, operations are plain loops of machine code on one thread: right for vectors of up to some thousand numbers,
-    and wrong for matrix products. What a loop updates in place stays in place unless it is also read as a whole. Samples
-    that are spread over devices stay there: each device runs the function on its own, which is also how a CPU works on
-    several samples at a time.
+    wrong for matrix products. An array that is updated and also read for something else is copied each time.
+
+    Samples that are spread over devices stay there, and each device runs the function on its own; in one kernel only
+    under `jax.shard_map`, since the partitioner of XLA drops the attribute.
 
     Args:
-      function: from arrays to a tuple of arrays, made of `jax.lax` loops over samples that are independent of each other.
+      function: from arrays to a tuple of arrays, made of `jax.lax` loops over samples that don't depend on each other.
       rule: letters for the axes of arguments and results, as in einsum: ``"k q, b q -> b"``; ``b`` is the axis of the
         samples, first where it is.
       shared: the letters of axes that every device needs as a whole.

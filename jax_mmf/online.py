@@ -50,8 +50,8 @@ class OnlineFactorization:
         features, which needs whole samples, is far less noisy, and costs one product of codes and samples.
       dictionary_update: `BlockCoordinateDescent` (default), or `GradientUpdate` with any optax transformation.
       code_solver: `Cholesky`, `CoordinateDescent`, `ActiveSet`, `FISTA`; None chooses by the penalty: `Cholesky` for
-        ridge, `CoordinateDescent` for non-negative ridge, to a relative duality gap that falls with the weight of a batch
-        in the statistics, from 0.1 to 1e-3, and `ActiveSet` to 1e-3 for others.
+        ridge, `CoordinateDescent` for non-negative ridge, to a relative duality gap that falls with the weight of a
+        batch in the statistics, from 0.1 to 1e-3, and `ActiveSet` to 1e-3 for others.
       initialization: how the first dictionary is made from samples: `RandomSamples` (default), `RandomizedSVD`,
         `KMeansPlusPlus`.
 
@@ -113,9 +113,9 @@ class OnlineFactorization:
     def step_code_solver(self, weight: Array) -> CodeSolver:
         """The code solver of a step whose batch weighs ``weight`` in the statistics: ``code_solver``, or the default.
 
-        Non-negative codes without an l1 penalty are as accurate as what they enter, by sweeps from zero: with fewer zeros
-        than the best ones, and atoms are learned faster (docs/defaults.md has the figures). For others it makes no
-        difference, and exact codes cost no more.
+        Non-negative codes without an l1 penalty are as accurate as what they enter, by sweeps from zero: they have
+        fewer zeros than the best ones, and atoms are learned faster (docs/defaults.md has the figures). For others it
+        makes no difference, and exact codes cost no more.
         """
         if self.code_solver is not None:
             return self.code_solver
