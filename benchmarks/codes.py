@@ -20,8 +20,9 @@ PROBLEMS = ((256, 1024), (96, 4096), (1024, 512))
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.5)
 COMMON_SHARE = 0.1  # where every contestant takes part
 MOVE = 0.02
-CD = "jax_mmf, CoordinateDescent"
-DRAWN = ("SPAMS LARS", CD, "jax_mmf, ActiveSet")
+ACTIVE_SET = "jax_mmf, ActiveSet"
+SPREAD = "jax_mmf, ActiveSet, a device per thread"
+DRAWN = ("SPAMS LARS", ACTIVE_SET, SPREAD)
 
 
 class Setting(NamedTuple):
@@ -57,17 +58,21 @@ def contestants(
     tol = {"tol": setting.tol}
     found = [
         Contestant("SPAMS LARS", peers + "spams_codes", threads, **whole),
-        Contestant(CD, peers + "jax_mmf_codes", threads, **whole, **tol, solver="CoordinateDescent", init=init),
+        Contestant(ACTIVE_SET, peers + "jax_mmf_codes", threads, **whole, **tol, solver="ActiveSet", init=init),
     ]
-    if not setting.warm:  # of which it makes no use
+    if threads > 1:
         found += [
-            Contestant("jax_mmf, ActiveSet", peers + "jax_mmf_codes", threads, **whole, **tol, solver="ActiveSet")
-        ]
+            Contestant(SPREAD, peers + "jax_mmf_codes", threads, **whole, **tol, solver="ActiveSet", init=init,
+                       devices=threads)
+        ]  # fmt: skip
     if setting.kind == "lasso":
         found += [Contestant("SPAMS CD", peers + "spams_cd_codes", threads, **data, **tol, init=init)]
     if setting.share != COMMON_SHARE or setting.warm:
         return found
-    found += [Contestant("jax_mmf, FISTA", peers + "jax_mmf_codes", threads, **whole, **tol, solver="FISTA")]
+    found += [
+        Contestant(f"jax_mmf, {solver}", peers + "jax_mmf_codes", threads, **whole, **tol, solver=solver)
+        for solver in ("CoordinateDescent", "FISTA")
+    ]
     if setting.kind != "lasso" or setting.tol != 1e-3:
         return found
     few, some = {"n_samples": 8 if quick else 32}, {"n_samples": 64 if quick else 256}

@@ -31,10 +31,16 @@ def jax_mmf_codes(
     tol: float = 1e-6,
     solver: str | None = None,
     init: str | None = None,
+    devices: int = 1,
 ) -> Made:
-    """`jax_mmf.encode`; ``solver`` is the name of a code solver, by default that of the library."""
-    import jax
+    """`jax_mmf.encode`; ``solver`` is the name of a code solver, by default that of the library.
 
+    With several devices, which are threads of the CPU here, each has a part of the samples.
+    """
+    import jax
+    from jax.sharding import AxisType, PartitionSpec
+
+    jax.config.update("jax_num_cpu_devices", devices)
     import jax_mmf as mmf
     from jax_mmf.code_solvers import default_code_solver
 
@@ -42,8 +48,17 @@ def jax_mmf_codes(
     code_solver = default_code_solver(penalty, tol=tol) if solver is None else getattr(mmf, solver)(tol=tol)
     atoms, x, start = (None if path is None else jax.device_put(np.load(path)) for path in (dictionary, samples, init))
 
+    def encode(atoms: Any, x: Any, start: Any) -> Any:
+        return mmf.encode_with_info(atoms, x, penalty, solver=code_solver, init=start)
+
+    if devices > 1:
+        mesh = jax.make_mesh((devices,), ("samples",), axis_types=(AxisType.Auto,))
+        whole, spread = PartitionSpec(), PartitionSpec("samples")
+        specs = (whole, spread, None if start is None else spread)
+        encode = jax.jit(jax.shard_map(encode, mesh=mesh, in_specs=specs, out_specs=spread, check_vma=False))
+
     def run() -> Any:
-        return jax.block_until_ready(mmf.encode_with_info(atoms, x, penalty, solver=code_solver, init=start))
+        return jax.block_until_ready(encode(atoms, x, start))
 
     def finish(out: Any) -> dict[str, Any]:
         codes, info = out

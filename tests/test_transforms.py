@@ -127,7 +127,14 @@ for penalty in (mmf.Ridge(0.1), mmf.Lasso(0.1)):
     alone, sharded = solver.update(state, x)[0], solver.update(state, rows)[0]
     np.testing.assert_allclose(sharded.dictionary, alone.dictionary, atol=1e-5)
     codes = mmf.encode(state.dictionary, rows, penalty)
-    np.testing.assert_allclose(codes, mmf.encode(state.dictionary, x, penalty), atol=1e-4)
+    expected = mmf.encode(state.dictionary, x, penalty)
+    np.testing.assert_allclose(codes, expected, atol=1e-4)
+    whole, spread = PartitionSpec(), PartitionSpec("samples")
+    each = jax.shard_map(lambda d, x: mmf.encode(d, x, penalty), mesh=mesh, in_specs=(whole, spread), out_specs=spread,
+                         check_vma=False)
+    program = jax.jit(each).lower(state.dictionary, rows).compile()
+    assert ("xla_cpu_small_call" in program.as_text()) == isinstance(penalty, mmf.Lasso)
+    np.testing.assert_allclose(program(state.dictionary, rows), expected, atol=1e-4)
 """
 
 
