@@ -20,7 +20,8 @@ def main(quick: bool = False, figure: Path | None = None) -> dict:
     dictionary = jax.random.normal(key_d, (6, 8)) / jnp.sqrt(8)
     x = jax.random.normal(key_x, (8,))
     alphas = jnp.linspace(0.01, 1.1 * float(mmf.alpha_max(dictionary, x)), 40 if quick else 400)
-    code = lambda alpha, atoms, init=None: mmf.encode(atoms, x, mmf.Lasso(alpha), init=init)  # noqa: E731
+    descent = mmf.CoordinateDescent()  # which keeps both copies where it finds them; `ActiveSet` keeps one
+    code = lambda alpha, atoms, init=None: mmf.encode(atoms, x, mmf.Lasso(alpha), init=init, solver=descent)  # noqa: E731
 
     path = jax.jit(jax.vmap(lambda a: (code(a, dictionary), jax.jacfwd(code)(a, dictionary))))
     codes, slopes = path(alphas)
