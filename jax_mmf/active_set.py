@@ -43,7 +43,7 @@ class Supports(NamedTuple):
 
     Attributes:
       codes: ``(b, k)``.
-      gap: duality gaps relative to the objective, ``(b,)`` each; infinite where a weight l1 is zero.
+      gap: duality gaps relative to the objective, ``(b,)`` each; no bound where an l1 weight is zero.
       n_rounds: ``(b,)`` changes of the support; int32.
     """
 
@@ -170,6 +170,7 @@ def _solve_all(
 
 
 def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Prices, _Support]:
+    """The support of a sample, from an empty one, and how good it is."""
     if sample.nonneg:
         init = jnp.maximum(init, 0)
     unsolved = Gap(*(jnp.zeros((), init.dtype) for _ in Gap._fields))
@@ -189,7 +190,6 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Prices
         tiny = jnp.finfo(init.dtype).tiny
         correlation = jnp.where(starting, init, prices.correlation)
         threshold = jnp.where(starting, tiny, prices.threshold)
-
         nothing = jnp.zeros((), bool), jnp.zeros((), init.dtype)
 
         def attempt(trial: _Trial) -> _Trial:
@@ -228,7 +228,7 @@ def _price(sample: _Sample, support: _Support, n_refined: Array) -> _Prices:
             correlation = correlation - coefficients[j] * _gram_row(sample, atoms[j])
         return correlation
 
-    # The first rows are taken by itself: a loop that starts from beta would copy it, number by number.
+    # The first rows are taken by themselves: a loop that starts from beta would copy it, number by number.
     correlation = product(jnp.zeros((), jnp.int32), sample.beta)
     correlation = loop(ceil_div(support.n_slots, _ROWS), product, correlation, first=1)
     overshoot = jnp.maximum(largest(_size(correlation, sample)), 1)
@@ -264,7 +264,6 @@ def _price(sample: _Sample, support: _Support, n_refined: Array) -> _Prices:
         return put(correlation, atom, jnp.where(get(support.sign, i) != 0, 0, get(correlation, atom)))
 
     correlation = loop(jnp.where(refine, 0, support.n_slots), mask, correlation)
-
     most = largest(_size(correlation, sample))
     threshold = jnp.where(solved | refine, jnp.inf, jnp.maximum(_SHARE * most + (1 - _SHARE), 1))
     return _Prices(correlation, threshold, solved, jnp.where(refine, n_refined + 1, 0), gap)
