@@ -87,7 +87,7 @@ class CoordinateDescent:
 
     The correlations of a block of coordinates come from one matrix product; inside the block, each coordinate is
     minimised exactly after correcting for the coordinates before it. Three quarters of the batch are dropped when they
-    have converged. The best choice where codes to start from leave little to do, and where they may be loose.
+    have converged. It can be stopped at any accuracy, and keeps to the codes it starts from where several are as good.
 
     Attributes:
       tol: relative duality gap at which a sample is done (`jax_mmf.duality.relative_gap`), or the level of rounding if
