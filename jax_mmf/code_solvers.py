@@ -141,7 +141,7 @@ class ActiveSet:
 
     The work grows with the number of active atoms and not with how alike the atoms are. The fastest choice for sparse
     codes on CPU, where it is one compiled loop over the samples, from zeros and from codes to start from. It runs on
-    one core; `jax.shard_map` over samples and CPU devices uses more (docs/performance.md). On accelerators, where steps
+    one core; `jax.shard_map` over samples and CPU devices uses more (docs/numerics.md). On accelerators, where steps
     of a few numbers are slow, `FISTA` solves instead, to the same duality gap. Where atoms are nearly equal, what is
     left of the gap is up to coordinate descent.
 
