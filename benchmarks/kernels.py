@@ -29,8 +29,8 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int)
 
     import jax_mmf as mmf
     from jax_mmf.dictionary_update import DictionaryProblem
-    from jax_mmf.linalg import matmul
-    from jax_mmf.surrogate import BatchMoments, _in_tiles
+    from jax_mmf.linalg import in_tiles, matmul
+    from jax_mmf.surrogate import BatchMoments
 
     rng = np.random.default_rng(0)
     array = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))  # noqa: E731
@@ -68,7 +68,7 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int)
         "ridge codes": (solve(mmf.Cholesky(), mmf.Ridge(0.1)), codes, k**3 / 3 + 2 * b * k * k, k * k + 3 * b * k),
         "coordinate descent": (one_sweep, codes, 2 * b * k * k, k * k + 3 * b * k),
         "update of B": (
-            lambda m, t: _in_tiles(lambda take, m: 0.9 * m + matmul(0.1 / b * t["codes"].T, take(t["x"])), m),
+            lambda m, t: in_tiles(lambda take, m: 0.9 * m + matmul(0.1 / b * t["codes"].T, take(t["x"])), m),
             moments, 2 * b * k * p, (2 * k + b) * p,
         ),
         "dictionary, l2 ball": (update(mmf.L2Ball()), atoms, product_flops, 3 * k * p),

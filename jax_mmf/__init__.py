@@ -8,7 +8,7 @@ from jax_mmf.coding import decode, encode, encode_with_info
 from jax_mmf.compaction import SolveInfo
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
 from jax_mmf.defaults import default_solver
-from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryUpdate, GradientUpdate
+from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryUpdate, GradientUpdate, ProjectedGradient
 from jax_mmf.forgetting import ConstantForgetting, Forgetting, PowerForgetting, ScaledForgetting
 from jax_mmf.initialization import Initialization, KMeansPlusPlus, RandomizedSVD, RandomSamples
 from jax_mmf.io import Checkpoint, load_model, open_source, save_model, write_permuted
@@ -56,6 +56,7 @@ __all__ = [
     "OnlineFactorization",
     "Penalty",
     "PowerForgetting",
+    "ProjectedGradient",
     "RandomSamples",
     "RandomizedSVD",
     "Record",

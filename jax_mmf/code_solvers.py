@@ -12,6 +12,7 @@ memory. A solver of your own is a pytree with the method `CodeSolver.solve`.
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -25,7 +26,8 @@ from jax_mmf.typing import Array, Float
 from jax_mmf.validation import check_count, check_real
 
 _BLOCK = 8  # coordinates per matrix product: 8 was faster than 16 and 32 at k = 256, b = 1024 on CPU
-_SWEEPS_PER_CHECK = 2
+_SWEEPS_PER_CHECK = 2  # of coordinate descent
+_STEPS_PER_CHECK = 8  # of FISTA: a check costs about as much as a step
 _FINISHED_TOGETHER = 64  # samples that `ActiveSet` leaves to coordinate descent: few, so that one small program does
 
 
@@ -238,8 +240,7 @@ class FISTA:
             state=_Momentum(codes, image, codes, image, jnp.ones_like(sq_norm), lipschitz),
         )
 
-        def advance(batch: Batch, n: Array) -> tuple[Batch, Array]:
-            state: _Momentum = batch.state
+        def proximal_step(batch: Batch, state: _Momentum) -> _Momentum:
             step = 1 / jnp.where(state.lipschitz > 0, state.lipschitz, 1)
             ahead = state.point - step * (state.point_image - batch.beta)
             codes = shrink(ahead, step * weights.l1, weights.nonneg) / (1 + step * weights.l2)
@@ -252,7 +253,7 @@ class FISTA:
             inertia = jnp.where(restart, 1, state.inertia)
             inertia_next = (1 + jnp.sqrt(1 + 4 * inertia**2)) / 2
             beta = jnp.where(restart, 0, (inertia - 1) / inertia_next)
-            state = _Momentum(
+            return _Momentum(
                 codes,
                 image,
                 codes + beta * (codes - state.codes),
@@ -260,9 +261,19 @@ class FISTA:
                 inertia_next,
                 jnp.where(too_low, 1.5 * curvature / jnp.where(length > 0, length, 1), state.lipschitz),
             )
-            return batch._replace(state=state), image
 
-        codes, info = iterate(batch, advance, lambda state: state.codes, weights, self.tol, self.max_iter, 1)
+        def advance(batch: Batch, n: Array) -> tuple[Batch, Array]:
+            def one(i: Array, state: _Momentum) -> _Momentum:
+                moved = proximal_step(batch, state)
+                return jax.tree.map(lambda new, old: jnp.where(i < n, new, old), moved, state)
+
+            # A number of trips that is known to the compiler: else an accelerator asks the host after each one.
+            state = lax.fori_loop(0, _STEPS_PER_CHECK, one, batch.state)
+            return batch._replace(state=state), state.image
+
+        codes, info = iterate(
+            batch, advance, lambda state: state.codes, weights, self.tol, self.max_iter, _STEPS_PER_CHECK
+        )
         return codes.T, info
 
 

@@ -1,6 +1,6 @@
-"""Updates of the dictionary: block coordinate descent on the surrogate, or any optax transformation.
+"""Updates of the dictionary: block coordinate descent or projected gradient on the surrogate, or any optax transformation.
 
-Both work on the columns of the current subset only, and project each atom on the budget that its other features leave.
+All work on the columns of the current subset only, and project each atom on the budget that its other features leave.
 """
 
 from dataclasses import dataclass, field
@@ -12,11 +12,15 @@ import optax
 from jax import lax
 
 from jax_mmf.constraints import Constraint
-from jax_mmf.linalg import matmul
+from jax_mmf.linalg import in_tiles, map_rows, matmul
 from jax_mmf.subsampling import Subset
 from jax_mmf.surrogate import BatchMoments
 from jax_mmf.typing import Array, Key
 from jax_mmf.validation import check_choice, check_count, check_methods
+
+_MANY_FEATURES = 2**16  # above, arrays as large as a few atoms are kept small
+_POWER_ITERATIONS = 4
+_MARGIN = 1.1  # on an eigenvalue that is estimated from below
 
 
 class DictionaryProblem(NamedTuple):
@@ -96,12 +100,10 @@ class BlockCoordinateDescent:
         """New atoms; arguments as in `DictionaryUpdate.update`."""
         k, s = atoms.shape
         # A few arrays of a block should fit in cache; at k = 256, s = 51,200, 8 atoms are slower than 16 all the same.
-        size = min(self.block_size or (16 if s <= 2**16 else 8), k)
+        size = min(self.block_size or (16 if s <= _MANY_FEATURES else 8), k)
         # Places that fill up the last block point past the last atom: read as the last atom, never written.
         order = jnp.pad(self.atom_order(key, k), (0, -k % size), constant_values=k).reshape(-1, size)
-        diagonal = jnp.diagonal(problem.c)
-        # Below this, the rounding of b_j - c_j D is as large as c_jj itself.
-        used = diagonal > diagonal.max() * jnp.finfo(diagonal.dtype).eps ** 2
+        used = _used(problem.c)
 
         def block(i: Array, atoms: Array) -> Array:
             members = order[i]
@@ -125,6 +127,66 @@ class BlockCoordinateDescent:
 
         sweep = lambda _, atoms: lax.fori_loop(0, order.shape[0], block, atoms)  # noqa: E731
         return lax.fori_loop(0, self.n_sweeps, sweep, atoms), state
+
+
+@dataclass(frozen=True)
+class ProjectedGradient:
+    """Gradient steps on the surrogate, of all atoms at once, and projections::
+
+        d_j <- project(d_j + (b_j - c_j D) / (curvature c_jj))
+
+    The curvature is the largest eigenvalue of C with its diagonal scaled to one, 1 if no two atoms are used together:
+    with it, the surrogate never rises. Where codes are sparse it is 3 to 5, and a step teaches as much as a sweep of
+    `BlockCoordinateDescent`. It needs one product C D and little else, on any number of threads, and none of the
+    sequence of small operations that accelerators are slow at. Where all atoms are in all codes, as with ridge codes,
+    it is tens, and takes that many steps, or the root of it by Nesterov's momentum: coordinate descent is better.
+
+    The curvature comes from a few power iterations, from the eigenvector of the step before, which is the state of this
+    update. Atoms that no code used stay as they are.
+
+    Attributes:
+      n_steps: gradient steps per step of learning (static); with momentum from the second [Beck and Teboulle 2009].
+
+    Raises:
+      ValueError: if n_steps is below 1.
+    """
+
+    n_steps: int = 1
+
+    def __post_init__(self) -> None:
+        check_count("n_steps", self.n_steps)
+
+    def init(self, dictionary: Array) -> Array:
+        """The first guess ``(k,)`` of the leading eigenvector."""
+        return jnp.ones(dictionary.shape[:1], dictionary.dtype)
+
+    def update(
+        self, key: Key, atoms: Array, problem: DictionaryProblem, constraint: Constraint, state: Any
+    ) -> tuple[Array, Any]:
+        """New atoms; arguments as in `DictionaryUpdate.update`."""
+        diagonal, used = jnp.diagonal(problem.c), _used(problem.c)
+        scale = jnp.where(used, lax.rsqrt(jnp.where(used, diagonal, 1)), 0)
+        curvature, state = _largest_eigenvalue(problem.c * scale[:, None] * scale, state)
+        rate = (scale**2 / curvature)[:, None]
+
+        def project(atom: Array, budget: Array, used: Array) -> Array:
+            return jnp.where(used, _project(constraint, atom, budget, problem.subset), atom)
+
+        def forward(atoms: Array) -> Array:
+            step = lambda take, d: d + rate * (take(problem.b) - matmul(problem.c, d))  # noqa: E731
+            # In tiles there is no second dictionary, but on smaller ones that costs a quarter more.
+            moved = step(lambda b: b, atoms) if atoms.shape[1] <= _MANY_FEATURES else in_tiles(step, atoms)
+            return map_rows(project, moved, problem.budget, used)
+
+        def accelerated(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            new, before = carry
+            inertia = i.astype(new.dtype) / (i + 3)
+            return forward(new + inertia * (new - before)), new
+
+        new = forward(atoms)
+        if self.n_steps > 1:
+            new, _ = lax.fori_loop(1, self.n_steps, accelerated, (new, atoms))
+        return new, state
 
 
 @dataclass(frozen=True)
@@ -168,8 +230,30 @@ class GradientUpdate:
         return jax.vmap(project)(subset.drop_invalid(moved), problem.budget), state
 
 
-for _class in (BlockCoordinateDescent, GradientUpdate):
+for _class in (BlockCoordinateDescent, ProjectedGradient, GradientUpdate):
     jax.tree_util.register_static(_class)
+
+
+def _used(c: Array) -> Array:
+    """Atoms that codes used: ``(k,)``. Below this, the rounding of b_j - c_j D is as large as c_jj itself."""
+    diagonal = jnp.diagonal(c)
+    return diagonal > diagonal.max() * jnp.finfo(c.dtype).eps ** 2
+
+
+def _largest_eigenvalue(matrix: Array, vector: Array) -> tuple[Array, Array]:
+    """Of a symmetric matrix ``(k, k)`` with a diagonal of ones and zeros, from a guess ``(k,)`` of its eigenvector.
+
+    Power iteration comes from below; half of the eigenvalue would be enough for descent.
+    """
+
+    def power(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        image = matmul(matrix, carry[1])
+        norm = jnp.linalg.norm(image)
+        return norm, jnp.where(norm > 0, image / jnp.where(norm > 0, norm, 1), carry[1])
+
+    start = (jnp.ones((), vector.dtype), vector / jnp.linalg.norm(vector))
+    value, vector = lax.fori_loop(0, _POWER_ITERATIONS, power, start)
+    return jnp.maximum(_MARGIN * value, 1), vector
 
 
 def _project(constraint: Constraint, atom: Array, budget: Array, subset: Subset) -> Array:

@@ -1,10 +1,17 @@
-"""Dense products at full precision, and checks of numbers."""
+"""Dense products at full precision, loops over parts of large matrices, and checks of numbers."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from jax_mmf.typing import Array
+
+_TILE = 8192  # features of a dictionary or of B that are updated at once
+_IN_CACHE = 2**14  # numbers of rows that are updated at once
+
+Take = Callable[[Array], Array]
 
 
 def matmul(left: Array, right: Array) -> Array:
@@ -103,6 +110,50 @@ def solve_shifted(gram: Array, shift: Array, right: Array) -> Array:
     if gram.ndim == 2:
         return jax.scipy.linalg.cho_solve((factor, True), right.T).T
     return cho_solve(factor, right)
+
+
+def in_tiles(update: Callable[[Take, Array], Array], rows: Array) -> Array:
+    """``update(take, rows)`` of ``rows`` ``(k, p)``, a tile of the features at a time; ``take`` cuts it out of others.
+
+    All at once, products would be written to memory before they are added, as large as ``rows``: more than twice as
+    slow on CPU where these do not fit in cache.
+    """
+    p = rows.shape[1]
+
+    def tile(first: Array | int, rows: Array, width: int) -> Array:
+        take = lambda array: lax.dynamic_slice_in_dim(array, first, width, array.ndim - 1)  # noqa: E731
+        return lax.dynamic_update_slice_in_dim(rows, update(take, take(rows)), first, 1)
+
+    n_tiles = p // _TILE
+    if n_tiles > 0:
+        rows = lax.fori_loop(0, n_tiles, lambda i, rows: tile(i * _TILE, rows, _TILE), rows)
+    return tile(n_tiles * _TILE, rows, p % _TILE) if p % _TILE else rows
+
+
+def map_rows(function: Callable[..., Array], rows: Array, *more: Array) -> Array:
+    """``function(row, *more)`` of every row of a matrix ``(k, s)``, with arrays ``(k,)`` of which it gets one entry.
+
+    On CPU a few rows at a time, for functions that pass over a row again and again: while it is in cache. On
+    accelerators all at once.
+    """
+    k, s = rows.shape
+    width = max(1, min(k, _IN_CACHE // max(s, 1)))
+    together = jax.vmap(function)
+
+    def block(i: Array, rows: Array) -> Array:
+        # The last block goes back over rows that are done, but does not do them twice.
+        first = jnp.minimum(i * width, k - width)
+        take = lambda array: lax.dynamic_slice_in_dim(array, first, width)  # noqa: E731
+        new = together(take(rows), *(take(array) for array in more))
+        fresh = (first + jnp.arange(width) >= i * width)[:, None]
+        return lax.dynamic_update_slice_in_dim(rows, jnp.where(fresh, new, take(rows)), first, 0)
+
+    def in_blocks(rows: Array, *_: Array) -> Array:
+        return lax.fori_loop(0, -(-k // width), block, rows)
+
+    if width == k:
+        return together(rows, *more)
+    return lax.platform_dependent(rows, *more, cpu=in_blocks, default=together)
 
 
 def all_finite(*arrays: Array) -> Array:

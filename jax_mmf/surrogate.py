@@ -15,19 +15,13 @@ once the dictionary is right, and B is what follows from them::
 Once D_j has moved, by a step that sees j, R_j = B_j - C D_j again. With all features in every step both are the same.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
 
-from jax_mmf.linalg import matmul
+from jax_mmf.linalg import Take, in_tiles, matmul
 from jax_mmf.subsampling import Subset
 from jax_mmf.typing import Array
-
-_TILE = 8192  # features of B that are updated at once
-
-Take = Callable[[Array], Array]
 
 
 class Surrogate(NamedTuple):
@@ -109,13 +103,13 @@ def update_surrogate(
             left_over = matmul((codes / size).T, take(x_subset)) - matmul(c_batch, take(atoms))
             return (1 - take(share)) * residual + take(share) * left_over + matmul(c, take(atoms))
 
-        b_subset = subset.drop_invalid(_in_tiles(average, subset.gather(surrogate.residual)))
+        b_subset = subset.drop_invalid(in_tiles(average, subset.gather(surrogate.residual)))
         counts = subset.scatter(surrogate.feature_counts, seen)
         return surrogate._replace(c=c, feature_counts=counts), b_subset, moments
     assert x is not None
     assert surrogate.b is not None
     weighted = (weight / size * codes).T
-    b = _in_tiles(lambda take, b: (1 - weight) * b + matmul(weighted, take(x)), surrogate.b)
+    b = in_tiles(lambda take, b: (1 - weight) * b + matmul(weighted, take(x)), surrogate.b)
     return surrogate._replace(c=c, b=b), subset.gather(b), moments
 
 
@@ -123,23 +117,5 @@ def settle_residual(surrogate: Surrogate, b_subset: Array, atoms: Array, subset:
     """The surrogate once the atoms ``(k, s)`` on the subset have moved; with full B, nothing changes."""
     if surrogate.residual is None:
         return surrogate
-    residual = _in_tiles(lambda take, b: b - matmul(surrogate.c, take(atoms)), b_subset)
+    residual = in_tiles(lambda take, b: b - matmul(surrogate.c, take(atoms)), b_subset)
     return surrogate._replace(residual=subset.scatter(surrogate.residual, subset.drop_invalid(residual)))
-
-
-def _in_tiles(update: Callable[[Take, Array], Array], rows: Array) -> Array:
-    """``update(take, rows)`` of ``rows`` ``(k, p)``, a tile of the features at a time; ``take`` cuts it out of others.
-
-    All at once, products would be written to memory before they are added, as large as ``rows``: more than twice as
-    slow on CPU where these do not fit in cache.
-    """
-    p = rows.shape[1]
-
-    def tile(first: Array | int, rows: Array, width: int) -> Array:
-        take = lambda array: lax.dynamic_slice_in_dim(array, first, width, array.ndim - 1)  # noqa: E731
-        return lax.dynamic_update_slice_in_dim(rows, update(take, take(rows)), first, 1)
-
-    n_tiles = p // _TILE
-    if n_tiles > 0:
-        rows = lax.fori_loop(0, n_tiles, lambda i, rows: tile(i * _TILE, rows, _TILE), rows)
-    return tile(n_tiles * _TILE, rows, p % _TILE) if p % _TILE else rows

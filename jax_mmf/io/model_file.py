@@ -52,6 +52,7 @@ _PARTS = (
     statistics.FullStatistics,
     statistics.AveragedStatistics,
     dictionary_update.BlockCoordinateDescent,
+    dictionary_update.ProjectedGradient,
     code_solvers.Cholesky,
     code_solvers.CoordinateDescent,
     code_solvers.FISTA,
