@@ -33,6 +33,11 @@ Summary = dict[str, float]
 Evaluate = Callable[[str, dict[str, np.ndarray]], dict[str, Any]]
 
 
+def on_accelerator() -> bool:
+    """Whether JAX contestants run on something else than the CPU: problems are larger there, and peers fewer."""
+    return os.environ.get(DEVICE, "cpu") != "cpu"
+
+
 def openblas_core_type() -> dict[str, str]:
     """For packages with an old OpenBLAS, SPAMS among them: it takes processors younger than itself for ancient ones."""
     info = Path("/proc/cpuinfo")

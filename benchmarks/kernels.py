@@ -2,7 +2,9 @@
 
 FLOPs and bytes are those that the mathematics needs, counted once; the speeds are those of a square matrix product and
 of a copy of large arrays, both in JAX in the same race. ``roofline`` is the share of the kernel's time that these
-bounds account for: 1 is the best there is. Coordinate descent is given as one sweep.
+bounds account for: 1 is the best there is. Coordinate descent is given as one sweep. The dictionary is updated by
+`BlockCoordinateDescent`, or by `ProjectedGradient`, at once. Problems are larger on an accelerator, whose launches cost
+some microseconds each.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,18 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Contestant, race
+from benchmarks.harness import Contestant, on_accelerator, race
 from benchmarks.report import Record, records_of
 
 Run = Callable[[], dict[str, Any]]
 MATRIX, COPY = "matrix product", "copy"
 KERNELS = (
-    "Gram matrix", "correlations", "ridge codes", "coordinate descent", "update of B", "dictionary, l2 ball",
-    "dictionary, l1 ball", "projections, l1 ball", "gather of a subset", "scatter of a subset",
+    "Gram matrix", "correlations", "ridge codes", "coordinate descent", "update of B", "update of B, not in tiles",
+    "dictionary, l2 ball", "dictionary, l1 ball", "dictionary at once, l2 ball", "dictionary at once, l1 ball",
+    "projections, l1 ball", "gather of a subset", "scatter of a subset",
 )  # fmt: skip
 
 
-def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int) -> Run:
+def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int, copied: int) -> Run:
     """A kernel; its result holds the FLOPs and bytes that it needs."""
     import jax
     import jax.numpy as jnp
@@ -46,11 +49,11 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int)
     data = {"x": x, "atoms": atoms, "codes": codes, "gram": gram, "beta": beta, "sq_norm": sq_norm, "c": c}
     data |= {"moments": moments, "large": array(square, square)}
 
-    def update(ball: Any) -> Callable[..., jax.Array]:
+    def update(ball: Any, updates: Any) -> Callable[..., jax.Array]:
         def sweep(d: jax.Array, t: dict[str, jax.Array]) -> jax.Array:
             budget, batch = 0.5 * ball.gauge(t["atoms"]), BatchMoments(t["c"], t["moments"])
             problem = DictionaryProblem(t["c"], t["moments"], batch, budget, whole)
-            return mmf.BlockCoordinateDescent().update(key, d, problem, ball, ())[0]
+            return updates.update(key, d, problem, ball, updates.init(d))[0]
 
         return sweep
 
@@ -58,7 +61,8 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int)
         return lambda start, t: solver.solve(t["gram"], t["beta"], penalty, t["sq_norm"], start)[0]
 
     one_sweep = solve(mmf.CoordinateDescent(tol=0.0, max_iter=1), mmf.Lasso(0.1))
-    wide, product_flops = jnp.zeros((64, 2**18)), 2 * k * k * p
+    wide, product_flops = jnp.zeros((64, copied // 64)), 2 * k * k * p
+    descent, gradient = mmf.BlockCoordinateDescent(), mmf.ProjectedGradient()
     # function, its argument that is donated, FLOPs, floats read and written
     made: dict[str, tuple[Callable[..., jax.Array], jax.Array, float, float]] = {
         MATRIX: (lambda d, t: matmul(t["large"], d), array(square, square), 2 * square**3, 3 * square**2),
@@ -71,14 +75,19 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int)
             lambda m, t: in_tiles(lambda take, m: 0.9 * m + matmul(0.1 / b * t["codes"].T, take(t["x"])), m),
             moments, 2 * b * k * p, (2 * k + b) * p,
         ),
-        "dictionary, l2 ball": (update(mmf.L2Ball()), atoms, product_flops, 3 * k * p),
-        "dictionary, l1 ball": (update(mmf.L1Ball()), atoms, product_flops, 3 * k * p),
+        "update of B, not in tiles": (
+            lambda m, t: 0.9 * m + matmul(0.1 / b * t["codes"].T, t["x"]), moments, 2 * b * k * p, (2 * k + b) * p,
+        ),
+        "dictionary, l2 ball": (update(mmf.L2Ball(), descent), atoms, product_flops, 3 * k * p),
+        "dictionary, l1 ball": (update(mmf.L1Ball(), descent), atoms, product_flops, 3 * k * p),
+        "dictionary at once, l2 ball": (update(mmf.L2Ball(), gradient), atoms, product_flops, 3 * k * p),
+        "dictionary at once, l1 ball": (update(mmf.L1Ball(), gradient), atoms, product_flops, 3 * k * p),
         "projections, l1 ball": (lambda d, t: jax.vmap(mmf.L1Ball(5.0).project)(d), atoms, 0, 2 * k * p),
         "gather of a subset": (lambda d, t: part.gather(d), atoms, 0, 2 * k * s),
         "scatter of a subset": (lambda d, t: part.scatter(d, t["atoms"][:, :s]), atoms, 0, 2 * k * s),
     }  # fmt: skip
     function, argument, flops, floats = made[kernel]
-    in_place = kernel in (COPY, "update of B", "scatter of a subset") or kernel.startswith(("dictionary", "coordinate"))
+    in_place = kernel in (COPY, "scatter of a subset") or kernel.startswith(("update", "dictionary", "coordinate"))
     compiled = jax.jit(function, donate_argnums=0 if in_place else ())
     state = {"argument": jnp.array(argument)}
 
@@ -92,12 +101,13 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int)
 
 
 def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[Record]:
-    p, k, b, reduction = (4_000, 32, 32, 4) if quick else (51_200, 256, 256, 12)
+    large = on_accelerator() and not quick
+    p, k, b, reduction = (4_000, 32, 32, 4) if quick else (409_600 if large else 51_200, 256, 256, 12)
     sizes = {"p": p, "k": k, "b": b, "reduction": reduction}
     names = (MATRIX, COPY, *KERNELS)
     records: list[Record] = []
     for n in threads:
-        common = sizes | {"square": 512 if quick else 2048}
+        common = sizes | {"square": 512 if quick else 8192 if large else 2048, "copied": 2**28 if large else 2**24}
         contestants = [Contestant(name, "benchmarks.kernels:jax_kernel", n, kernel=name, **common) for name in names]
         outcomes = race(contestants, repeats, min_seconds=0.02 if quick else 0.3)
         by_name = {outcome["name"]: outcome for outcome in outcomes}

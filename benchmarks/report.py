@@ -131,9 +131,10 @@ def _section(part: str, section: dict[str, Any]) -> str:
     host, options, records = section["machine"], section["options"], section["records"]
     packages = ", ".join(f"{name} {number}" for name, number in host["packages"].items())
     kernels = sorted({kernel for r in records for kernel in r.get("kernels", ())})
+    devices = ", ".join(sorted({r["device"] for r in records if r.get("device", "cpu") != "cpu"})) or host["device"]
     said = ", ".join(f"{name} {value}" for name, value in options.items())
     conditions = (
-        f"{host['date']}, commit {host['commit']}; {host['cpu']}, {host['cores']} cores, JAX on {host['device']};"
+        f"{host['date']}, commit {host['commit']}; {host['cpu']}, {host['cores']} cores, JAX on {devices};"
         f" {said}. Python {host['python']}, {packages}."
     ) + (f" Kernels: {', '.join(kernels)}." if kernels else "")
     blocks = [f"## {part.capitalize()}", section["description"], conditions]

@@ -1,7 +1,7 @@
 """One donated step of learning from a mini-batch in memory, against the reduction r: does it cost r times less?
 
-Ridge codes, k = b = 64. The reference is the step at r = 1. Targets with partial B: 1/9 of it at r = 12, 1/16 at
-r = 24.
+Ridge codes, k = b = 64, `BlockCoordinateDescent`; on an accelerator also `ProjectedGradient`, "at once". The reference
+is the step at r = 1. Targets with partial B: 1/9 of it at r = 12, 1/16 at r = 24.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Contestant, race
+from benchmarks.harness import Contestant, on_accelerator, race
 from benchmarks.report import Record, records_of
 
 REDUCTIONS = (4, 8, 12, 24)
 Run = Callable[[], dict[str, Any]]
 
 
-def jax_step(p: int, k: int, b: int, reduction: int, partial_b: bool, ball: str) -> Run:
+def jax_step(
+    p: int, k: int, b: int, reduction: int, partial_b: bool, ball: str, update: str = "BlockCoordinateDescent"
+) -> Run:
     """`step_whole` or, with partial B, `step_partial`; jitted, with the state donated."""
     import jax
     import jax.numpy as jnp
@@ -32,6 +34,7 @@ def jax_step(p: int, k: int, b: int, reduction: int, partial_b: bool, ball: str)
         constraint={"l1": mmf.L1Ball, "l2": mmf.L2Ball}[ball](),
         subset=mmf.FullSubset() if reduction == 1 else mmf.BlockSubset(reduction),
         partial_b=partial_b,
+        dictionary_update=getattr(mmf, update)(),
     )
     start = jnp.zeros((b, k))
     state = {"now": solver.init(jax.random.key(0), samples=x)}
@@ -64,6 +67,13 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
                     Contestant(f"r = {r}, {said}", factory, n, reduction=r, partial_b=partial, **common)
                     for r in (REDUCTIONS[:1] if quick else REDUCTIONS)
                 ]
+            if on_accelerator():
+                chosen = [c for c in contestants if c.name in ("r = 1", "r = 12, partial B", "r = 12, full B")]
+                at_once = [
+                    Contestant(f"{c.name}, at once", factory, n, **c.arguments, update="ProjectedGradient")
+                    for c in chosen
+                ]
+                contestants = [*chosen, *at_once]
             outcomes = race(contestants, repeats, min_seconds=0.02 if quick else 0.5)
             records += records_of("step", f"p = {p:,}, k = {k}, b = {b}", f"{ball} ball", outcomes)
     return records

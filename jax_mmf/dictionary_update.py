@@ -1,4 +1,4 @@
-"""Updates of the dictionary: block coordinate descent or projected gradient on the surrogate, or any optax transformation.
+"""Updates of the dictionary: block coordinate descent or projected gradient on the surrogate, or optax.
 
 All work on the columns of the current subset only, and project each atom on the budget that its other features leave.
 """
