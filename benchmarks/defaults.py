@@ -23,6 +23,10 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "two sweeps": {"dictionary_update": ["BlockCoordinateDescent", {"n_sweeps": 2}]},
         "cyclic order": {"dictionary_update": ["BlockCoordinateDescent", {"order": "cyclic"}]},
     },
+    "dictionary at once": {
+        "one gradient step": {"dictionary_update": ["ProjectedGradient", {}]},
+        "four gradient steps": {"dictionary_update": ["ProjectedGradient", {"n_steps": 4}]},
+    },
     "first dictionary": {
         "RandomSamples": {"initialization": ["RandomSamples", {}]},
         "RandomizedSVD": {"initialization": ["RandomizedSVD", {}]},

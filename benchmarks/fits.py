@@ -65,7 +65,7 @@ def jax_mmf_fit(
     seed: int = 0, max_seconds: float = 10.0, checkpoints: int = 16, in_memory: bool = True,
     n_samples: int | None = None, **options: Any,
 ) -> Run:  # fmt: skip
-    """`jax_mmf.fit`, on the first ``n_samples`` or all. Options are those of `OnlineFactorization`.
+    """`jax_mmf.fit` of `default_solver`, on the first ``n_samples`` or all. Options are those of `OnlineFactorization`.
 
     With an initialization among them, the dictionary to start from is made from samples, else it is ``init``. An object
     among them is [name, arguments]. Compiles while preparing; the result tells in how many seconds, a first mini-batch
@@ -79,10 +79,10 @@ def jax_mmf_fit(
         return getattr(mmf, value[0])(**value[1]) if isinstance(value, list) else value
 
     start = np.load(init)
-    solver = mmf.OnlineFactorization(
-        n_components=len(start),
-        penalty=as_jax_mmf(Penalty(**penalty)),
-        constraint={"l1": mmf.L1Ball, "l2": mmf.L2Ball}[ball[:2]](radius, nonneg=ball.endswith("nonneg")),
+    solver = mmf.default_solver(
+        len(start),
+        as_jax_mmf(Penalty(**penalty)),
+        {"l1": mmf.L1Ball, "l2": mmf.L2Ball}[ball[:2]](radius, nonneg=ball.endswith("nonneg")),
         **{name: resolve(value) for name, value in options.items()},
     )
     x = np.load(samples, mmap_mode=None if in_memory else "r")[:n_samples]

@@ -19,7 +19,7 @@ from benchmarks.problems import patches_problem, synthetic_fmri_problem
 from benchmarks.report import Panel, Record, records_of
 
 RULES: dict[str, list[Any]] = {
-    **{f"c = {c}": ["ScaledForgetting", {"scale": c}] for c in (4, 8, 16, 32)},
+    **{f"c = {c}": ["ScaledForgetting", {"scale": c}] for c in (4, 8, 16, 32, 64)},
     **{f"u = {u}": ["PowerForgetting", {"exponent": u}] for u in (0.7, 0.8, 0.917)},
 }
 HELD_OUT = 1024

@@ -90,7 +90,9 @@ def redraw(output: Path, modules: dict[str, ModuleType]) -> None:
             section["figure"] = f"{part}.png"
             draw(panels, output / section["figure"])
     _replace(output / "results.json", json.dumps(results, indent=1) + "\n")
-    _replace(output / "index.md", "\n\n".join(["# Benchmarks", *(_section(n, s) for n, s in results.items())]) + "\n")
+    devices = {_device(section["records"]) for section in results.values()} - {""}
+    title = " on ".join(["# Benchmarks", *sorted(devices)])
+    _replace(output / "index.md", "\n\n".join([title, *(_section(n, s) for n, s in results.items())]) + "\n")
 
 
 def draw(panels: Sequence[Panel], path: Path) -> None:
@@ -131,10 +133,10 @@ def _section(part: str, section: dict[str, Any]) -> str:
     host, options, records = section["machine"], section["options"], section["records"]
     packages = ", ".join(f"{name} {number}" for name, number in host["packages"].items())
     kernels = sorted({kernel for r in records for kernel in r.get("kernels", ())})
-    devices = ", ".join(sorted({r["device"] for r in records if r.get("device", "cpu") != "cpu"})) or host["device"]
+    device = _device(records) or host["device"]
     said = ", ".join(f"{name} {value}" for name, value in options.items())
     conditions = (
-        f"{host['date']}, commit {host['commit']}; {host['cpu']}, {host['cores']} cores, JAX on {devices};"
+        f"{host['date']}, commit {host['commit']}; {host['cpu']}, {host['cores']} cores, JAX on {device};"
         f" {said}. Python {host['python']}, {packages}."
     ) + (f" Kernels: {', '.join(kernels)}." if kernels else "")
     blocks = [f"## {part.capitalize()}", section["description"], conditions]
@@ -148,6 +150,11 @@ def _section(part: str, section: dict[str, Any]) -> str:
         ]
         blocks += ["Failed:", "\n".join(failed)] if failed else []
     return "\n\n".join(block for block in blocks if block)
+
+
+def _device(records: Sequence[Record]) -> str:
+    """The accelerator that contestants ran on; nothing on the CPU."""
+    return ", ".join(sorted({r["device"] for r in records if r.get("device", "cpu") != "cpu"}))
 
 
 def _table(records: Sequence[Record]) -> str:

@@ -30,7 +30,6 @@ from jax_mmf.vectors import (
     times,
     tree,
     vector,
-    when,
 )
 
 _SHARE = 0.7  # of the largest violation: atoms that violate optimality by more are tried before all are priced again
@@ -87,6 +86,14 @@ class _Prices(NamedTuple):
     solved: Array  # no atom has to enter, or none can
     n_refined: Array  # how often the target was corrected since an atom entered
     gap: Gap  # () each
+
+
+class _Entry(NamedTuple):
+    """How an atom that is tried depends on those that are active."""
+
+    column: Array  # (m + 32,) coefficients of the active atoms that come nearest to it
+    sign: Array  # that its own coefficient would have
+    dependent: Array  # whether it could not enter because it is a combination of them
 
 
 class _Trial(NamedTuple):
@@ -196,16 +203,23 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Prices
             forced = starting | trial.waits
             value = jnp.where(trial.waits, trial.value, get(init, trial.atom))
             allowed = trial.waits | (trial.violation >= threshold)
-            support, dependent = _enter(sample, trial.support, trial.atom, value, allowed, forced)
-            support, waits, value = when(
-                dependent, lambda carry: _make_way(sample, carry[0], trial.atom), (support, *nothing)
-            )
+            support, entry = _enter(sample, trial.support, trial.atom, value, allowed, forced)
             correlation = put(trial.correlation, trial.atom, jnp.zeros((), init.dtype))
             violation, atom = _most_violating(sample, correlation)
-            atom = jnp.where(waits, trial.atom, atom)
-            leaving = ~waits & (~starting | (violation < threshold))
-            support = lax.while_loop(lambda s: s.any_wrong & leaving, _leave, support)
-            return _Trial(support, correlation, violation, atom, waits, value)
+            leaving = ~starting | (violation < threshold)
+
+            def somebody_leaves(carry: tuple[_Support, Array, Array, Array]) -> Array:
+                support, makes_way, waits, _ = carry
+                return makes_way | (support.any_wrong & leaving & ~waits)
+
+            def leave(carry: tuple[_Support, Array, Array, Array]) -> tuple[_Support, Array, Array, Array]:
+                support, makes_way, _, _ = carry
+                support, way = _leave(support, entry, makes_way)
+                waits = makes_way & (way > 0)
+                return support, jnp.zeros((), bool), waits, jnp.where(waits, entry.sign * way, 0)
+
+            support, _, waits, value = lax.while_loop(somebody_leaves, leave, (support, entry.dependent, *nothing))
+            return _Trial(support, correlation, violation, jnp.where(waits, trial.atom, atom), waits, value)
 
         def more(trial: _Trial) -> Array:
             return (trial.violation >= threshold) | trial.support.any_wrong | trial.waits
@@ -283,12 +297,8 @@ def _refine(sample: _Sample, support: _Support, correlation: Array, n: Array) ->
 
 def _enter(
     sample: _Sample, support: _Support, atom: Array, value: Array, allowed: Array, forced: Array
-) -> tuple[_Support, Array]:
-    """Let an atom enter if it violates optimality, or with a value if it is forced to.
-
-    Returns:
-      the support, and whether the atom could not enter because it is a combination of those that are active.
-    """
+) -> tuple[_Support, _Entry]:
+    """Let an atom enter if it violates optimality, or with a value if it is forced to."""
     room = support.inverse.shape[0]
     row, correlation, free = _relate(sample, support, atom)
     l1, curvature = get(sample.l1, atom), get(_gram_row(sample, atom), atom)
@@ -319,7 +329,7 @@ def _enter(
         n_rounds=support.n_rounds + enters,
     )
     support = _move_target(support, -scale * (correlation - sign * l1), direction, n, forced)
-    return support, wanted & ~enters & ~forced
+    return support, _Entry(column, jnp.sign(correlation), wanted & ~enters & ~forced)
 
 
 def _relate(sample: _Sample, support: _Support, atom: Array) -> tuple[Array, Array, Array]:
@@ -337,29 +347,23 @@ def _relate(sample: _Sample, support: _Support, atom: Array) -> tuple[Array, Arr
     return loop(ceil_div(support.n_slots, WIDTH), gather, start)
 
 
-def _make_way(sample: _Sample, support: _Support, atom: Array) -> tuple[_Support, Array, Array]:
-    """Let an active atom go for one that is a combination of them.
+def _leave(support: _Support, entry: _Entry, makes_way: Array) -> tuple[_Support, Array]:
+    """Move the feasible codes until a coefficient would change its sign, and let that one go.
 
-    The coefficient of the new atom grows, and theirs move, without a change of what the code stands for. That makes the
-    penalty smaller, until one of theirs is zero.
+    They move towards the target. Or they make way for an atom that is a combination of them: its coefficient grows and
+    theirs shrink, without a change of what the code stands for, which makes the penalty smaller until one is zero.
 
     Returns:
-      the support, whether one has left, and the value with which the new atom has to enter then.
+      the support, and the length of the way; 0 if no coefficient would change its sign.
     """
-    row, correlation, _ = _relate(sample, support, atom)
-    column, sign = times(support.inverse, row, support.n_slots), jnp.sign(correlation)
-    step = lambda c, _: -sign * vector(column, c)  # noqa: E731
+
+    def step(c: Array, feasible: Array) -> Array:
+        return jnp.where(makes_way, -entry.sign * vector(entry.column, c), vector(support.target, c) - feasible)
+
     way, slot = _first_zero(support, step, support.n_slots)
     found = jnp.isfinite(way)
     n = jnp.where(found, support.n_slots, 0)
-    return _remove(_go(support, step, way, slot, n), slot, n), found, jnp.where(found, sign * way, 0)
-
-
-def _leave(support: _Support) -> _Support:
-    """Move towards the target until a coefficient would change its sign, and let that one go."""
-    step = lambda c, feasible: vector(support.target, c) - feasible  # noqa: E731
-    way, slot = _first_zero(support, step, support.n_slots)
-    return _remove(_go(support, step, way, slot, support.n_slots), slot, support.n_slots)
+    return _remove(_go(support, step, way, slot, n), slot, n), jnp.where(found, way, 0)
 
 
 def _first_zero(support: _Support, step: Callable[[Array, Array], Array], n: Array) -> tuple[Array, Array]:

@@ -1,31 +1,45 @@
-"""What to use where: the solver of a problem by where its data live. docs/defaults.md has the figures behind it."""
+"""What to use where: the solver of a problem by its data and machine. docs/defaults.md has the figures behind it."""
 
 from typing import Any
 
+import jax
+
 from jax_mmf.constraints import Constraint
+from jax_mmf.dictionary_update import ProjectedGradient
+from jax_mmf.forgetting import ScaledForgetting
 from jax_mmf.online import OnlineFactorization
-from jax_mmf.penalties import Penalty
+from jax_mmf.penalties import Penalty, Ridge
 from jax_mmf.subsampling import BlockSubset
 from jax_mmf.validation import check_choice
 
 _SLOW_REDUCTION = 8
+_STEPS_ON_ACCELERATORS = 4
+_NON_NEGATIVE_SCALE = 32.0
 
 
 def default_solver(
-    n_components: int, penalty: Penalty, constraint: Constraint, *, storage: str = "memory", **options: Any
+    n_components: int,
+    penalty: Penalty,
+    constraint: Constraint,
+    *,
+    storage: str = "memory",
+    platform: str | None = None,
+    **options: Any,
 ) -> OnlineFactorization:
-    """The solver for data that live in a place of some speed.
+    """The solver for a problem, for data that live in a place of some speed, on a machine of some kind.
 
     From memory and from a disk that is faster than learning, all features in each step: the defaults of
     `OnlineFactorization`. From storage that is slower than learning, some hundred MB/s and less, a step reads an eighth
-    of the features, of a file that `jax_mmf.write_permuted` wrote. Codes are in closed form for ridge, and by
-    coordinate descent as tight as a mini-batch weighs for all other penalties, in each case.
+    of the features, of a file that `jax_mmf.write_permuted` wrote. Non-negative codes without an l1 penalty, as of
+    non-negative factorization, forget four times faster, ``ScaledForgetting(32)``. On accelerators all atoms are
+    updated at once, by four steps of `ProjectedGradient`.
 
     Args:
       n_components: k, number of atoms.
       penalty: on the codes.
       constraint: of the atoms.
       storage: ``"memory"``, ``"disk"`` or ``"slow"``.
+      platform: of JAX, that learning runs on: ``"cpu"``, ``"gpu"``, ``"tpu"``; by default that of this process.
       **options: of `OnlineFactorization`, instead of what is chosen here.
 
     Returns:
@@ -43,5 +57,9 @@ def default_solver(
     check_choice("storage", storage, ("memory", "disk", "slow"))
     chosen: dict[str, Any] = {}
     if storage == "slow":
-        chosen = {"subset": BlockSubset(_SLOW_REDUCTION), "partial_b": True}
+        chosen |= {"subset": BlockSubset(_SLOW_REDUCTION), "partial_b": True}
+    if isinstance(penalty, Ridge) and penalty.nonneg:
+        chosen["forgetting"] = ScaledForgetting(_NON_NEGATIVE_SCALE)
+    if (platform or jax.default_backend()) != "cpu":
+        chosen["dictionary_update"] = ProjectedGradient(_STEPS_ON_ACCELERATORS)
     return OnlineFactorization(n_components=n_components, penalty=penalty, constraint=constraint, **chosen | options)

@@ -116,18 +116,23 @@ def in_tiles(update: Callable[[Take, Array], Array], rows: Array) -> Array:
     """``update(take, rows)`` of ``rows`` ``(k, p)``, a tile of the features at a time; ``take`` cuts it out of others.
 
     All at once, products would be written to memory before they are added, as large as ``rows``: more than twice as
-    slow on CPU where these do not fit in cache.
+    slow on CPU where these do not fit in cache. On accelerators it is all at once.
     """
     p = rows.shape[1]
+    n_tiles = p // _TILE
+
+    def whole(rows: Array) -> Array:
+        return update(lambda array: array, rows)
 
     def tile(first: Array | int, rows: Array, width: int) -> Array:
         take = lambda array: lax.dynamic_slice_in_dim(array, first, width, array.ndim - 1)  # noqa: E731
         return lax.dynamic_update_slice_in_dim(rows, update(take, take(rows)), first, 1)
 
-    n_tiles = p // _TILE
-    if n_tiles > 0:
+    def tiled(rows: Array) -> Array:
         rows = lax.fori_loop(0, n_tiles, lambda i, rows: tile(i * _TILE, rows, _TILE), rows)
-    return tile(n_tiles * _TILE, rows, p % _TILE) if p % _TILE else rows
+        return tile(n_tiles * _TILE, rows, p % _TILE) if p % _TILE else rows
+
+    return lax.platform_dependent(rows, cpu=tiled, default=whole) if n_tiles > 0 else whole(rows)
 
 
 def map_rows(function: Callable[..., Array], rows: Array, *more: Array) -> Array:

@@ -24,11 +24,6 @@ def loop(n: Array | int, step: Callable[[Array, Any], Any], start: Any, first: i
     return lax.fori_loop(jnp.asarray(first, jnp.int32), jnp.asarray(n, jnp.int32), step, start)
 
 
-def when(condition: Array, function: Callable[[Any], Any], carry: Any) -> Any:
-    """As `lax.cond`, but in place: what the function leaves as it is is not copied."""
-    return loop(condition.astype(jnp.int32), lambda _, c: function(c), carry)
-
-
 def ceil_div(n: Any, d: int) -> Any:
     """How many parts of size d hold n."""
     return (n + d - 1) // d if isinstance(n, int) else lax.div(n + (d - 1), jnp.asarray(d, n.dtype))

@@ -319,14 +319,14 @@ def test_tolerance_zero_goes_on(x64, kind):
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("kind", [mmf.CoordinateDescent, mmf.FISTA])
+@pytest.mark.parametrize(("kind", "first_check"), [(mmf.CoordinateDescent, 2), (mmf.FISTA, 8)])
 @pytest.mark.parametrize("name", ["lasso", "elastic net, nonneg"])
-def test_a_warm_start_from_the_solution_is_over_at_once(x64, name, kind, masked):
+def test_a_warm_start_from_the_solution_is_over_at_once(x64, name, kind, first_check, masked):
     penalty = PENALTIES[name]
     (gram, beta, sq_norm, init), _ = problem(19, 11, 3, masked)
     best, cold = solve(kind(1e-14, 20000), gram, beta, penalty, sq_norm, init)
     again, info = solve(kind(1e-9, 20000), gram, beta, penalty, sq_norm, best)
-    assert (info.n_iter <= 2).all()
+    assert (info.n_iter <= first_check).all()
     assert cold.n_iter.max() > 10
     np.testing.assert_allclose(again, best, atol=1e-6)  # a gap of 1e-14 leaves the root of that in the codes
 

@@ -105,15 +105,21 @@ def test_gradient_memory_does_not_depend_on_iterations(kind):
 
 # What is slow on accelerators, in the program of one step. `sort` is the random order of the atoms (k numbers);
 # `scatter` writes a block of atoms back, or codes that were gathered as they converged; loops are over blocks of atoms,
-# atoms of a block, tiles of features, and iterations of a code solver. `ActiveSet` leaves accelerators to `FISTA`.
+# atoms of a block, and iterations of a projection or a code solver, of which `FISTA` checks eight at a time.
+# `ActiveSet` leaves accelerators to `FISTA`.
 HEAVY = ("scatter", "sort", "while", "callback", "f64", "tensor<?")
 PROGRAMS = {
     "ridge": ({"penalty": mmf.Ridge(0.1)}, (2, 1, 3)),
     "partial B": ({"penalty": mmf.Ridge(0.1), "subset": mmf.BlockSubset(8), "partial_b": True}, (2, 3, 8)),
     "l1 ball": ({"penalty": mmf.Ridge(0.1), "constraint": mmf.L1Ball()}, (2, 1, 4)),
     "coordinate descent": ({"code_solver": mmf.CoordinateDescent()}, (4, 1, 7)),
-    "FISTA": ({"code_solver": mmf.FISTA()}, (2, 1, 5)),
-    "active set": ({"code_solver": mmf.ActiveSet()}, (2, 1, 5)),
+    "FISTA": ({"code_solver": mmf.FISTA()}, (2, 1, 7)),
+    "active set": ({"code_solver": mmf.ActiveSet()}, (2, 1, 7)),
+    "at once": ({"penalty": mmf.Ridge(0.1), "dictionary_update": mmf.ProjectedGradient()}, (0, 1, 1)),
+    "at once, l1 ball": (
+        {"penalty": mmf.Ridge(0.1), "constraint": mmf.L1Ball(), "dictionary_update": mmf.ProjectedGradient(4)},
+        (0, 1, 4),
+    ),
 }
 
 

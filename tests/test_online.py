@@ -389,3 +389,14 @@ def test_defaults_by_storage():
     assert own.partial_b
     with pytest.raises(ValueError, match="storage"):
         mmf.default_solver(*arguments, storage="tape")
+
+
+def test_defaults_by_problem_and_platform():
+    arguments = (4, mmf.Ridge(0.1), mmf.L1Ball())
+    assert mmf.default_solver(*arguments, platform="cpu") == mmf.default_solver(*arguments)
+    assert mmf.default_solver(*arguments, platform="gpu").dictionary_update == mmf.ProjectedGradient(4)
+    own = mmf.default_solver(*arguments, platform="tpu", dictionary_update=mmf.BlockCoordinateDescent())
+    assert own == mmf.default_solver(*arguments)
+    factors = mmf.default_solver(4, mmf.Ridge(0.1, nonneg=True), mmf.L2Ball(nonneg=True))
+    assert factors.forgetting == mmf.ScaledForgetting(32.0)
+    assert mmf.default_solver(4, mmf.Lasso(0.1, nonneg=True), mmf.L2Ball()).forgetting == mmf.ScaledForgetting()

@@ -75,14 +75,6 @@ def test_parts_of_arrays():
     assert not vectors.any_of(jnp.arange(32) == 32)
 
 
-def test_when():
-    double = lambda carry: (2 * carry[0], carry[1])
-    carry = jnp.ones(3), jnp.zeros(2)
-    for flag in (True, False):
-        done = vectors.when(jnp.asarray(flag), double, carry)
-        np.testing.assert_array_equal(done[0], np.full(3, 1 + flag))
-
-
 def test_compiled_loops_give_the_numbers_of_others():
     def newton(x, scale):
         """Square roots, sample by sample."""
