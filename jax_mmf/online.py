@@ -48,7 +48,8 @@ class OnlineFactorization:
       partial_b: whether B is updated on the subset only, with counters per feature [ICML16] (static). Then a step needs
         nothing but the subset of its samples and costs r times less. If not [TSP18] (default), B is updated on all
         features, which needs whole samples, is far less noisy, and costs one product of codes and samples.
-      dictionary_update: `BlockCoordinateDescent` (default), or `GradientUpdate` with any optax transformation.
+      dictionary_update: `BlockCoordinateDescent` (default); `ProjectedGradient`, for accelerators; or `GradientUpdate`
+        with any optax transformation.
       code_solver: `Cholesky`, `CoordinateDescent`, `ActiveSet`, `FISTA`; None chooses by the penalty: `Cholesky` for
         ridge, `CoordinateDescent` for non-negative ridge, to a relative duality gap that falls with the weight of a
         batch in the statistics, from 0.1 to 1e-3, and `ActiveSet` to 1e-3 for others.

@@ -124,8 +124,9 @@ def test_svd_spans_the_top_singular_subspace(dtype, shape):
     # Three power iterations on a decay of 2^-10 over the oversamples leave rounding, over the gap of 1/2^6.
     bound = 1e-4 if dtype == "float32" else 1e-11
     assert subspace_angles(np.asarray(atoms, float).T, right[:, :6]).max() < bound
+    atoms = np.asarray(atoms)
     np.testing.assert_allclose(atoms @ atoms.T, np.eye(6), atol=bound)
-    cosines = np.abs(np.sum(np.asarray(atoms) * right[:, :6].T, 1))
+    cosines = np.abs(np.sum(atoms * right[:, :6].T, 1))
     np.testing.assert_allclose(cosines, 1, atol=bound)  # in order
 
 
