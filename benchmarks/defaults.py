@@ -54,7 +54,10 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
     records: list[Record] = []
     for problem in _problems(quick, cache):
         paths, seconds = problem.paths(), 0.5 if quick else 8.0
-        common = fit_arguments(paths, problem.penalty, seconds, ball=problem.ball, radius=problem.radius)
+        # Mapped, so that all contestants share one copy of the samples in memory.
+        common = fit_arguments(
+            paths, problem.penalty, seconds, ball=problem.ball, radius=problem.radius, in_memory=False
+        )
         contestants = [
             Contestant(name, "benchmarks.fits:jax_mmf_fit", threads[-1], **common, **options)
             for name, options in {"defaults": {}, **_alternatives(problem.penalty)}.items()

@@ -32,7 +32,7 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int,
 
     import jax_mmf as mmf
     from jax_mmf.dictionary_update import DictionaryProblem
-    from jax_mmf.linalg import in_tiles, matmul
+    from jax_mmf.linalg import in_tiles, map_rows, matmul
     from jax_mmf.surrogate import BatchMoments
 
     rng = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int,
         "dictionary, l1 ball": (update(mmf.L1Ball(), descent), atoms, product_flops, 3 * k * p),
         "dictionary at once, l2 ball": (update(mmf.L2Ball(), gradient), atoms, product_flops, 3 * k * p),
         "dictionary at once, l1 ball": (update(mmf.L1Ball(), gradient), atoms, product_flops, 3 * k * p),
-        "projections, l1 ball": (lambda d, t: jax.vmap(mmf.L1Ball(5.0).project)(d), atoms, 0, 2 * k * p),
+        "projections, l1 ball": (lambda d, t: map_rows(mmf.L1Ball(5.0).project, d), atoms, 0, 2 * k * p),
         "gather of a subset": (lambda d, t: part.gather(d), atoms, 0, 2 * k * s),
         "scatter of a subset": (lambda d, t: part.scatter(d, t["atoms"][:, :s]), atoms, 0, 2 * k * s),
     }  # fmt: skip

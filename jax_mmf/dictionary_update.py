@@ -227,7 +227,7 @@ class GradientUpdate:
         assert isinstance(moved, jax.Array)
         project = lambda atom, budget: _project(constraint, atom, budget, subset)  # noqa: E731
         state = jax.tree.map(lambda old, new: subset.scatter(old, new) if like_dictionary(old) else new, state, part)
-        return jax.vmap(project)(subset.drop_invalid(moved), problem.budget), state
+        return map_rows(project, subset.drop_invalid(moved), problem.budget), state
 
 
 for _class in (BlockCoordinateDescent, ProjectedGradient, GradientUpdate):

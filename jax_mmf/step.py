@@ -11,7 +11,7 @@ from jax_mmf.coding import solve_codes
 from jax_mmf.constraints import Constraint
 from jax_mmf.dictionary_update import DictionaryProblem
 from jax_mmf.initialization import RandomSamples
-from jax_mmf.linalg import all_finite, matmul
+from jax_mmf.linalg import all_finite, map_rows, matmul
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory, View
 from jax_mmf.subsampling import Subset
@@ -40,7 +40,7 @@ def init_state(solver: "OnlineFactorization", key: Key, given: Array, *, from_sa
         directions = solver.initialization(jax.random.fold_in(key, _TAG_INIT), given, k)
         dictionary = jax.vmap(constraint.scale)(_orient(directions, constraint))
     else:
-        dictionary = jax.vmap(constraint.project)(given)
+        dictionary = map_rows(constraint.project, given)
     dtype, p = dictionary.dtype, dictionary.shape[1]
     return State(
         key=key,
