@@ -145,4 +145,5 @@ def panels(records: Sequence[Record]) -> list[Panel]:
         elif point["warm"] or point["tol"] != 1e-3:
             continue  # the same run again
         drawn.setdefault(title, {}).setdefault(line, []).append((point["share"], r["seconds"]["median"]))
-    return [Panel(title, "l1 / alpha_max", "seconds", lines) for title, lines in drawn.items()]
+    curves = {title: lines for title, lines in drawn.items() if max(map(len, lines.values())) > 1}
+    return [Panel(title, "l1 / alpha_max", "seconds", lines) for title, lines in curves.items()]
