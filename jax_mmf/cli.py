@@ -43,7 +43,6 @@ _FORGETTING: dict[str, Callable[[float], mmf.Forgetting]] = {
     "scaled": mmf.ScaledForgetting,
     "constant": mmf.ConstantForgetting,
 }
-_DEFAULT_FORGETTING = f"scaled:{mmf.ScaledForgetting().scale:g}"
 
 
 class _Finite(click.FloatRange):
@@ -156,7 +155,7 @@ def demo(output: Path, seconds: float, components: int, alpha: float, keep_data:
               help="How many times fewer features a step looks at.")  # fmt: skip
 @click.option("--partial-b/--full-b", default=False, show_default=True,
               help="Read and update nothing but the features of the step (with --reduction).")  # fmt: skip
-@click.option("--forgetting", metavar="RULE:VALUE", default=_DEFAULT_FORGETTING, show_default=True,
+@click.option("--forgetting", metavar="RULE:VALUE", default=None, show_default="scaled, C by the penalty",
               help="Weight of new samples: power:U, scaled:C or constant:W.")  # fmt: skip
 @click.option("--init", type=click.Choice(list(_INITS)), default="samples", show_default=True,
               help="Initial dictionary.")  # fmt: skip
@@ -404,14 +403,6 @@ def _solver(options: dict[str, Any]) -> mmf.OnlineFactorization:
         "elastic-net": lambda: mmf.ElasticNetBall(options["atom_l1_ratio"], radius, nonneg=atoms),
         "simplex": lambda: mmf.Simplex(radius),
     }
-    rule, _, value = options["forgetting"].partition(":")
-    try:
-        forgetting = _FORGETTING[rule](float(value))
-    except (KeyError, ValueError) as error:
-        raise click.BadParameter(
-            f"{options['forgetting']!r} is not power:U, scaled:C or constant:W with a number in range ({error})",
-            param_hint="--forgetting",
-        ) from error
     subset = mmf.BlockSubset(options["reduction"]) if options["reduction"] > 1 else mmf.FullSubset()
     return mmf.OnlineFactorization(
         n_components=options["components"],
@@ -419,9 +410,23 @@ def _solver(options: dict[str, Any]) -> mmf.OnlineFactorization:
         constraint=constraints[options["constraint"]](),
         subset=subset,
         partial_b=options["partial_b"],
-        forgetting=forgetting,
+        forgetting=_forgetting(options["forgetting"]),
         initialization=_INITS[options["init"]],
     )
+
+
+def _forgetting(value: str | None) -> Any:
+    """The rule; None leaves the choice to the solver."""
+    if value is None:
+        return None
+    rule, _, number = value.partition(":")
+    try:
+        return _FORGETTING[rule](float(number))
+    except (KeyError, ValueError) as error:
+        raise click.BadParameter(
+            f"{value!r} is not power:U, scaled:C or constant:W with a number in range ({error})",
+            param_hint="--forgetting",
+        ) from error
 
 
 def _summary(solver: mmf.OnlineFactorization) -> str:

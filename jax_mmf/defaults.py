@@ -6,15 +6,13 @@ import jax
 
 from jax_mmf.constraints import Constraint
 from jax_mmf.dictionary_update import ProjectedGradient
-from jax_mmf.forgetting import ScaledForgetting
 from jax_mmf.online import OnlineFactorization
-from jax_mmf.penalties import Penalty, Ridge
+from jax_mmf.penalties import Penalty
 from jax_mmf.subsampling import BlockSubset
 from jax_mmf.validation import check_choice
 
 _SLOW_REDUCTION = 8
 _STEPS_ON_ACCELERATORS = 4
-_NON_NEGATIVE_SCALE = 32.0
 
 
 def default_solver(
@@ -30,9 +28,8 @@ def default_solver(
 
     From memory and from a disk that is faster than learning, all features in each step: the defaults of
     `OnlineFactorization`. From storage that is slower than learning, some hundred MB/s and less, a step reads an eighth
-    of the features, of a file that `jax_mmf.write_permuted` wrote. Non-negative codes without an l1 penalty, as of
-    non-negative factorization, forget four times faster, ``ScaledForgetting(32)``. On accelerators all atoms are
-    updated at once, by four steps of `ProjectedGradient`.
+    of the features, of a file that `jax_mmf.write_permuted` wrote. On accelerators all atoms are updated at once, by
+    four steps of `ProjectedGradient`.
 
     Args:
       n_components: k, number of atoms.
@@ -58,8 +55,6 @@ def default_solver(
     chosen: dict[str, Any] = {}
     if storage == "slow":
         chosen |= {"subset": BlockSubset(_SLOW_REDUCTION), "partial_b": True}
-    if isinstance(penalty, Ridge) and penalty.nonneg:
-        chosen["forgetting"] = ScaledForgetting(_NON_NEGATIVE_SCALE)
     if (platform or jax.default_backend()) != "cpu":
         chosen["dictionary_update"] = ProjectedGradient(_STEPS_ON_ACCELERATORS)
     return OnlineFactorization(n_components=n_components, penalty=penalty, constraint=constraint, **chosen | options)

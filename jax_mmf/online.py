@@ -18,7 +18,7 @@ from jax_mmf.constraints import Constraint
 from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryUpdate
 from jax_mmf.forgetting import Forgetting, ScaledForgetting
 from jax_mmf.initialization import Initialization, RandomSamples
-from jax_mmf.penalties import Penalty, Ridge
+from jax_mmf.penalties import Penalty, Ridge, is_ridge
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import MaskedStatistics, Memory, Statistics
@@ -27,6 +27,13 @@ from jax_mmf.typing import Array, ArrayLike, Key
 from jax_mmf.validation import as_real_array, check_count, check_methods, check_shape
 
 _FEW_BLOCKS = 16  # with fewer, partial statistics end measurably higher
+
+
+def _default_forgetting(penalty: Penalty, partial_b: bool) -> Forgetting:
+    """The scale that learned soonest, or nearly so, wherever it was measured."""
+    if isinstance(penalty, Ridge) and penalty.nonneg:
+        return ScaledForgetting(32.0)
+    return ScaledForgetting(4.0 if is_ridge(penalty) and not partial_b else 8.0)
 
 
 @register_configuration
@@ -43,7 +50,9 @@ class OnlineFactorization:
       penalty: Omega: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty`.
       constraint: of the atoms: `L2Ball`, `L1Ball`, `ElasticNetBall`, `Simplex`, or any `Constraint`.
       subset: which features a step sees: `FullSubset` (default), `BlockSubset`, `UniformSubset`.
-      forgetting: weight of a mini-batch: `ScaledForgetting` (default), `PowerForgetting`, `ConstantForgetting`.
+      forgetting: weight of a mini-batch: `ScaledForgetting`, `PowerForgetting`, `ConstantForgetting`. None (default)
+        becomes ``ScaledForgetting(c)``, with c = 4 for ridge codes, 32 for non-negative ones without an l1 penalty, and
+        8 for others and with partial B (docs/defaults.md has the figures).
       statistics: what codes are computed from: `MaskedStatistics` (default), `FullStatistics`, `AveragedStatistics`.
       partial_b: whether B is updated on the subset only, with counters per feature [ICML16] (static). Then a step needs
         nothing but the subset of its samples and costs r times less. If not [TSP18] (default), B is updated on all
@@ -74,7 +83,7 @@ class OnlineFactorization:
     penalty: Penalty
     constraint: Constraint
     subset: FeatureSubset = FullSubset()
-    forgetting: Forgetting = ScaledForgetting()
+    forgetting: Forgetting = None  # type: ignore[assignment]  # chosen when the object is made
     statistics: Statistics = MaskedStatistics()
     partial_b: bool = field(default=False, metadata={"static": True})
     dictionary_update: DictionaryUpdate = BlockCoordinateDescent()
@@ -88,6 +97,8 @@ class OnlineFactorization:
         check_methods("penalty", self.penalty, "penalty", ("l1", "l2", "nonneg"))
         check_methods("constraint", self.constraint, "constraint", ("gauge", "project", "scale", "radius", "nonneg"))
         check_methods("subset", self.subset, "feature subset", ("draw", "reduction", "n_blocks"))
+        if self.forgetting is None:
+            object.__setattr__(self, "forgetting", _default_forgetting(self.penalty, self.partial_b))
         check_methods("forgetting", self.forgetting, "forgetting rule", ("weight",))
         needed = ("estimate", "init_memory", "needs_whole_samples", "needs_gram")
         check_methods("statistics", self.statistics, "pair of estimators", needed)

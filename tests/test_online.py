@@ -397,6 +397,23 @@ def test_defaults_by_problem_and_platform():
     assert mmf.default_solver(*arguments, platform="gpu").dictionary_update == mmf.ProjectedGradient(4)
     own = mmf.default_solver(*arguments, platform="tpu", dictionary_update=mmf.BlockCoordinateDescent())
     assert own == mmf.default_solver(*arguments)
-    factors = mmf.default_solver(4, mmf.Ridge(0.1, nonneg=True), mmf.L2Ball(nonneg=True))
-    assert factors.forgetting == mmf.ScaledForgetting(32.0)
-    assert mmf.default_solver(4, mmf.Lasso(0.1, nonneg=True), mmf.L2Ball()).forgetting == mmf.ScaledForgetting()
+
+
+@pytest.mark.parametrize(
+    ("penalty", "partial_b", "scale"),
+    [
+        (mmf.Ridge(0.1), False, 4),
+        (mmf.Ridge(0.1), True, 8),
+        (mmf.Ridge(0.1, nonneg=True), False, 32),
+        (mmf.Lasso(0.1), False, 8),
+        (mmf.Lasso(0.1, nonneg=True), False, 8),
+        (mmf.ElasticNet(0.1), True, 8),
+    ],
+)
+def test_default_forgetting_by_penalty(penalty, partial_b, scale):
+    options = {"subset": mmf.BlockSubset(2)} if partial_b else {}
+    solver = make(penalty=penalty, partial_b=partial_b, **options)
+    assert solver.forgetting == mmf.ScaledForgetting(scale)
+    copied = jax.tree.map(lambda leaf: leaf, solver)
+    assert copied == solver
+    assert make(penalty=penalty, forgetting=mmf.PowerForgetting()).forgetting == mmf.PowerForgetting()
