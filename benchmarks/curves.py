@@ -1,6 +1,6 @@
 """Held-out objective against seconds, samples and bytes: what parts that let contestants learn have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,13 @@ def best(outcomes: Sequence[dict[str, Any]]) -> float:
     return min((min(outcome["curve"]["objective"]) for outcome in outcomes if "curve" in outcome), default=np.nan)
 
 
-def curve_panels(records: Sequence[Record], axes: Sequence[str] = ("seconds", "n_samples")) -> list[Panel]:
-    """For each problem and setting, the objective above the best of all, against each of the axes."""
+def curve_panels(
+    records: Sequence[Record], axes: Sequence[str] = ("seconds", "n_samples"), drawn: Collection[str] | None = None
+) -> list[Panel]:
+    """For each problem and setting, the objective above the best of all, against each of the axes.
+
+    ``drawn`` are names of contestants, by default all.
+    """
     panels = []
     for key in dict.fromkeys((r["problem"], r["setting"], r["threads"]) for r in records):
         own = [r for r in records if (r["problem"], r["setting"], r["threads"]) == key and "curve" in r]
@@ -74,6 +79,7 @@ def curve_panels(records: Sequence[Record], axes: Sequence[str] = ("seconds", "n
                     for x, y in zip(r["curve"][axis], r["curve"]["objective"], strict=True)
                 ]
                 for r in own
+                if drawn is None or r["contestant"] in drawn
             }
             panels.append(
                 Panel(

@@ -1,8 +1,8 @@
 """Each default of the library against its alternatives, one at a time: seconds to 1 % above the best of all.
 
 In memory, all contestants from the same dictionary, but where the initial one is what is compared. "defaults" are
-batches of 128, all features, one sweep of block coordinate descent after each batch, codes to a gap of 1e-3. All compile
-at the same time, on the threads of one: ``compile_s`` is of that.
+batches of 128, all features, one sweep of block coordinate descent after each batch, codes to a gap of 1e-3. All
+compile at the same time, on the threads of one: ``compile_s`` is of that.
 """
 
 from collections.abc import Sequence
@@ -33,10 +33,6 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "RandomizedSVD": {"initialization": ["RandomizedSVD", {}]},
         "KMeansPlusPlus": {"initialization": ["KMeansPlusPlus", {}]},
     },
-    "codes": {
-        "codes to 1e-6": {"code_solver": ["ActiveSet", {"tol": 1e-6}]},
-        "codes by coordinate descent": {"code_solver": ["CoordinateDescent", {"tol": 1e-3}]},
-    },
     "features, full B": {
         "r = 4, full B": BLOCKS(4),
         "r = 4, full B, full codes": BLOCKS(4) | {"statistics": ["FullStatistics", {}]},
@@ -47,8 +43,13 @@ ALTERNATIVES: dict[str, dict[str, dict[str, Any]]] = {
         "r = 4, partial B, 64 blocks": BLOCKS(4, 64) | {"partial_b": True},
         "r = 12, partial B": BLOCKS(12) | {"partial_b": True},
     },
+    "codes": {
+        "codes to 1e-6": {"code_solver": ["ActiveSet", {"tol": 1e-6}]},
+        "codes by coordinate descent": {"code_solver": ["CoordinateDescent", {"tol": 1e-3}]},
+    },
 }
 """Topic by topic, what is compared with the defaults."""
+COLUMNS = 2  # of the figure: a problem each
 
 
 def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[Record]:
@@ -82,8 +83,8 @@ def _problems(quick: bool, cache: Path) -> list[Problem]:
 
 def panels(records: Sequence[Record]) -> list[Panel]:
     """A panel for each topic and problem."""
-    drawn: list[Panel] = []
+    panels: list[Panel] = []
     for topic, named in ALTERNATIVES.items():
-        own = [r for r in records if r["contestant"] == "defaults" or r["contestant"] in named]
-        drawn += [p._replace(title=f"{topic}\n{p.title}") for p in curve_panels(own, ("seconds",)) if len(p.lines) > 1]
-    return drawn
+        of_topic = curve_panels(records, ("seconds",), {"defaults", *named})
+        panels += [p._replace(title=f"{topic}\n{p.title}") for p in of_topic if len(p.lines) > 1]
+    return panels

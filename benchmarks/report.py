@@ -26,6 +26,7 @@ PACKAGES = (
 
 
 _FEW_TICKS, _FEW_LINES, _COLORS = 8, 4, 8
+_SHORT = 200.0  # range of a logarithmic axis that has room for more labels than powers of ten
 
 
 class Panel(NamedTuple):
@@ -88,22 +89,23 @@ def redraw(output: Path, modules: dict[str, ModuleType]) -> None:
         section.pop("figure", None)
         if panels:
             section["figure"] = f"{part}.png"
-            draw(panels, output / section["figure"])
+            draw(panels, output / section["figure"], getattr(module, "COLUMNS", None))
     _replace(output / "results.json", json.dumps(results, indent=1) + "\n")
     devices = {_device(section["records"]) for section in results.values()} - {""}
     title = " on ".join(["# Benchmarks", *sorted(devices)])
     _replace(output / "index.md", "\n\n".join([title, *(_section(n, s) for n, s in results.items())]) + "\n")
 
 
-def draw(panels: Sequence[Panel], path: Path) -> None:
+def draw(panels: Sequence[Panel], path: Path, columns: int | None = None) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     # The panels of one problem stand in a row, and share a legend if it is long.
     of_one_problem = [panel.title for panel in panels].count(panels[0].title)
-    columns = of_one_problem if of_one_problem > 1 else min(3, len(panels))
+    columns = columns or (of_one_problem if of_one_problem > 1 else min(3, len(panels)))
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(5 * columns, 4 * rows), squeeze=False, layout="constrained")
     for number_of_panel, (ax, panel) in enumerate(zip(axes.flat, panels, strict=False)):
@@ -117,6 +119,10 @@ def draw(panels: Sequence[Panel], path: Path) -> None:
         if len(ticks) <= _FEW_TICKS:
             ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
             ax.set_xticks([], minor=True)
+        elif panel.x_log and max(ticks) < _SHORT * min(ticks):
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
         ax.grid(visible=True, color="0.92")
         is_last = number_of_panel % columns == columns - 1 or number_of_panel == len(panels) - 1
         if len(panel.lines) <= _FEW_LINES:
