@@ -215,8 +215,9 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Prices
             def leave(carry: tuple[_Support, Array, Array, Array]) -> tuple[_Support, Array, Array, Array]:
                 support, makes_way, _, _ = carry
                 support, way = _leave(support, entry, makes_way)
-                waits = makes_way & (way > 0)
-                return support, jnp.zeros((), bool), waits, jnp.where(waits, entry.sign * way, 0)
+                waits = makes_way & jnp.isfinite(way)
+                # A way of no length still has a direction.
+                return support, jnp.zeros((), bool), waits, jnp.where(waits, entry.sign * jnp.maximum(way, tiny), 0)
 
             support, _, waits, value = lax.while_loop(somebody_leaves, leave, (support, entry.dependent, *nothing))
             return _Trial(support, correlation, violation, jnp.where(waits, trial.atom, atom), waits, value)
@@ -354,16 +355,15 @@ def _leave(support: _Support, entry: _Entry, makes_way: Array) -> tuple[_Support
     theirs shrink, without a change of what the code stands for, which makes the penalty smaller until one is zero.
 
     Returns:
-      the support, and the length of the way; 0 if no coefficient would change its sign.
+      the support, and the length of the way; infinite if no coefficient would change its sign.
     """
 
     def step(c: Array, feasible: Array) -> Array:
         return jnp.where(makes_way, -entry.sign * vector(entry.column, c), vector(support.target, c) - feasible)
 
     way, slot = _first_zero(support, step, support.n_slots)
-    found = jnp.isfinite(way)
-    n = jnp.where(found, support.n_slots, 0)
-    return _remove(_go(support, step, way, slot, n), slot, n), jnp.where(found, way, 0)
+    n = jnp.where(jnp.isfinite(way), support.n_slots, 0)
+    return _remove(_go(support, step, way, slot, n), slot, n), way
 
 
 def _first_zero(support: _Support, step: Callable[[Array, Array], Array], n: Array) -> tuple[Array, Array]:
