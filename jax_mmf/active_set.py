@@ -83,6 +83,7 @@ class _Prices(NamedTuple):
 
     correlation: Array  # (q,) with the residual; zero for atoms that are active or were tried
     threshold: Array  # of violations that are worth trying
+    close: Array  # the gap is within tolerance and rounding
     solved: Array  # no atom has to enter, or none can
     n_refined: Array  # how often the target was corrected since an atom entered
     gap: Gap  # () each
@@ -181,15 +182,16 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Prices
     if sample.nonneg:
         init = jnp.maximum(init, 0)
     unsolved = Gap(*(jnp.zeros((), init.dtype) for _ in Gap._fields))
-    first = _Prices(init, jnp.zeros((), init.dtype), jnp.zeros((), bool), jnp.zeros((), jnp.int32), unsolved)
+    no = jnp.zeros((), bool)
+    first = _Prices(init, jnp.zeros((), init.dtype), no, no, jnp.zeros((), jnp.int32), unsolved)
     warm = largest(_size(init, sample)) > 0
 
-    def go_on(carry: tuple[_Prices, _Support, Array]) -> Array:
-        prices, support, _ = carry
+    def go_on(carry: tuple[_Prices, _Support, Array, Array]) -> Array:
+        prices, support, _, _ = carry
         return ~prices.solved & (support.n_rounds < 8 * support.inverse.shape[0])
 
-    def body(carry: tuple[_Prices, _Support, Array]) -> tuple[_Prices, _Support, Array]:
-        before, support, starting = carry
+    def body(carry: tuple[_Prices, _Support, Array, Array]) -> tuple[_Prices, _Support, Array, Array]:
+        before, support, starting, has_start = carry
         prices = _price(sample, support, before.n_refined)
         support = support._replace(n_entered=jnp.zeros((), jnp.int32))
         support = _refine(sample, support, prices.correlation, jnp.where(prices.n_refined > 0, support.n_slots, 0))
@@ -227,10 +229,17 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Prices
 
         trial = _Trial(support, correlation, *_most_violating(sample, correlation), *nothing)
         trial = lax.while_loop(more, attempt, trial)
+        # Where a start leads to a support that no atom can enter and that is not the best, the search starts from zero.
         solved = prices.solved & ~starting
-        return prices._replace(solved=solved), trial.support, jnp.zeros((), bool)
+        stuck = solved & ~prices.close & has_start
+        return (
+            prices._replace(solved=solved & ~stuck),
+            _empty(trial.support, stuck),
+            jnp.zeros((), bool),
+            has_start & ~stuck,
+        )
 
-    prices, support, _ = lax.while_loop(go_on, body, (first, support, warm))
+    prices, support, _, _ = lax.while_loop(go_on, body, (first, support, warm, warm))
     return prices, support
 
 
@@ -281,7 +290,7 @@ def _price(sample: _Sample, support: _Support, n_refined: Array) -> _Prices:
     correlation = loop(jnp.where(refine, 0, support.n_slots), mask, correlation)
     most = largest(_size(correlation, sample))
     threshold = jnp.where(solved | refine, jnp.inf, jnp.maximum(_SHARE * most + (1 - _SHARE), 1))
-    return _Prices(correlation, threshold, solved, jnp.where(refine, n_refined + 1, 0), gap)
+    return _Prices(correlation, threshold, close, solved, jnp.where(refine, n_refined + 1, 0), gap)
 
 
 def _refine(sample: _Sample, support: _Support, correlation: Array, n: Array) -> _Support:
@@ -471,6 +480,23 @@ def _nobody(room: int, inverse: Array) -> _Support:
     slots, none = jnp.zeros((room + WIDTH,), inverse.dtype), jnp.zeros((), jnp.int32)
     wrong, entered = jnp.zeros((), bool), jnp.ones((), jnp.int32)
     return _Support(none, jnp.zeros((room + WIDTH,), jnp.int32), slots, slots, slots, inverse, wrong, entered, none)
+
+
+def _empty(support: _Support, wanted: Array) -> _Support:
+    """Nobody again, if wanted; the rounds count on."""
+    n = jnp.where(wanted, support.n_slots, 0)
+    none = lambda array: loop(  # noqa: E731
+        ceil_div(n, WIDTH), lambda c, a: put_vector(a, c, jnp.zeros((WIDTH,), a.dtype)), array
+    )
+    return support._replace(
+        n_slots=support.n_slots - n,
+        sign=none(support.sign),
+        feasible=none(support.feasible),
+        target=none(support.target),
+        inverse=clear(support.inverse, n),
+        any_wrong=support.any_wrong & ~wanted,
+        n_entered=support.n_entered + wanted,
+    )
 
 
 def _scatter(support: _Support, q: int) -> Array:
