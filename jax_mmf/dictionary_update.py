@@ -136,10 +136,11 @@ class ProjectedGradient:
         d_j <- project(d_j + (b_j - c_j D) / (curvature c_jj))
 
     The curvature is the largest eigenvalue of C with its diagonal scaled to one, 1 if no two atoms are used together:
-    with it, the surrogate never rises. Where codes are sparse it is 3 to 5, and a step teaches as much as a sweep of
-    `BlockCoordinateDescent`. It needs one product C D and little else, on any number of threads, and none of the
-    sequence of small operations that accelerators are slow at. Where all atoms are in all codes, as with ridge codes,
-    it is tens, and takes that many steps, or the root of it by Nesterov's momentum: coordinate descent is better.
+    with it, a step never raises the surrogate. Where codes are sparse it is 3 to 5, and a step, or a few, teach as much
+    as a sweep of `BlockCoordinateDescent`. A step needs one product C D and little else, on any number of threads, and
+    none of the sequence of small operations that accelerators are slow at. Where all atoms are in all codes, as with
+    ridge codes, it is tens, and takes that many steps, or the root of it by Nesterov's momentum: coordinate descent is
+    better there.
 
     The curvature comes from a few power iterations, from the eigenvector of the step before, which is the state of this
     update. Atoms that no code used stay as they are.
