@@ -51,8 +51,8 @@ class OnlineFactorization:
       constraint: of the atoms: `L2Ball`, `L1Ball`, `ElasticNetBall`, `Simplex`, or any `Constraint`.
       subset: which features a step sees: `FullSubset` (default), `BlockSubset`, `UniformSubset`.
       forgetting: weight of a mini-batch: `ScaledForgetting`, `PowerForgetting`, `ConstantForgetting`. None (default)
-        becomes ``ScaledForgetting(c)``, with c = 4 for ridge codes, 32 for non-negative ones without an l1 penalty, and
-        8 for others and with partial B (docs/defaults.md has the figures).
+        becomes ``ScaledForgetting(c)``, with c = 4 for ridge codes and full B, 32 for non-negative codes without an l1
+        penalty, and 8 else (docs/defaults.md has the figures).
       statistics: what codes are computed from: `MaskedStatistics` (default), `FullStatistics`, `AveragedStatistics`.
       partial_b: whether B is updated on the subset only, with counters per feature [ICML16] (static). Then a step needs
         nothing but the subset of its samples and costs r times less. If not [TSP18] (default), B is updated on all

@@ -129,7 +129,7 @@ def test_atoms_without_codes_stay_as_they_are(dtype, constraint, update):
 
 @pytest.mark.parametrize("constraint", [mmf.L2Ball(), mmf.L1Ball()], ids=["l2", "l1"])
 def test_many_features_in_tiles_are_as_few_at_once(constraint):
-    """2^16 + 9 features are updated in tiles; the same features in two parts of one budget each are not."""
+    """2^16 + 9 features are updated in tiles, with a ragged one at the end: the formula all the same."""
     p = 2**16 + 9
     atoms, problem = make_problem(3, p, constraint, budget=0.7)
     new, _ = updated(mmf.ProjectedGradient(), atoms, problem, constraint)
