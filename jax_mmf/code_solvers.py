@@ -19,7 +19,7 @@ from jax import lax
 from jax_mmf.active_set import solve_supports
 from jax_mmf.compaction import Batch, SolveInfo, is_open, iterate
 from jax_mmf.duality import Gap, Weights, duality_gap, weights_of
-from jax_mmf.linalg import matmul, solve_shifted
+from jax_mmf.linalg import largest_eigenvalue, matmul, solve_shifted
 from jax_mmf.penalties import Penalty, is_ridge, shrink
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float
@@ -28,6 +28,7 @@ from jax_mmf.validation import check_count, check_real
 _BLOCK = 8  # coordinates per matrix product: 8 was faster than 16 and 32 at k = 256, b = 1024 on CPU
 _SWEEPS_PER_CHECK = 2  # of coordinate descent
 _STEPS_PER_CHECK = 8  # of FISTA: a check costs about as much as a step
+_POWER_ITERATIONS = 20
 _FINISHED_TOGETHER = 64  # samples that `ActiveSet` leaves to coordinate descent: few, so that one small program does
 
 
@@ -337,14 +338,9 @@ def _apply(gram: Array, codes: Array) -> Array:
 
 
 def _largest_eigenvalue(gram: Array) -> Array:
-    """Estimate from below, by power iteration: ``(k, k) -> ()`` or ``(b, k, k) -> (b,)``."""
+    """Estimate from below: ``(k, k) -> ()`` or ``(b, k, k) -> (b,)``."""
     start = jnp.diagonal(gram, axis1=-2, axis2=-1) + jnp.finfo(gram.dtype).tiny
-
-    def power(_: Array, vector: Array) -> Array:
-        vector = vector / jnp.maximum(jnp.linalg.norm(vector, axis=-1, keepdims=True), jnp.finfo(gram.dtype).tiny)
-        return jnp.einsum("...ij,...j->...i", gram, vector, precision="highest")
-
-    return jnp.linalg.norm(lax.fori_loop(0, 20, power, start), axis=-1)
+    return largest_eigenvalue(gram, start, _POWER_ITERATIONS)[0]
 
 
 def _sweep_shared(batch: Batch, codes: Array, weights: Weights) -> Array:

@@ -12,7 +12,7 @@ import optax
 from jax import lax
 
 from jax_mmf.constraints import Constraint
-from jax_mmf.linalg import in_tiles, map_rows, matmul
+from jax_mmf.linalg import in_tiles, largest_eigenvalue, map_rows, matmul
 from jax_mmf.subsampling import Subset
 from jax_mmf.surrogate import BatchMoments
 from jax_mmf.typing import Array, Key
@@ -167,8 +167,10 @@ class ProjectedGradient:
         """New atoms; arguments as in `DictionaryUpdate.update`."""
         diagonal, used = jnp.diagonal(problem.c), _used(problem.c)
         scale = jnp.where(used, lax.rsqrt(jnp.where(used, diagonal, 1)), 0)
-        curvature, state = _largest_eigenvalue(problem.c * scale[:, None] * scale, state)
-        rate = (scale**2 / curvature)[:, None]
+        value, vector = largest_eigenvalue(problem.c * scale[:, None] * scale, state, _POWER_ITERATIONS)
+        state = jnp.where(value > 0, vector, state)
+        # Half of the eigenvalue would be enough for descent.
+        rate = (scale**2 / jnp.maximum(_MARGIN * value, 1))[:, None]
 
         def project(atom: Array, budget: Array, used: Array) -> Array:
             return jnp.where(used, _project(constraint, atom, budget, problem.subset), atom)
@@ -239,22 +241,6 @@ def _used(c: Array) -> Array:
     """Atoms that codes used: ``(k,)``. Below this, the rounding of b_j - c_j D is as large as c_jj itself."""
     diagonal = jnp.diagonal(c)
     return diagonal > diagonal.max() * jnp.finfo(c.dtype).eps ** 2
-
-
-def _largest_eigenvalue(matrix: Array, vector: Array) -> tuple[Array, Array]:
-    """Of a symmetric matrix ``(k, k)`` with a diagonal of ones and zeros, from a guess ``(k,)`` of its eigenvector.
-
-    Power iteration comes from below; half of the eigenvalue would be enough for descent.
-    """
-
-    def power(_: int, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        image = matmul(matrix, carry[1])
-        norm = jnp.linalg.norm(image)
-        return norm, jnp.where(norm > 0, image / jnp.where(norm > 0, norm, 1), carry[1])
-
-    start = (jnp.ones((), vector.dtype), vector / jnp.linalg.norm(vector))
-    value, vector = lax.fori_loop(0, _POWER_ITERATIONS, power, start)
-    return jnp.maximum(_MARGIN * value, 1), vector
 
 
 def _project(constraint: Constraint, atom: Array, budget: Array, subset: Subset) -> Array:

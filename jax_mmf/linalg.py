@@ -112,6 +112,29 @@ def solve_shifted(gram: Array, shift: Array, right: Array) -> Array:
     return cho_solve(factor, right)
 
 
+def largest_eigenvalue(matrix: Array, start: Array, n_iter: int) -> tuple[Array, Array]:
+    """Largest eigenvalue of positive semi-definite matrices, estimated from below by power iteration.
+
+    Args:
+      matrix: ``(..., k, k)``.
+      start: ``(..., k)`` guess of the eigenvector, of any length.
+      n_iter: products with the matrix.
+
+    Returns:
+      ``(...)`` the eigenvalue and ``(..., k)`` its eigenvector, of length 1, or zeros where the image of the guess is.
+    """
+
+    def unit(vector: Array) -> Array:
+        length = jnp.linalg.norm(vector, axis=-1, keepdims=True)
+        return vector / jnp.maximum(length, jnp.finfo(matrix.dtype).tiny)
+
+    def power(_: Array, vector: Array) -> Array:
+        return jnp.einsum("...ij,...j->...i", matrix, unit(vector), precision="highest")
+
+    image = lax.fori_loop(0, n_iter, power, start)
+    return jnp.linalg.norm(image, axis=-1), unit(image)
+
+
 def in_tiles(update: Callable[[Take, Array], Array], rows: Array) -> Array:
     """``update(take, rows)`` of ``rows`` ``(k, p)``, a tile of the features at a time; ``take`` cuts it out of others.
 
