@@ -1,7 +1,7 @@
 """The step of online matrix factorization, as pure functions of a configuration and a state."""
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,20 +68,43 @@ def draw_subset(solver: "OnlineFactorization", key: Key, step: Array, n_features
     return solver.subset.draw(jax.random.fold_in(key, _TAG_SUBSET), step, n_features)
 
 
+class Filled(NamedTuple):
+    """A mini-batch that rows of zeros fill up to the size of others, so that one program does for all of them.
+
+    Attributes:
+      n_samples: int32 scalar, the number of its first rows that are samples.
+      weight: scalar, of so many samples in the statistics.
+    """
+
+    n_samples: Array
+    weight: Array
+
+
 def step_whole(
-    solver: "OnlineFactorization", state: State, x: Array, memory: Memory | None, codes: Array
+    solver: "OnlineFactorization",
+    state: State,
+    x: Array,
+    memory: Memory | None,
+    codes: Array,
+    filled: Filled | None = None,
 ) -> tuple[State, Info]:
-    """`OnlineFactorization.update` after its checks, not jitted."""
+    """`OnlineFactorization.update` after its checks, not jitted. Without ``filled``, all rows are samples."""
     subset = draw_subset(solver, state.key, state.step, state.dictionary.shape[1])
     whole = x if solver.needs_whole_samples else None
-    return _step(solver, state, whole, subset.gather(x), subset, memory, codes)
+    return _step(solver, state, whole, subset.gather(x), subset, memory, codes, filled)
 
 
 def step_partial(
-    solver: "OnlineFactorization", state: State, x_subset: Array, subset: Subset, memory: Memory | None, codes: Array
+    solver: "OnlineFactorization",
+    state: State,
+    x_subset: Array,
+    subset: Subset,
+    memory: Memory | None,
+    codes: Array,
+    filled: Filled | None = None,
 ) -> tuple[State, Info]:
-    """`OnlineFactorization.partial_update` after its checks, not jitted."""
-    return _step(solver, state, None, subset.drop_invalid(x_subset), subset, memory, codes)
+    """`OnlineFactorization.partial_update` after its checks, not jitted. Without ``filled``, all rows are samples."""
+    return _step(solver, state, None, subset.drop_invalid(x_subset), subset, memory, codes, filled)
 
 
 update = jax.jit(step_whole)
@@ -96,15 +119,19 @@ def _step(
     subset: Subset,
     memory: Memory | None,
     start: Array,
+    filled: Filled | None,
 ) -> tuple[State, Info]:
     """One step of [TSP18], algorithm 3; [ICML16], algorithm 1, with partial B."""
     dictionary, dtype = state.dictionary, state.dictionary.dtype
-    size = x_subset.shape[0]
+    size: int | Array = x_subset.shape[0]
     atoms = subset.gather(dictionary)
 
     reduction = jnp.asarray(subset.reduction, dtype)
     view = View(x, x_subset, dictionary, atoms, state.gram, reduction)
-    weight = solver.forgetting.weight(state.n_samples, size).astype(dtype)
+    if filled is None:
+        weight = solver.forgetting.weight(state.n_samples, x_subset.shape[0]).astype(dtype)
+    else:
+        size, weight = filled.n_samples, filled.weight.astype(dtype)
     regression, memory = solver.statistics.estimate(view, memory)
     codes, solved = solve_codes(
         regression.gram,
@@ -114,9 +141,13 @@ def _step(
         solver=solver.step_code_solver(weight),
         init=start,
     )
+    if filled is not None:
+        codes = jnp.where((jnp.arange(codes.shape[0]) < size)[:, None], codes, 0)
 
     n_samples = state.n_samples + size
-    surrogate, b_subset, batch = update_surrogate(state.surrogate, codes, x, x_subset, atoms, subset, weight, n_samples)
+    surrogate, b_subset, batch = update_surrogate(
+        state.surrogate, codes, x, x_subset, atoms, subset, weight, size, n_samples
+    )
 
     constraint = solver.constraint
     gauge_subset = constraint.gauge(atoms)

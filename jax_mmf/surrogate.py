@@ -69,6 +69,7 @@ def update_surrogate(
     atoms: Array,
     subset: Subset,
     weight: Array,
+    size: int | Array,
     n_seen: Array,
 ) -> tuple[Surrogate, Array, BatchMoments]:
     """Add a mini-batch.
@@ -77,18 +78,18 @@ def update_surrogate(
       surrogate: before the batch. With partial B, feature j of the subset gets the weight
         ``min(1, weight n_seen / n_j)`` ([ICML16]), and its residual is still that of before: see `settle_residual`.
         Else all features get ``weight`` ([TSP18]).
-      codes: ``(b, k)``.
+      codes: ``(b, k)``; zeros where a row is no sample.
       x: ``(b, p)`` whole samples; not looked at with partial B.
       x_subset: ``(b, s)``.
       atoms: ``(k, s)`` the dictionary that the codes are of, on the subset.
       subset: the features of ``x_subset``.
       weight: scalar, of the batch.
+      size: number of samples in the batch.
       n_seen: scalar, the number of samples seen, the batch included.
 
     Returns:
       the surrogate, its B on the subset ``(k, s)``, and the moments of the batch.
     """
-    size = codes.shape[0]
     c_batch = matmul(codes.T, codes) / size
     c = (1 - weight) * surrogate.c + weight * c_batch
     # For what updates the dictionary by the mini-batch alone; XLA drops it for all others.

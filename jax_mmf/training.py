@@ -19,7 +19,7 @@ from jax_mmf.metrics import objective
 from jax_mmf.online import OnlineFactorization
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory
-from jax_mmf.step import step_partial, step_whole
+from jax_mmf.step import Filled, step_partial, step_whole
 from jax_mmf.typing import Array, HostArray, Key
 from jax_mmf.validation import as_real_array, check_count, check_shape
 
@@ -208,7 +208,7 @@ def fit(
     try:
         for item in reader:
             current, memory, info = _advance(solver, current, memory, item)
-            step, n_samples = step + 1, n_samples + item.x.shape[0]
+            step, n_samples = step + 1, n_samples + item.n_samples
             if revive_every is not None and step % revive_every == 0:
                 fresh = feed.some_samples(step, solver.n_components)
                 current = solver.revive(jax.random.fold_in(run_key, step), current, fresh)
@@ -251,16 +251,33 @@ def _put_rows(memory: Memory, rows: Array, new: Memory) -> Memory:
     return jax.tree.map(lambda a, b: a.at[rows].set(b), memory, new)
 
 
+@functools.partial(jax.jit, static_argnums=2)
+def _fill(solver: OnlineFactorization, n_before: Array, n_samples: int) -> Filled:
+    return Filled(jnp.asarray(n_samples, jnp.int32), solver.forgetting.weight(n_before, n_samples))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _of_samples(info: Info, n_samples: int) -> Info:
+    """Without the rows that are no samples."""
+    rows = {name: getattr(info, name) for name in ("codes", "gap", "n_iter", "memory")}
+    return info._replace(**jax.tree.map(lambda a: a[:n_samples], rows))
+
+
 def _advance(
     solver: OnlineFactorization, state: State, memory: Memory | None, item: Item
 ) -> tuple[State, Memory | None, Info]:
-    start = jnp.zeros((item.x.shape[0], solver.n_components), item.x.dtype)
+    size = item.x.shape[0]
+    start = jnp.zeros((size, solver.n_components), item.x.dtype)
     rows = None if item.rows is None else _take_rows(memory, item.rows)
+    # Whole batches too: it is one program then.
+    filled = _fill(solver, state.n_samples, item.n_samples)
     if item.subset is None:
-        state, info = _step_whole(solver, state, item.x, rows, start)
+        state, info = _step_whole(solver, state, item.x, rows, start, filled)
     else:
-        state, info = _step_partial(solver, state, item.x, item.subset, rows, start)
-    return state, memory if rows is None else _put_rows(memory, item.rows, info.memory), info
+        state, info = _step_partial(solver, state, item.x, item.subset, rows, start, filled)
+    if rows is not None:
+        memory = _put_rows(memory, item.rows, info.memory)
+    return state, memory, info if item.n_samples == size else _of_samples(info, item.n_samples)
 
 
 class _Evaluation:

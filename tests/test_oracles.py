@@ -185,7 +185,9 @@ def test_moments_are_added_a_tile_at_a_time(x64, p):
     b, codes, x = rng.standard_normal((K, p)), rng.standard_normal((3, K)), rng.standard_normal((3, p))
     subset = mmf.FullSubset().draw(jax.random.key(0), jnp.zeros((), jnp.int32), p)
     before, atoms = Surrogate(jnp.eye(K), jnp.asarray(b), None, None), jnp.zeros((K, p))
-    after, on_subset, moments = update_surrogate(before, codes, x, x, atoms, subset, jnp.asarray(0.3), jnp.asarray(9))
+    after, on_subset, moments = update_surrogate(
+        before, codes, x, x, atoms, subset, jnp.asarray(0.3), 3, jnp.asarray(9)
+    )
     np.testing.assert_allclose(after.b, 0.7 * b + 0.3 * codes.T @ x / 3, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(on_subset, after.b)
     np.testing.assert_allclose(moments.b, codes.T @ x / 3, rtol=0, atol=1e-12)

@@ -1,5 +1,6 @@
 """`fit`: the same run from every source, resumed or not, partial or whole; its history; and data that are no good."""
 
+import dataclasses
 import threading
 
 import h5py
@@ -43,6 +44,14 @@ SOLVERS = {
     "uniform, partial": UNIFORM_PARTIAL,
     "adam": ADAM,
 }
+
+
+def iter_batches(x):
+    return [x[first : first + B] for first in range(0, len(x), B)]
+
+
+def permuted_like_fit(solver, x):
+    return x if solver.subset.n_blocks is None else x[:, FeaturePermutation.random(KEY, x.shape[1]).order]
 
 
 def fit(solver, source, **options):
@@ -253,6 +262,29 @@ def test_result_is_that_of_a_loop_over_data_permuted_by_hand(solver, p):
     np.testing.assert_allclose(got.surrogate.c, state.surrogate.c, atol=2e-5)
     if solver is ADAM:
         np.testing.assert_allclose(got.update_state[0].mu, np.asarray(state.update_state[0].mu)[:, undo], atol=2e-5)
+
+
+@pytest.mark.parametrize("forgetting", [mmf.ScaledForgetting(8.0), mmf.PowerForgetting(0.9)])
+@pytest.mark.parametrize("solver", [FULL, BLOCKS_PARTIAL, UNIFORM_PARTIAL, ADAM])
+@pytest.mark.parametrize("n", [N - 1, N - B + 1, B - 3])
+def test_batch_that_is_short_weighs_what_its_samples_weigh(solver, forgetting, n):
+    """Inside, rows of zeros fill it up; nobody must see them."""
+    solver, infos = dataclasses.replace(solver, forgetting=forgetting), []
+    got = fit(solver, iter_batches(X[:n]), callbacks=[lambda event: infos.append(jax.tree.map(np.asarray, event.info))])
+    inside = got.state
+    if solver.subset.n_blocks is not None:
+        inside = FeaturePermutation.random(KEY, X.shape[1]).apply_to_state(inside)
+    state = solver.init(KEY, samples=permuted_like_fit(solver, X[:n])[: 4 * K])
+    for i, first in enumerate(range(0, n, B)):
+        batch = permuted_like_fit(solver, X[first : min(first + B, n)])
+        state, info = solver.update(state, batch)
+        assert infos[i].codes.shape == (len(batch), K)
+        assert infos[i].gap.shape == infos[i].n_iter.shape == (len(batch),)
+        np.testing.assert_allclose(infos[i].codes, info.codes, atol=2e-5)
+        np.testing.assert_allclose(infos[i].weight, info.weight, rtol=1e-6)
+    assert int(inside.n_samples) == n == got.history[-1].n_samples
+    for ours, theirs in zip(jax.tree.leaves(inside[3:]), jax.tree.leaves(state[3:]), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
 @pytest.mark.parametrize("source", ["array", "permuted", "chunked"])

@@ -23,13 +23,16 @@ class Item(NamedTuple):
 
     Attributes:
       epoch: from 0.
-      rows: ``(b,)`` sample numbers on the device, or None where nobody asks for them.
+      n_samples: number of rows that are samples. Rows of zeros fill up a batch that is smaller than one before.
+      rows: ``(b,)`` sample numbers on the device, past the last one where a row is no sample; or None where nobody asks
+        for them.
       x: ``(b, p)``, or ``(b, s)`` if only a subset was read.
       subset: the features of x, or None if it has all.
       bytes_read: by the feed, up to and including this mini-batch.
     """
 
     epoch: int
+    n_samples: int
     rows: Array | None
     x: Array
     subset: Subset | None
@@ -142,7 +145,7 @@ class Feed:
                 f"source must hold at least as many samples to learn from as n_components={n_needed}, got {found}"
             )
         if self._order is None:
-            return self._prepare(self._shuffled(x), None)
+            return jnp.asarray(self._check(self._shuffled(x), None))
         return self._read_whole(self._order.epoch(0)[: factor * n_needed])
 
     def some_samples(self, number: int, count: int) -> Array:
@@ -178,6 +181,7 @@ class Feed:
     def _items_of_source(self, order: SampleOrder, first_step: int, *, with_rows: bool) -> Iterator[Item]:
         partial = not self._solver.needs_whole_samples
         all_batches = order.batches(self._batch_size, self._n_epochs, first_step)
+        size = min(self._batch_size, order.n_training)
         for step, (epoch, rows) in enumerate(all_batches, first_step):
             subset = columns = None
             if partial:
@@ -187,19 +191,21 @@ class Feed:
                     columns = np.asarray(subset.indices)
                     columns = columns if self._mix is None else self._mix.order[columns]
             x = self._source.read(rows, columns)
-            x = self._prepare(self._shuffled(x) if columns is None else x, rows, columns=columns)
+            x = self._check(self._shuffled(x) if columns is None else x, rows, columns=columns)
             read = self._source.bytes_read - self._bytes_apart
-            yield Item(epoch, jnp.asarray(rows) if with_rows else None, x, subset, read)
+            numbers = jnp.asarray(_filled(rows, size, order.n_samples)) if with_rows else None
+            yield Item(epoch, len(x), numbers, jnp.asarray(_filled(x, size)), subset, read)
 
     def _items_of_batches(self, first_step: int) -> Iterator[Item]:
         # An iterator goes on where it is; what can be iterated over again starts again, and was learned from already.
-        step, row = first_step if self._batches.once else 0, 0
+        step, row, size = first_step if self._batches.once else 0, 0, 0
         for epoch in range(self._n_epochs):
             batches: Iterable[HostArray] = chain(self._peeked, self._begun) if epoch == 0 else self._batches
             for x in batches:
                 if step >= first_step:
-                    item = self._prepare(self._shuffled(x), None, first_row=row)
-                    yield Item(epoch, None, item, None, self._batches.bytes_read - self._bytes_apart)
+                    size = max(size, len(x))
+                    filled = jnp.asarray(_filled(self._check(self._shuffled(x), None, first_row=row), size))
+                    yield Item(epoch, len(x), None, filled, None, self._batches.bytes_read - self._bytes_apart)
                 step, row = step + 1, row + len(x)
 
     def _peek(self, n_samples: int) -> None:
@@ -217,19 +223,27 @@ class Feed:
 
     def _read_whole(self, rows: HostArray) -> Array:
         rows = np.sort(rows)
-        return self._prepare(self._shuffled(self._source.read(rows)), rows)
+        return jnp.asarray(self._check(self._shuffled(self._source.read(rows)), rows))
 
-    def _prepare(
+    def _check(
         self, x: HostArray, rows: HostArray | None, *, first_row: int = 0, columns: HostArray | None = None
-    ) -> Array:
-        """Check a batch, and put it on the device in the dtype of the run."""
+    ) -> HostArray:
+        """A batch in the dtype of the run, once it is sure that it can be learned from."""
         width = self.n_features if columns is None else columns.size
         if x.shape[-1] != width:
             raise ValueError(f"source must give {width} features in every batch, got one of shape {x.shape}")
         features = None if self._permutation is None else self._permutation.order
         if columns is not None:
             features = columns if self._stored is None else self._stored[columns]
-        return jnp.asarray(finite_samples(x, self.dtype, rows, first_row, features))
+        return finite_samples(x, self.dtype, rows, first_row, features)
+
+
+def _filled(rows: HostArray, size: int, value: float = 0) -> HostArray:
+    """Rows, and more of them that hold one value, up to a size."""
+    missing = size - len(rows)
+    if missing == 0:
+        return rows
+    return np.concatenate([rows, np.full((missing, *rows.shape[1:]), value, rows.dtype)])
 
 
 def finite_samples(
