@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_mmf.active_set import solve_supports
-from jax_mmf.compaction import Batch, SolveInfo, is_open, iterate
+from jax_mmf.compaction import Batch, SolveInfo, iterate
+from jax_mmf.descent import finish_by_descent
 from jax_mmf.duality import Gap, Weights, duality_gap, weights_of
 from jax_mmf.linalg import largest_eigenvalue, matmul, solve_shifted
 from jax_mmf.penalties import Penalty, is_ridge, shrink
@@ -29,7 +30,6 @@ _BLOCK = 8  # coordinates per matrix product: 8 was faster than 16 and 32 at k =
 _SWEEPS_PER_CHECK = 2  # of coordinate descent
 _STEPS_PER_CHECK = 8  # of FISTA: a check costs about as much as a step
 _POWER_ITERATIONS = 20
-_FINISHED_TOGETHER = 64  # samples that `ActiveSet` leaves to coordinate descent: few, so that one small program does
 
 
 @runtime_checkable
@@ -110,11 +110,6 @@ class CoordinateDescent:
 
     def solve(self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array) -> tuple[Array, SolveInfo]:
         """Solve a batch of samples; arguments as in `CodeSolver.solve`."""
-        return self._solve(gram, beta, penalty, sq_norm, init, None)
-
-    def _solve(
-        self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array, start: Gap | None
-    ) -> tuple[Array, SolveInfo]:
         k = gram.shape[-1]
         pad = -k % _BLOCK if gram.ndim == 2 else 0
         gram = jnp.pad(gram, [(0, 0)] * (gram.ndim - 2) + [(0, pad), (0, pad)])
@@ -131,9 +126,7 @@ class CoordinateDescent:
             codes = lax.fori_loop(0, n, lambda _, c: sweep(batch, c, weights), batch.state)
             return batch._replace(state=codes), _apply(batch.gram, codes)
 
-        codes, info = iterate(
-            batch, advance, lambda state: state, weights, self.tol, self.max_iter, _SWEEPS_PER_CHECK, start
-        )
+        codes, info = iterate(batch, advance, lambda state: state, weights, self.tol, self.max_iter, _SWEEPS_PER_CHECK)
         return codes[:k].T, info
 
 
@@ -182,25 +175,9 @@ class ActiveSet:
             return duality_gap(weights, beta.T, _apply(own, codes.T), codes.T, sq_norm)
 
         gap = lax.cond(weights.l1.min() > 0, lambda: found.gap, measured)
-        still_open = is_open(gap, tol)
-        order, width = jnp.argsort(~still_open), min(_FINISHED_TOGETHER, beta.shape[0])
-        descent = CoordinateDescent(self.tol, self.max_iter)
-
-        def finish(carry: tuple[Array, Array, SolveInfo]) -> tuple[Array, Array, SolveInfo]:
-            first, codes, info = carry
-            chosen = lax.dynamic_slice(order, (first,), (width,))
-            own = gram if gram.ndim == 2 else gram[chosen]
-            before = Gap(info.gap[chosen], gap.rounding[chosen])
-            better, after = descent._solve(own, beta[chosen], penalty, sq_norm[chosen], codes[chosen], before)
-            # The last part is filled up with samples that are done: they stay as they are.
-            open_here = is_open(before, tol)
-            codes = codes.at[chosen].set(jnp.where(open_here[:, None], better, codes[chosen]))
-            new_gap = info.gap.at[chosen].set(jnp.where(open_here, after.gap, before.relative))
-            n_iter = info.n_iter.at[chosen].add(jnp.where(open_here, after.n_iter, 0))
-            return first + width, codes, SolveInfo(new_gap, n_iter)
-
-        start = (jnp.zeros((), jnp.int32), codes, SolveInfo(gap.relative, found.n_rounds))
-        return lax.while_loop(lambda carry: carry[0] < still_open.sum(), finish, start)[1:]
+        max_iter = jnp.asarray(self.max_iter)
+        codes, info = finish_by_descent(gram, beta, sq_norm, weights, tol, max_iter, codes, gap)
+        return codes, info._replace(n_iter=found.n_rounds + info.n_iter)
 
 
 @register_configuration

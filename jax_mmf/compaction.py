@@ -44,14 +44,12 @@ def iterate(
     tol: Float,
     max_iter: int | Array,
     n_per_check: int,
-    start: Gap | None = None,
 ) -> tuple[Array, SolveInfo]:
     """Advance a batch until the gap of each sample is small, on an ever smaller part of the batch.
 
     Samples that are done can't be skipped inside of an array operation. So the loop stops when all but a quarter are
     done, the others are gathered into a batch of a quarter of the width, and that is iterated by itself: static
-    shapes, and a total cost near the sum of what each sample needs. Where the gap of the start is given, samples that
-    are done already are left as they are; else all are advanced once.
+    shapes, and a total cost near the sum of what each sample needs. All are advanced once.
 
     Returns:
       codes ``(k, b)`` and the info of the batch.
@@ -96,9 +94,8 @@ def iterate(
         # Nothing is left to do where the last samples were done together.
         return lax.cond(is_open(gap, tol).any() & (n_iter < max_iter), rest, lambda: (codes, info))
 
-    if start is None:
-        start = Gap(jnp.full_like(batch.sq_norm, jnp.inf), jnp.zeros_like(batch.sq_norm))
-    return run(batch, jnp.zeros((), jnp.int32), start)
+    unknown = Gap(jnp.full_like(batch.sq_norm, jnp.inf), jnp.zeros_like(batch.sq_norm))
+    return run(batch, jnp.zeros((), jnp.int32), unknown)
 
 
 def is_open(gap: Gap, tol: Array) -> Array:
