@@ -4,6 +4,9 @@ The reader sleeps until its bytes would have come at the speed named: no device 
 `jax_mmf.io.write_permuted`, so that a step at r > 1 with partial B reads 1/r of a sample in a few pieces. Ridge codes,
 l1 atoms, consecutive frames correlated. Forgetting is the default, or that of `ScaledForgetting(c)`. The target is the
 best objective of all + 1 %.
+
+"Least" is no method but a bound on what any of them needs: codes of a dictionary that was learned from all samples, and
+the best atoms for the products of these codes with what was read; seconds of reading alone.
 """
 
 import time
@@ -15,7 +18,7 @@ import numpy as np
 
 from benchmarks.curves import add_times, best, curve_panels, race_of_fits
 from benchmarks.evaluation import Penalty, as_jax_mmf
-from benchmarks.fits import Recorder
+from benchmarks.fits import Recorder, as_arrays
 from benchmarks.harness import Contestant
 from benchmarks.problems import Paths, cached, synthetic_fmri_problem
 from benchmarks.report import Panel, Record, records_of
@@ -101,6 +104,61 @@ def jax_throttled_fit(
     return run
 
 
+def least_reads(
+    samples: str, init: str, rate: float, reduction: int, n_epochs: int = 10
+) -> Callable[[], dict[str, Any]]:
+    """The best atoms from 1/8, 2/8, ... of all numbers: whole samples, or parts of all of them, another in each pass.
+
+    Products of parts are made of residuals of the good dictionary, as with partial B.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    import jax_mmf as mmf
+    from jax_mmf.dictionary_update import DictionaryProblem
+    from jax_mmf.surrogate import BatchMoments
+
+    x, start = np.load(samples), np.load(init)
+    (n, p), k = x.shape, len(start)
+    penalty, constraint = as_jax_mmf(PENALTY), mmf.L1Ball(RADIUS)
+    solver = mmf.OnlineFactorization(n_components=k, penalty=penalty, constraint=constraint)
+    state = solver.init(jax.random.key(0), dictionary=start)
+    good = np.asarray(mmf.fit(solver, x, state=state, n_epochs=n_epochs).state.dictionary)
+    codes = np.concatenate([mmf.encode(good, x[first : first + ROWS], penalty) for first in range(0, n, ROWS)])
+
+    @jax.jit
+    def best_atoms(c: jax.Array, b: jax.Array) -> jax.Array:
+        key = jax.random.key(0)
+        subset = mmf.FullSubset().draw(key, jnp.zeros((), jnp.int32), p)
+        problem = DictionaryProblem(c, b, BatchMoments(c, b), jnp.full((k,), RADIUS), subset)
+        return mmf.BlockCoordinateDescent(n_sweeps=20).update(key, good, problem, constraint, ())[0]
+
+    order = np.random.default_rng(0).permutation(n)
+    features = np.array_split(np.random.default_rng(1).permutation(p), reduction)
+
+    def moments(eighths: int) -> tuple[np.ndarray, np.ndarray]:
+        if reduction == 1:
+            rows = np.sort(order[: n * eighths // 8])
+            return codes[rows].T @ codes[rows] / len(rows), codes[rows].T @ x[rows] / len(rows)
+        c, residual, n_passes = codes.T @ codes / n, np.zeros_like(good), reduction * eighths // 8
+        for first in range(reduction):
+            rows = np.sort(order[first::reduction])
+            for columns in (features[(first + i) % reduction] for i in range(n_passes)):
+                left_over = x[np.ix_(rows, columns)] - codes[rows] @ good[:, columns]
+                residual[:, columns] += codes[rows].T @ left_over / (n / reduction * n_passes)
+        return c, residual + c @ good
+
+    def run() -> dict[str, Any]:
+        kept = []
+        for eighths in range(1, 9):
+            n_bytes = 4 * n * p * eighths // 8
+            atoms = np.asarray(best_atoms(*map(jnp.asarray, moments(eighths))))
+            kept.append((atoms, n_bytes / rate, reduction * n * eighths // 8, n_bytes))
+        return as_arrays(kept)
+
+    return run
+
+
 def permuted(paths: Paths, cache: Path) -> Path:
     """The samples as a file of `write_permuted`."""
 
@@ -128,6 +186,10 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
             Contestant(name, "benchmarks.storage:jax_throttled_fit", threads[-1], samples=file, init=paths["init"],
                        rate=rate, max_seconds=seconds, **options)
             for name, options in SETTINGS.items()
+        ] + [
+            Contestant(f"least, r = {r}", "benchmarks.storage:least_reads", threads[-1], samples=paths["train"],
+                       init=paths["init"], rate=rate, reduction=r)
+            for r in (1, 8)
         ]  # fmt: skip
         outcomes = race_of_fits(contestants, held_out, PENALTY, seconds)
         add_times(outcomes, 1.01 * best(outcomes))

@@ -95,8 +95,8 @@ def _descend_all(
             count = jnp.minimum(_SWEEPS_PER_CHECK, own_max - n_sweeps)
             sweep = lambda _, carry: loop(k, coordinate, carry)  # noqa: E731
             codes, _ = loop(count, sweep, (codes, residual(codes)))
-            columns = (a[:, None] for a in (own_beta, own_beta - residual(codes), codes))
-            gap = duality_gap(weights, *columns, own_sq_norm[None])
+            image = own_beta - residual(codes)
+            gap = duality_gap(weights, own_beta[:, None], image[:, None], codes[:, None], own_sq_norm[None])
             return codes, Gap(gap.relative[0], gap.rounding[0]), n_sweeps + count
 
         start = (row_of(all_codes), Gap(get(relative, n), get(rounding, n)), jnp.zeros((), jnp.int32))
