@@ -37,7 +37,8 @@ class CodeSolver(Protocol):
     """A pytree that solves the codes of a batch.
 
     Derivatives of its codes are those of the problem, implicit on the support; with an attribute ``unrolled`` that is
-    true, they are those of its operations.
+    true, they are those of its operations. One that solves a sample after another, on one core of a CPU, says so by an
+    attribute ``sequential`` that is true: then threads share out the samples, outside of transformations.
     """
 
     def solve(self, gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, init: Array) -> tuple[Array, SolveInfo]:
@@ -136,8 +137,9 @@ class ActiveSet:
     """Codes solved exactly on their support, which changes by one atom at a time [Lee et al. 2006].
 
     The work grows with the number of active atoms and not with how alike the atoms are. The fastest choice for sparse
-    codes on CPU, where it is one compiled loop over the samples, from zeros and from codes to start from. It runs on
-    one core; `jax.shard_map` over samples and CPU devices uses more (docs/numerics.md). On accelerators, where steps
+    codes on CPU, where it is one compiled loop over the samples, from zeros and from codes to start from. In a program
+    it runs on one core; `encode` of arrays that are at hand shares the samples out among threads, and
+    `jax.shard_map` over samples and CPU devices does so in a program (docs/numerics.md). On accelerators, where steps
     of a few numbers are slow, `FISTA` solves instead, to the same duality gap. Where atoms are nearly equal, what is
     left of the gap is up to coordinate descent.
 
@@ -152,6 +154,7 @@ class ActiveSet:
 
     tol: Float = 1e-6
     max_iter: int | Array = 1000
+    sequential: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_real("tol", self.tol, low=0.0)

@@ -1,5 +1,6 @@
 """Codes of samples in a dictionary, and their derivatives."""
 
+import functools
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jax_mmf.compaction import SolveInfo
 from jax_mmf.implicit import codes_tangent, polish
 from jax_mmf.linalg import matmul, self_product
 from jax_mmf.penalties import Penalty, penalty_value
+from jax_mmf.threads import in_parts, n_parts
 from jax_mmf.typing import Array, ArrayLike
 from jax_mmf.validation import as_real_array, check_methods, check_shape
 
@@ -90,7 +92,12 @@ def encode_with_info(
         check_shape("mask", mask, (*mask.shape[:-1], p), "(n_features,) or the shape of x")
         if mask.ndim == 2:
             check_shape("mask", mask, (batch.shape[0], p), "the shape of x")
-    codes, info = _encode_batch(dictionary, batch, penalty, mask, solver, start)
+    parts = n_parts(solver, batch.shape[0], dictionary, batch)
+    if parts == 1:
+        codes, info = _encode_batch(dictionary, batch, penalty, mask, solver, start)
+    else:
+        gram, beta, sq_norm, start = _regression(dictionary, batch, mask, start)
+        codes, info = solve_codes_in_parts(parts, gram, beta, penalty, sq_norm=sq_norm, solver=solver, init=start)
     return jax.tree.map(lambda a: a[0], (codes, info)) if x.ndim == 1 else (codes, info)
 
 
@@ -98,20 +105,27 @@ def encode_with_info(
 def _encode_batch(
     dictionary: Array, x: Array, penalty: Penalty, mask: Array | None, solver: CodeSolver, init: Array | None
 ) -> tuple[Array, SolveInfo]:
+    gram, beta, sq_norm, init = _regression(dictionary, x, mask, init)
+    return solve_codes(gram, beta, penalty, sq_norm=sq_norm, solver=solver, init=init)
+
+
+@jax.jit
+def _regression(
+    dictionary: Array, x: Array, mask: Array | None, init: Array | None
+) -> tuple[Array, Array, Array, Array]:
+    """Gram matrix or matrices, correlations, squared norms and codes to start from."""
     if init is None:
         init = jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
     if mask is None:
-        gram, beta = self_product(dictionary), matmul(x, dictionary.T)
-        sq_norm = jnp.sum(x**2, -1)
-    else:
-        # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
-        x = jnp.where((mask == 0) & ~jnp.isfinite(x), 0, x)
-        beta = matmul(mask * x, dictionary.T)
-        sq_norm = jnp.sum((mask * x) * x, -1)  # not x^2: a huge value that weighs nothing must not overflow
-        own_gram = lambda m: matmul(dictionary * m, dictionary.T)  # noqa: E731
-        # One sample after another, and again for derivatives: the weighted dictionaries of a batch would not fit.
-        gram = own_gram(mask) if mask.ndim == 1 else lax.map(jax.checkpoint(own_gram), mask)
-    return solve_codes(gram, beta, penalty, sq_norm=sq_norm, solver=solver, init=init)
+        return self_product(dictionary), matmul(x, dictionary.T), jnp.sum(x**2, -1), init
+    # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
+    x = jnp.where((mask == 0) & ~jnp.isfinite(x), 0, x)
+    beta = matmul(mask * x, dictionary.T)
+    sq_norm = jnp.sum((mask * x) * x, -1)  # not x^2: a huge value that weighs nothing must not overflow
+    own_gram = lambda m: matmul(dictionary * m, dictionary.T)  # noqa: E731
+    # One sample after another, and again for derivatives: the weighted dictionaries of a batch would not fit.
+    gram = own_gram(mask) if mask.ndim == 1 else lax.map(jax.checkpoint(own_gram), mask)
+    return gram, beta, sq_norm, init
 
 
 def decode(dictionary: ArrayLike, codes: ArrayLike) -> Array:
@@ -162,6 +176,27 @@ def solve_codes(
     if getattr(solver, "unrolled", False):
         return solver.solve(gram, beta, penalty, sq_norm, init)
     return _differentiable_solve(gram, beta, penalty, sq_norm, solver, init)
+
+
+def solve_codes_in_parts(
+    n_parts: int, gram: Array, beta: Array, penalty: Penalty, *, sq_norm: Array, solver: CodeSolver, init: Array
+) -> tuple[Array, SolveInfo]:
+    """As `solve_codes` to the bit, for arrays that are at hand: a part of the batch in each of so many threads."""
+
+    def solve(first: int, size: int) -> tuple[Array, SolveInfo]:
+        return _solve_part(gram, beta, sq_norm, init, penalty, solver, first, size)
+
+    found: tuple[Array, SolveInfo] = in_parts(solve, beta.shape[0], n_parts)
+    return found
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _solve_part(
+    gram: Array, beta: Array, sq_norm: Array, init: Array, penalty: Penalty, solver: CodeSolver, first: Array, size: int
+) -> tuple[Array, SolveInfo]:
+    take = lambda array: lax.dynamic_slice_in_dim(array, first, size)  # noqa: E731
+    gram = gram if gram.ndim == 2 else take(gram)
+    return solve_codes(gram, take(beta), penalty, sq_norm=take(sq_norm), solver=solver, init=take(init))
 
 
 @_differentiable_solve.defjvp
