@@ -22,12 +22,11 @@ except ImportError as missing:  # pragma: no cover - depends on what is installe
 
 import h5py
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import jax_mmf as mmf
 from jax_mmf.io.atomic import written_aside
-from jax_mmf.io.feed import finite_samples
+from jax_mmf.io.feed import filled_up, finite_samples
 from jax_mmf.io.model_file import needs_x64
 from jax_mmf.training import Callback, Event, Record
 
@@ -267,7 +266,8 @@ def encode(model: Path, data: Path, dataset: str | None, output: Path, batch_siz
             for first in range(0, n, batch_size):
                 rows = np.arange(first, min(first + batch_size, n))
                 x = finite_samples(source.read(rows), dtype, rows, features=source.permutation)
-                codes[first : first + rows.size] = mmf.encode(dictionary, jnp.asarray(x), solver.penalty)
+                x = filled_up(x, min(batch_size, n))
+                codes[first : first + rows.size] = np.asarray(mmf.encode(dictionary, x, solver.penalty))[: rows.size]
                 bar.update(rows.size)
     click.echo(f"codes of {n:,} samples, {k} atoms: {output}")
 

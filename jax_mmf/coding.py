@@ -12,8 +12,8 @@ from jax_mmf.code_solvers import CodeSolver, default_code_solver
 from jax_mmf.compaction import SolveInfo
 from jax_mmf.implicit import codes_tangent, polish
 from jax_mmf.linalg import matmul, self_product
+from jax_mmf.parts import in_parts, parts_of
 from jax_mmf.penalties import Penalty, penalty_value
-from jax_mmf.threads import in_parts, n_parts
 from jax_mmf.typing import Array, ArrayLike
 from jax_mmf.validation import as_real_array, check_methods, check_shape
 
@@ -92,40 +92,69 @@ def encode_with_info(
         check_shape("mask", mask, (*mask.shape[:-1], p), "(n_features,) or the shape of x")
         if mask.ndim == 2:
             check_shape("mask", mask, (batch.shape[0], p), "the shape of x")
-    parts = n_parts(solver, batch.shape[0], dictionary, batch)
-    if parts == 1:
+    parts = parts_of(solver, batch.shape[0], dictionary, batch)
+    if parts.n_parts == 1:
         codes, info = _encode_batch(dictionary, batch, penalty, mask, solver, start)
     else:
-        gram, beta, sq_norm, start = _regression(dictionary, batch, mask, start)
-        codes, info = solve_codes_in_parts(parts, gram, beta, penalty, sq_norm=sq_norm, solver=solver, init=start)
+        gram = None if mask is not None and mask.ndim == 2 else _shared_gram(dictionary, mask)
+        part = functools.partial(_encode_part, dictionary, gram, batch, penalty, mask, solver, start)
+        codes, info = in_parts(part, batch.shape[0], parts)
     return jax.tree.map(lambda a: a[0], (codes, info)) if x.ndim == 1 else (codes, info)
+
+
+def _encode(
+    dictionary: Array,
+    gram: Array | None,
+    x: Array,
+    penalty: Penalty,
+    mask: Array | None,
+    solver: CodeSolver,
+    init: Array | None,
+) -> tuple[Array, SolveInfo]:
+    """Codes of samples ``(n, p)``; without a Gram matrix ``(k, k)``, each sample has its own, by a mask ``(n, p)``."""
+    if init is None:
+        init = jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
+    if mask is None:
+        beta, sq_norm = matmul(x, dictionary.T), jnp.sum(x**2, -1)
+    else:
+        # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
+        x = jnp.where((mask == 0) & ~jnp.isfinite(x), 0, x)
+        beta = matmul(mask * x, dictionary.T)
+        sq_norm = jnp.sum((mask * x) * x, -1)  # not x^2: a huge value that weighs nothing must not overflow
+    if gram is None:
+        # One sample after another, and again for derivatives: the weighted dictionaries of a batch would not fit.
+        gram = lax.map(jax.checkpoint(lambda m: matmul(dictionary * m, dictionary.T)), mask)
+    return solve_codes(gram, beta, penalty, sq_norm=sq_norm, solver=solver, init=init)
 
 
 @jax.jit
 def _encode_batch(
     dictionary: Array, x: Array, penalty: Penalty, mask: Array | None, solver: CodeSolver, init: Array | None
 ) -> tuple[Array, SolveInfo]:
-    gram, beta, sq_norm, init = _regression(dictionary, x, mask, init)
-    return solve_codes(gram, beta, penalty, sq_norm=sq_norm, solver=solver, init=init)
+    gram = None if mask is not None and mask.ndim == 2 else _shared_gram(dictionary, mask)
+    return _encode(dictionary, gram, x, penalty, mask, solver, init)
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _encode_part(
+    dictionary: Array,
+    gram: Array | None,
+    x: Array,
+    penalty: Penalty,
+    mask: Array | None,
+    solver: CodeSolver,
+    init: Array | None,
+    first: Array,
+    size: int,
+) -> tuple[Array, SolveInfo]:
+    take = lambda rows: lax.dynamic_slice_in_dim(rows, first, size)  # noqa: E731
+    mask = mask if mask is None or mask.ndim == 1 else take(mask)
+    return _encode(dictionary, gram, take(x), penalty, mask, solver, None if init is None else take(init))
 
 
 @jax.jit
-def _regression(
-    dictionary: Array, x: Array, mask: Array | None, init: Array | None
-) -> tuple[Array, Array, Array, Array]:
-    """Gram matrix or matrices, correlations, squared norms and codes to start from."""
-    if init is None:
-        init = jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
-    if mask is None:
-        return self_product(dictionary), matmul(x, dictionary.T), jnp.sum(x**2, -1), init
-    # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
-    x = jnp.where((mask == 0) & ~jnp.isfinite(x), 0, x)
-    beta = matmul(mask * x, dictionary.T)
-    sq_norm = jnp.sum((mask * x) * x, -1)  # not x^2: a huge value that weighs nothing must not overflow
-    own_gram = lambda m: matmul(dictionary * m, dictionary.T)  # noqa: E731
-    # One sample after another, and again for derivatives: the weighted dictionaries of a batch would not fit.
-    gram = own_gram(mask) if mask.ndim == 1 else lax.map(jax.checkpoint(own_gram), mask)
-    return gram, beta, sq_norm, init
+def _shared_gram(dictionary: Array, mask: Array | None) -> Array:
+    return self_product(dictionary) if mask is None else matmul(dictionary * mask, dictionary.T)
 
 
 def decode(dictionary: ArrayLike, codes: ArrayLike) -> Array:
@@ -176,27 +205,6 @@ def solve_codes(
     if getattr(solver, "unrolled", False):
         return solver.solve(gram, beta, penalty, sq_norm, init)
     return _differentiable_solve(gram, beta, penalty, sq_norm, solver, init)
-
-
-def solve_codes_in_parts(
-    n_parts: int, gram: Array, beta: Array, penalty: Penalty, *, sq_norm: Array, solver: CodeSolver, init: Array
-) -> tuple[Array, SolveInfo]:
-    """As `solve_codes` to the bit, for arrays that are at hand: a part of the batch in each of so many threads."""
-
-    def solve(first: int, size: int) -> tuple[Array, SolveInfo]:
-        return _solve_part(gram, beta, sq_norm, init, penalty, solver, first, size)
-
-    found: tuple[Array, SolveInfo] = in_parts(solve, beta.shape[0], n_parts)
-    return found
-
-
-@functools.partial(jax.jit, static_argnames="size")
-def _solve_part(
-    gram: Array, beta: Array, sq_norm: Array, init: Array, penalty: Penalty, solver: CodeSolver, first: Array, size: int
-) -> tuple[Array, SolveInfo]:
-    take = lambda array: lax.dynamic_slice_in_dim(array, first, size)  # noqa: E731
-    gram = gram if gram.ndim == 2 else take(gram)
-    return solve_codes(gram, take(beta), penalty, sq_norm=take(sq_norm), solver=solver, init=take(init))
 
 
 @_differentiable_solve.defjvp

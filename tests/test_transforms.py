@@ -117,12 +117,12 @@ def test_export_runs_here(x):
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np, jax_mmf as mmf
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jax_mmf.threads import n_parts
+from jax_mmf.parts import parts_of
 assert jax.device_count() == 4
 mesh = jax.make_mesh((4,), ("samples",), axis_types=(AxisType.Auto,))
 x = jnp.asarray(np.random.default_rng(0).standard_normal((32, 48)), jnp.float32)
 rows = jax.device_put(x, NamedSharding(mesh, PartitionSpec("samples")))
-assert n_parts(mmf.ActiveSet(), 10_000, rows) == 1  # threads leave samples where they are
+assert parts_of(mmf.ActiveSet(), 10_000, rows) == (1, 1)  # samples stay where they are
 for penalty in (mmf.Ridge(0.1), mmf.Lasso(0.1)):
     solver = mmf.OnlineFactorization(n_components=4, penalty=penalty, constraint=mmf.L2Ball())
     state = solver.init(jax.random.key(0), samples=x)

@@ -193,8 +193,8 @@ class Feed:
             x = self._source.read(rows, columns)
             x = self._check(self._shuffled(x) if columns is None else x, rows, columns=columns)
             read = self._source.bytes_read - self._bytes_apart
-            numbers = jnp.asarray(_filled(rows, size, order.n_samples)) if with_rows else None
-            yield Item(epoch, len(x), numbers, jnp.asarray(_filled(x, size)), subset, read)
+            numbers = jnp.asarray(filled_up(rows, size, order.n_samples)) if with_rows else None
+            yield Item(epoch, len(x), numbers, jnp.asarray(filled_up(x, size)), subset, read)
 
     def _items_of_batches(self, first_step: int) -> Iterator[Item]:
         # An iterator goes on where it is; what can be iterated over again starts again, and was learned from already.
@@ -204,7 +204,7 @@ class Feed:
             for x in batches:
                 if step >= first_step:
                     size = max(size, len(x))
-                    filled = jnp.asarray(_filled(self._check(self._shuffled(x), None, first_row=row), size))
+                    filled = jnp.asarray(filled_up(self._check(self._shuffled(x), None, first_row=row), size))
                     yield Item(epoch, len(x), None, filled, None, self._batches.bytes_read - self._bytes_apart)
                 step, row = step + 1, row + len(x)
 
@@ -238,8 +238,8 @@ class Feed:
         return finite_samples(x, self.dtype, rows, first_row, features)
 
 
-def _filled(rows: HostArray, size: int, value: float = 0) -> HostArray:
-    """Rows, and more of them that hold one value, up to a size."""
+def filled_up(rows: HostArray, size: int, value: float = 0) -> HostArray:
+    """Rows, and more of them that hold one value, up to a size: what is left at last needs no program of its own."""
     missing = size - len(rows)
     if missing == 0:
         return rows

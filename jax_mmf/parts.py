@@ -1,48 +1,62 @@
-"""Samples shared out among the cores of a CPU, for code solvers that are one loop on one core.
+"""Batches in parts: small enough for the caches of a CPU, and one for each core where a code solver runs on one.
 
-XLA compiles such a loop into a kernel (see `jax_mmf.compiled_loop`), and runs the kernels of a program one after
-another: parts of a batch in one program gain nothing. Programs that different threads call run side by side. So where a
-batch is at hand, outside of any transformation, each thread calls one program on its part.
+Code solvers pass over a batch again and again, and are up to four times faster where it stays in cache. Those that are
+one loop over the samples run on one core: XLA compiles such a loop into a kernel (see `jax_mmf.compiled_loop`), and
+runs the kernels of a program one after another, so that parts in one program would gain nothing. Programs that
+different threads call run side by side. So where a batch is at hand, outside of any transformation, one program is
+called for each of its parts.
 """
 
 import functools
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jax_mmf.typing import Array
 
-_FEWEST = 64  # samples that are worth a thread
+_MOST = 4096  # samples in a part
+_FEWEST = 64  # that are worth a thread
 
 
-def n_parts(solver: Any, n_samples: int, *arrays: Array) -> int:
-    """In how many parts codes are best solved: 1 under a transformation, on accelerators, and by other solvers.
+class Parts(NamedTuple):
+    """How a batch is worked on: in parts of one size, of which so many at a time."""
+
+    n_parts: int
+    n_threads: int
+
+
+def parts_of(solver: Any, n_samples: int, *arrays: Array) -> Parts:
+    """How codes of a batch are best solved: in one part under a transformation, and on accelerators.
 
     Args:
       solver: of the codes; one with an attribute ``sequential`` that is true runs on one core.
       n_samples: in the batch.
       arrays: what the codes are computed from.
     """
-    if not getattr(solver, "sequential", False) or not all(map(_is_on_one_cpu, arrays)):
-        return 1
-    return max(1, min(_n_cores(), n_samples // _FEWEST))
+    if not all(map(_is_on_one_cpu, arrays)):
+        return Parts(1, 1)
+    n_threads = max(1, min(_n_cores(), n_samples // _FEWEST)) if getattr(solver, "sequential", False) else 1
+    n_rounds = max(1, -(-n_samples // (n_threads * _MOST)))
+    return Parts(n_rounds * n_threads, n_threads)
 
 
-def in_parts(function: Callable[[int, int], Any], n_samples: int, n_parts: int) -> Any:
-    """``function(first, size)`` of parts of a batch, in a thread each, and what they return as one.
+def in_parts(function: Callable[[int, int], Any], n_samples: int, parts: Parts) -> Any:
+    """``function(first, size)`` of the parts of a batch, and what they return as one.
 
     Args:
       function: gives a pytree of arrays ``(size, ...)``, the same for a sample whatever part it is in. All parts have
         one size, so that one program does for all: the last two may overlap.
       n_samples: in the batch.
-      n_parts: at most so many.
+      parts: at most how many there are.
     """
-    size = -(-n_samples // n_parts)
-    firsts = [min(i * size, n_samples - size) for i in range(n_parts)]
+    size = -(-n_samples // parts.n_parts)
+    firsts = [min(first, n_samples - size) for first in range(0, n_samples, size)]
+    if parts.n_threads == 1:
+        return _join(tuple(function(first, size) for first in firsts), n_samples)
     config: Any = jax.config
     x64, device = config.jax_enable_x64, config.jax_default_device
 
