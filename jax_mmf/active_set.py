@@ -18,10 +18,13 @@ from jax_mmf.vectors import (
     any_of,
     ceil_div,
     clear,
+    cut,
+    each,
     get,
     largest,
     loop,
     order_of,
+    paste,
     positions,
     put,
     put_vector,
@@ -30,6 +33,7 @@ from jax_mmf.vectors import (
     times,
     tree,
     vector,
+    whole_row,
 )
 
 _SHARE = 0.7  # of the largest violation: atoms that violate optimality by more are tried before all are priced again
@@ -156,12 +160,11 @@ def _solve_all(
 
     def solve(n: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         inverse, codes, relative, rounding, n_rounds = carry
-        row = lambda array: lax.dynamic_slice(array, (n, FIRST), (1, k + pad))[0]  # noqa: E731
-        sample = _Sample(gram, n * n_own, row(beta), get(sq_norm, n), l1, per_l1, nonneg, get(tol, n))
-        found, support = _solve_one(sample, _nobody(room, inverse), row(init))
+        sample = _Sample(gram, n * n_own, whole_row(beta, n), get(sq_norm, n), l1, per_l1, nonneg, get(tol, n))
+        found, support = _solve_one(sample, _nobody(room, inverse), whole_row(init, n))
         return (
             clear(support.inverse, support.n_slots),
-            lax.dynamic_update_slice(codes, _scatter(support, k + pad)[None], (n, FIRST)),
+            paste(codes, lax.expand_dims(_scatter(support, k + pad), (0,)), (n, FIRST)),
             put(relative, n, found.gap.relative),
             put(rounding, n, found.gap.rounding),
             put(n_rounds, n, support.n_rounds),
@@ -247,9 +250,9 @@ def _price(sample: _Sample, support: _Support, n_refined: Array) -> _Prices:
     """Correlations of all atoms with the residual of the target, and the duality gap."""
 
     def product(i: Array, correlation: Array) -> Array:
-        atoms, coefficients = (lax.dynamic_slice(a, (i * _ROWS,), (_ROWS,)) for a in (support.atoms, support.target))
-        for j in range(_ROWS):
-            correlation = correlation - coefficients[j] * _gram_row(sample, atoms[j])
+        atoms, coefficients = (each(cut(a, (i * _ROWS,), (_ROWS,))) for a in (support.atoms, support.target))
+        for atom, coefficient in zip(atoms, coefficients, strict=True):
+            correlation = correlation - coefficient * _gram_row(sample, atom)
         return correlation
 
     # The first rows are taken by themselves: a loop that starts from beta would copy it, number by number.
@@ -447,7 +450,7 @@ def _move_target(support: _Support, scale: Array, direction: Array, n: Array, ke
 
 
 def _gram_row(sample: _Sample, atom: Array) -> Array:
-    return lax.dynamic_slice(sample.gram, (sample.first_row + atom, FIRST), (1, sample.gram.shape[1]))[0]
+    return whole_row(sample.gram, sample.first_row + atom)
 
 
 def _gram_entries(sample: _Sample, atom: Array, others: Array) -> Array:

@@ -9,7 +9,7 @@ from jax_mmf.compiled_loop import compiled_loop
 from jax_mmf.duality import Gap, Weights, duality_gap
 from jax_mmf.penalties import shrink
 from jax_mmf.typing import Array
-from jax_mmf.vectors import FIRST, WIDTH, ceil_div, get, loop, put
+from jax_mmf.vectors import FIRST, WIDTH, ceil_div, get, loop, paste, put, whole_row
 
 _SWEEPS_PER_CHECK = 2
 
@@ -61,9 +61,8 @@ def _descend_all(
 
     def solve(n: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         all_codes, all_gaps, all_sweeps = carry
-        row_of = lambda array: lax.dynamic_slice(array, (n, FIRST), (1, k + pad))[0]  # noqa: E731
-        gram_row = lambda j: lax.dynamic_slice(gram, (n * n_own + j, FIRST), (1, k + pad))[0]  # noqa: E731
-        own_beta, own_sq_norm, own_tol, own_max = row_of(beta), get(sq_norm, n), get(tol, n), get(max_iter, n)
+        gram_row = lambda j: whole_row(gram, n * n_own + j)  # noqa: E731
+        own_beta, own_sq_norm, own_tol, own_max = whole_row(beta, n), get(sq_norm, n), get(tol, n), get(max_iter, n)
 
         def go_on(carry: tuple[Array, Gap, Array]) -> Array:
             _, gap, n_sweeps = carry
@@ -81,13 +80,13 @@ def _descend_all(
 
         def coordinate(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
             codes, correlation = carry
-            row, old = gram_row(j), get(codes, j)
-            curvature = get(row, j)
+            along, old = gram_row(j), get(codes, j)
+            curvature = get(along, j)
             bottom = curvature + get(l2, j)
             best = shrink(get(correlation, j) + curvature * old, get(l1, j), nonneg)
             new = jnp.where(bottom > 0, best / jnp.where(bottom > 0, bottom, 1), 0)
             once = (new != old).astype(jnp.int32)
-            correlation = loop(once, lambda _, c: c - (new - old) * row, correlation)
+            correlation = loop(once, lambda _, c: c - (new - old) * along, correlation)
             return put(codes, j, new), correlation
 
         def body(carry: tuple[Array, Gap, Array]) -> tuple[Array, Gap, Array]:
@@ -99,10 +98,10 @@ def _descend_all(
             gap = duality_gap(weights, own_beta[:, None], image[:, None], codes[:, None], own_sq_norm[None])
             return codes, Gap(gap.relative[0], gap.rounding[0]), n_sweeps + count
 
-        start = (row_of(all_codes), Gap(get(relative, n), get(rounding, n)), jnp.zeros((), jnp.int32))
+        start = (whole_row(all_codes, n), Gap(get(relative, n), get(rounding, n)), jnp.zeros((), jnp.int32))
         codes, gap, n_sweeps = lax.while_loop(go_on, body, start)
         return (
-            lax.dynamic_update_slice(all_codes, codes[None], (n, FIRST)),
+            paste(all_codes, lax.expand_dims(codes, (0,)), (n, FIRST)),
             put(all_gaps, n, gap.relative),
             put(all_sweeps, n, n_sweeps),
         )

@@ -29,19 +29,39 @@ def ceil_div(n: Any, d: int) -> Any:
     return (n + d - 1) // d if isinstance(n, int) else lax.div(n + (d - 1), jnp.asarray(d, n.dtype))
 
 
+def cut(array: Array, first: tuple[Any, ...], sizes: tuple[int, ...]) -> Array:
+    """A part of an array. As everywhere here, an index is not negative, and nobody looks whether it is."""
+    return lax.dynamic_slice(array, first, sizes, allow_negative_indices=False)
+
+
+def paste(array: Array, part: Array, first: tuple[Any, ...]) -> Array:
+    """With another part."""
+    return lax.dynamic_update_slice(array, part, first, allow_negative_indices=False)
+
+
+def whole_row(matrix: Array, i: Array) -> Array:
+    """A row of a matrix."""
+    return lax.squeeze(cut(matrix, (i, FIRST), (1, matrix.shape[1])), (0,))
+
+
 def get(array: Array, i: Array) -> Array:
     """An entry."""
-    return lax.dynamic_slice(array, (i,), (1,))[0]
+    return lax.squeeze(cut(array, (i,), (1,)), (0,))
 
 
 def put(array: Array, i: Array, value: Any) -> Array:
     """With another entry."""
-    return lax.dynamic_update_slice(array, jnp.asarray(value, array.dtype)[None], (i,))
+    return paste(array, lax.reshape(jnp.asarray(value, array.dtype), (1,)), (i,))
+
+
+def each(array: Array) -> list[Array]:
+    """All entries of a short vector, or rows of a small block."""
+    return [lax.index_in_dim(array, j, keepdims=False) for j in range(len(array))]
 
 
 def vector(array: Array, c: Array) -> Array:
     """The c-th vector of an array."""
-    return lax.dynamic_slice(array, (c * WIDTH,), (WIDTH,))
+    return cut(array, (c * WIDTH,), (WIDTH,))
 
 
 def positions(c: Array) -> Array:
@@ -51,14 +71,15 @@ def positions(c: Array) -> Array:
 
 def put_vector(array: Array, c: Array, values: Array) -> Array:
     """With another c-th vector."""
-    return lax.dynamic_update_slice(array, values, (c * WIDTH,))
+    return paste(array, values, (c * WIDTH,))
 
 
 def tree(combine: Callable[[Array, Array], Array], values: Array) -> Array:
     """All values combined, half with half: a chain of them would wait for each."""
     while len(values) > 1:
-        values = combine(values[: len(values) // 2], values[len(values) // 2 :])
-    return values[0]
+        half = len(values) // 2
+        values = combine(lax.slice_in_dim(values, 0, half), lax.slice_in_dim(values, half, 2 * half))
+    return lax.squeeze(values, (0,))
 
 
 def any_of(flags: Array) -> Array:
@@ -92,9 +113,9 @@ def times(matrix: Array, right: Array, n: Array) -> Array:
 
     def columns(c: Array, out: Array) -> Array:
         def rows(i: Array, total: Array) -> Array:
-            block, some = _block(matrix, i, c), lax.dynamic_slice(right, (i * _ROWS,), (_ROWS,))
-            for j in range(_ROWS):
-                total = total + some[j] * block[j]
+            block, some = _block(matrix, i, c), cut(right, (i * _ROWS,), (_ROWS,))
+            for factor, line in zip(each(some), each(block), strict=True):
+                total = total + factor * line
             return total
 
         total = loop(ceil_div(n, _ROWS), rows, jnp.zeros((WIDTH,), right.dtype))
@@ -107,13 +128,13 @@ def add_rank_one(matrix: Array, scale: Array, v: Array, n: Array, cleared: Array
     """Add ``scale v v^T`` in the first n rows and columns, and clear one of them, or none if it is -1."""
 
     def rows(i: Array, matrix: Array) -> Array:
-        left = scale * lax.dynamic_slice(v, (i * _ROWS,), (_ROWS,))
+        left = scale * cut(v, (i * _ROWS,), (_ROWS,))
         zero_row = i * _ROWS + jnp.arange(_ROWS, dtype=jnp.int32) == cleared
 
         def columns(c: Array, matrix: Array) -> Array:
             zero = zero_row[:, None] | (positions(c) == cleared)
             block = _block(matrix, i, c) + left[:, None] * vector(v, c)
-            return lax.dynamic_update_slice(matrix, jnp.where(zero, 0, block), (i * _ROWS, c * WIDTH))
+            return paste(matrix, jnp.where(zero, 0, block), (i * _ROWS, c * WIDTH))
 
         return loop(ceil_div(n, WIDTH), columns, matrix)
 
@@ -124,7 +145,7 @@ def row_of(matrix: Array, i: Array, n: Array) -> Array:
     """The first n entries of a row, in an array with room for one more vector."""
 
     def copy(c: Array, out: Array) -> Array:
-        return put_vector(out, c, lax.dynamic_slice(matrix, (i, c * WIDTH), (1, WIDTH))[0])
+        return put_vector(out, c, lax.squeeze(cut(matrix, (i, c * WIDTH), (1, WIDTH)), (0,)))
 
     return loop(ceil_div(n, WIDTH), copy, jnp.zeros((matrix.shape[0] + WIDTH,), matrix.dtype))
 
@@ -134,10 +155,10 @@ def clear(matrix: Array, n: Array) -> Array:
 
     def rows(i: Array, matrix: Array) -> Array:
         zeros = jnp.zeros((_ROWS, matrix.shape[1]), matrix.dtype)
-        return lax.dynamic_update_slice(matrix, zeros, (i * _ROWS, FIRST))
+        return paste(matrix, zeros, (i * _ROWS, FIRST))
 
     return loop(ceil_div(n, _ROWS), rows, matrix)
 
 
 def _block(matrix: Array, i: Array, c: Array) -> Array:
-    return lax.dynamic_slice(matrix, (i * _ROWS, c * WIDTH), (_ROWS, WIDTH))
+    return cut(matrix, (i * _ROWS, c * WIDTH), (_ROWS, WIDTH))
