@@ -203,3 +203,18 @@ def test_map_rows_is_vmap_and_touches_each_row_once(k, s):
 def test_bad_numbers_of_steps(bad):
     with pytest.raises((ValueError, TypeError), match="n_steps"):
         mmf.ProjectedGradient(bad)
+
+
+@pytest.mark.parametrize("k", [1, 2, 31, 400])
+def test_every_order_visits_each_atom_once(k):
+    for order in ("random", "cyclic"):
+        visited = mmf.BlockCoordinateDescent(order).atom_order(jax.random.key(k), k)
+        np.testing.assert_array_equal(np.sort(visited), np.arange(k))
+
+
+def test_random_orders_are_all_as_likely():
+    n, draw = 60_000, jax.vmap(lambda key: mmf.BlockCoordinateDescent().atom_order(key, 3))
+    keys = jax.random.split(jax.random.key(0), n)
+    _, counts = np.unique(draw(keys), axis=0, return_counts=True)
+    assert counts.size == 6
+    assert np.abs(counts - n / 6).max() < 5 * np.sqrt(n * 5 / 36)
