@@ -138,7 +138,7 @@ def panels(records: Sequence[Record]) -> list[Panel]:
     kept = [r for r in kept if r["contestant"] in DRAWN]
     drawn: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for r in kept:
-        title, point = f"{r['problem']}, {r['threads']} threads", r["point"]
+        title, point = f"{r['problem']}, {r['threads']} thread{'s' * (r['threads'] > 1)}", r["point"]
         line = r["contestant"]
         if line != "SPAMS LARS":
             line += f", tol {point['tol']:.0e}{', warm' if point['warm'] else ''}"

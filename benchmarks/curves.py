@@ -10,7 +10,11 @@ from benchmarks.evaluation import Penalty, held_out_objective
 from benchmarks.harness import Contestant, race
 from benchmarks.report import Panel, Record
 
-_AXES = {"seconds": "seconds of learning", "n_samples": "samples", "bytes_read": "bytes needed of the samples"}
+_AXES = {
+    "seconds": ("seconds of learning", 1),
+    "n_samples": ("samples", 1),
+    "bytes_read": ("GB needed of the samples", 1e-9),
+}
 
 
 def race_of_fits(
@@ -73,9 +77,10 @@ def curve_panels(
             continue
         least = best(own)
         for axis in axes:
+            label, unit = _AXES[axis]
             lines = {
                 r["contestant"]: [
-                    (x, max(y / least - 1, 1e-4))
+                    (x * unit, max(y / least - 1, 1e-4))
                     for x, y in zip(r["curve"][axis], r["curve"]["objective"], strict=True)
                 ]
                 for r in own
@@ -84,7 +89,7 @@ def curve_panels(
             panels.append(
                 Panel(
                     f"{key[0]}, {key[2]} thread{'s' * (key[2] > 1)}\n{key[1]}",
-                    _AXES[axis],
+                    label,
                     "objective / best - 1",
                     lines,
                 )
