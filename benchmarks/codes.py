@@ -26,6 +26,7 @@ MOVE = 0.02
 ACTIVE_SET = "jax_mmf, ActiveSet"
 SPREAD = "jax_mmf, ActiveSet, a device per thread"
 DRAWN = ("SPAMS LARS", ACTIVE_SET, SPREAD)
+COLUMNS = 2  # of the figure: a number of threads each
 
 
 class Setting(NamedTuple):
@@ -138,10 +139,10 @@ def panels(records: Sequence[Record]) -> list[Panel]:
     kept = [r for r in kept if r["contestant"] in DRAWN]
     drawn: dict[str, dict[str, list[tuple[float, float]]]] = {}
     for r in kept:
-        title, point = f"{r['problem']}, {r['threads']} thread{'s' * (r['threads'] > 1)}", r["point"]
-        line = r["contestant"]
+        title, point = f"{r['problem']}\n{r['threads']} thread{'s' * (r['threads'] > 1)}", r["point"]
+        line = r["contestant"].removeprefix("jax_mmf, ")
         if line != "SPAMS LARS":
-            line += f", tol {point['tol']:.0e}{', warm' if point['warm'] else ''}"
+            line += f", {point['tol']:.0e}{', warm' if point['warm'] else ''}"
         elif point["warm"] or point["tol"] != 1e-3:
             continue  # the same run again
         drawn.setdefault(title, {}).setdefault(line, []).append((point["share"], r["seconds"]["median"]))

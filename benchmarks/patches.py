@@ -19,6 +19,7 @@ from benchmarks.report import Panel, Record, records_of
 PROBLEMS = ((8, 256), (16, 100))
 L1 = 0.1
 BATCHES = (256, 512, 1024)
+COLUMNS = 2  # of the figure: a number of threads each
 
 
 def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[Record]:
