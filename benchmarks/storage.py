@@ -5,8 +5,8 @@ The reader sleeps until its bytes would have come at the speed named: no device 
 l1 atoms, consecutive frames correlated. Forgetting is the default, or that of `ScaledForgetting(c)`. The target is the
 best objective of all + 1 %.
 
-"Least" is no method but a bound on what any of them needs: codes of a dictionary that was learned from all samples, and
-the best atoms for the products of these codes with what was read; seconds of reading alone.
+"Least" is no method but an estimate of what any of them needs: codes of a dictionary that was learned from all samples,
+and the best atoms for the products of these codes with what was read; seconds of reading alone.
 """
 
 import time

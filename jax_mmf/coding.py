@@ -92,13 +92,15 @@ def encode_with_info(
         check_shape("mask", mask, (*mask.shape[:-1], p), "(n_features,) or the shape of x")
         if mask.ndim == 2:
             check_shape("mask", mask, (batch.shape[0], p), "the shape of x")
-    parts = parts_of(solver, batch.shape[0], dictionary, batch)
+    parts = parts_of(solver, batch.shape[0], dictionary, batch, penalty, mask, start)
     if parts.n_parts == 1:
         codes, info = _encode_batch(dictionary, batch, penalty, mask, solver, start)
     else:
-        gram = None if mask is not None and mask.ndim == 2 else _shared_gram(dictionary, mask)
-        part = functools.partial(_encode_part, dictionary, gram, batch, penalty, mask, solver, start)
-        codes, info = in_parts(part, batch.shape[0], parts)
+        # In a function that is traced, but of constants alone, codes are a constant too, and worked out here and now.
+        with jax.ensure_compile_time_eval():
+            gram = None if mask is not None and mask.ndim == 2 else _shared_gram(dictionary, mask)
+            part = functools.partial(_encode_part, dictionary, gram, batch, penalty, mask, solver, start)
+            codes, info = in_parts(part, batch.shape[0], parts)
     return jax.tree.map(lambda a: a[0], (codes, info)) if x.ndim == 1 else (codes, info)
 
 

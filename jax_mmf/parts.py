@@ -29,15 +29,16 @@ class Parts(NamedTuple):
     n_threads: int
 
 
-def parts_of(solver: Any, n_samples: int, *arrays: Array) -> Parts:
+def parts_of(solver: Any, n_samples: int, *inputs: Any) -> Parts:
     """How codes of a batch are best solved: in one part under a transformation, and on accelerators.
 
     Args:
       solver: of the codes; one with an attribute ``sequential`` that is true runs on one core.
       n_samples: in the batch.
-      arrays: what the codes are computed from.
+      inputs: pytrees of all that the codes are computed from beside the solver. A number of a penalty that somebody
+        traces is enough for a transformation.
     """
-    if not all(map(_is_on_one_cpu, arrays)):
+    if not all(map(_is_at_hand, jax.tree.leaves((solver, inputs)))):
         return Parts(1, 1)
     n_threads = max(1, min(_n_cores(), n_samples // _FEWEST)) if getattr(solver, "sequential", False) else 1
     n_rounds = max(1, -(-n_samples // (n_threads * _MOST)))
@@ -78,11 +79,11 @@ def _join(parts: tuple[Any, ...], n_samples: int) -> Any:
     return jax.tree.map(join, *parts)
 
 
-def _is_on_one_cpu(array: Array) -> bool:
-    if isinstance(array, jax.core.Tracer):
+def _is_at_hand(leaf: Any) -> bool:
+    """Whether it is a number or an array, on the host or on one CPU, and no tracer."""
+    if isinstance(leaf, jax.core.Tracer):
         return False
-    devices = list(array.devices())
-    return len(devices) == 1 and devices[0].platform == "cpu"
+    return not isinstance(leaf, jax.Array) or [device.platform for device in leaf.devices()] == ["cpu"]
 
 
 def _n_cores() -> int:

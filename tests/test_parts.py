@@ -81,6 +81,40 @@ def test_one_program_where_somebody_traces(cores):
     assert parts_of(mmf.ActiveSet(), N, dictionary, x) == (4, 4)
 
 
+def test_derivatives_and_vmap_over_anything_a_code_depends_on(cores, monkeypatch):
+    """Samples and dictionary are at hand then, and still there is nothing to hand to a thread."""
+    dictionary, x = problem()
+    weights, start = np.random.default_rng(1).uniform(0.5, 1, P).astype("float32"), np.zeros((N, K), "float32")
+    of = {
+        "alpha": (lambda a: mmf.encode(dictionary, x, mmf.Lasso(a)).sum(), 0.3),
+        "mask": (lambda m: mmf.encode(dictionary, x, mmf.Lasso(0.3), mask=m).sum(), weights),
+        "init": (lambda i: mmf.encode(dictionary, x, mmf.Lasso(0.3), init=i).sum(), start),
+        "tol": (lambda t: mmf.encode(dictionary, x, mmf.Lasso(0.3), solver=mmf.ActiveSet(t)).sum(), 1e-6),
+        "many": (lambda a: mmf.encode(dictionary, x, mmf.Lasso(a), solver=mmf.FISTA()).sum(), 0.3),
+    }
+    monkeypatch.setattr(parts, "_MOST", 200)
+
+    def results():
+        for function, at in of.values():
+            yield jax.grad(function)(at)
+            yield jax.vmap(function)(jnp.stack([jnp.asarray(at)] * 2))
+
+    cores(4)
+    found = list(results())
+    monkeypatch.setattr(parts, "_MOST", N)
+    cores(1)
+    for ours, expected in zip(found, results(), strict=True):
+        np.testing.assert_array_equal(ours, expected)
+
+
+def test_codes_of_constants_are_a_constant_of_a_traced_function(cores):
+    dictionary, x = map(jnp.asarray, problem())
+    cores(4)
+    total = lambda s: s * mmf.encode(dictionary, x, mmf.Lasso(0.3)).sum()
+    np.testing.assert_allclose([jax.jit(total)(2.0), 2 * jax.grad(total)(2.0), jax.vmap(total)(jnp.full(1, 2.0))[0]],
+                               total(2.0), rtol=1e-6)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("solver", "n_samples", "expected"),
     [

@@ -266,11 +266,15 @@ def test_result_is_that_of_a_loop_over_data_permuted_by_hand(solver, p):
 
 @pytest.mark.parametrize("forgetting", [mmf.ScaledForgetting(8.0), mmf.PowerForgetting(0.9)])
 @pytest.mark.parametrize("solver", [FULL, BLOCKS_PARTIAL, UNIFORM_PARTIAL, ADAM])
-@pytest.mark.parametrize("n", [N - 1, N - B + 1, B - 3])
-def test_batch_that_is_short_weighs_what_its_samples_weigh(solver, forgetting, n):
+@pytest.mark.parametrize(
+    ("source", "n"), [("batches", N - 1), ("array", N - 1), ("array", N - B + 1), ("array", B - 3)]
+)
+def test_batch_that_is_short_weighs_what_its_samples_weigh(solver, forgetting, source, n):
     """Inside, rows of zeros fill it up; nobody must see them."""
     solver, infos = dataclasses.replace(solver, forgetting=forgetting), []
-    got = fit(solver, iter_batches(X[:n]), callbacks=[lambda event: infos.append(jax.tree.map(np.asarray, event.info))])
+    x = iter_batches(X[:n]) if source == "batches" else X[:n]
+    keep = lambda event: infos.append(jax.tree.map(np.asarray, event.info))
+    got = fit(solver, x, shuffle=False, callbacks=[keep])
     inside = got.state
     if solver.subset.n_blocks is not None:
         inside = FeaturePermutation.random(KEY, X.shape[1]).apply_to_state(inside)
