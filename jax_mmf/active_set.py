@@ -38,6 +38,11 @@ from jax_mmf.vectors import (
 
 _SHARE = 0.7  # of the largest violation: atoms that violate optimality by more are tried before all are priced again
 _REFINEMENTS = 2  # of the target for rounding
+_ROUNDING = 4  # times eps, of the squared norm of a sample, by which rounding may raise its objective
+_FAR = 4  # times the gap that rounding may cause: codes that are this close are left to coordinate descent
+_RESTARTS = 3  # of a search that rounding has spoilt
+_ROUNDS = 16  # changes of the support, over the number of atoms, at which a search is given up
+_UNCLEAR = 1e-3  # distance to the span of the others, over the norm of an atom, squared, that is computed twice
 _ROWS = 4  # of the Gram matrix per pass over the correlations
 
 
@@ -90,7 +95,30 @@ class _Prices(NamedTuple):
     close: Array  # the gap is within tolerance and rounding
     solved: Array  # no atom has to enter, or none can
     n_refined: Array  # how often the target was corrected since an atom entered
+    objective: Array  # of the target; infinite if it breaks non-negativity
     gap: Gap  # () each
+
+
+class _Best(NamedTuple):
+    """The best codes so far."""
+
+    codes: Array  # (q,)
+    objective: Array
+    gap: Gap  # () each
+
+
+class _Search(NamedTuple):
+    """A search on its way."""
+
+    support: _Support
+    start: Array  # (q,) codes that it starts from
+    starting: Array  # whether these have not entered yet
+    n_restarts: Array
+    n_refined: Array  # as in `_Prices`
+    objective: Array  # when all atoms were priced before, since the last start
+    best: _Best
+    close: Array  # whether the targets of the support are codes within tolerance
+    solved: Array
 
 
 class _Entry(NamedTuple):
@@ -164,7 +192,7 @@ def _solve_all(
         found, support = _solve_one(sample, _nobody(room, inverse), whole_row(init, n))
         return (
             clear(support.inverse, support.n_slots),
-            paste(codes, lax.expand_dims(_scatter(support, k + pad), (0,)), (n, FIRST)),
+            paste(codes, lax.expand_dims(found.codes, (0,)), (n, FIRST)),
             put(relative, n, found.gap.relative),
             put(rounding, n, found.gap.rounding),
             put(n_rounds, n, support.n_rounds),
@@ -180,33 +208,47 @@ def _solve_all(
     return codes[:, :k], relative, rounding, n_rounds
 
 
-def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Prices, _Support]:
-    """The support of a sample, from an empty one, and how good it is."""
+def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Best, _Support]:
+    """The best codes of a sample that a search from an empty support comes to, and that support."""
     if sample.nonneg:
         init = jnp.maximum(init, 0)
-    unsolved = Gap(*(jnp.zeros((), init.dtype) for _ in Gap._fields))
-    no = jnp.zeros((), bool)
-    first = _Prices(init, jnp.zeros((), init.dtype), no, no, jnp.zeros((), jnp.int32), unsolved)
-    warm = largest(_size(init, sample)) > 0
+    zero, no, none = jnp.zeros((), init.dtype), jnp.zeros((), bool), jnp.zeros((), jnp.int32)
+    infinite = jnp.full((), jnp.inf, init.dtype)
+    first = _Search(
+        support=support,
+        start=init,
+        starting=largest(_size(init, sample)) > 0,
+        n_restarts=none,
+        n_refined=none,
+        objective=infinite,
+        best=_Best(jnp.zeros_like(init), infinite, Gap(infinite, zero)),
+        close=no,
+        solved=no,
+    )
 
-    def go_on(carry: tuple[_Prices, _Support, Array, Array]) -> Array:
-        prices, support, _, _ = carry
-        return ~prices.solved & (support.n_rounds < 8 * support.inverse.shape[0])
+    def go_on(search: _Search) -> Array:
+        return ~search.solved & (search.support.n_rounds < _ROUNDS * support.inverse.shape[0])
 
-    def body(carry: tuple[_Prices, _Support, Array, Array]) -> tuple[_Prices, _Support, Array, Array]:
-        before, support, starting, has_start = carry
-        prices = _price(sample, support, before.n_refined)
-        support = support._replace(n_entered=jnp.zeros((), jnp.int32))
+    def body(search: _Search) -> _Search:
+        starting, start = search.starting, search.start
+        prices = _price(sample, search.support, search.n_refined)
+        best = _better(sample, search.best, prices, search.support)
+        # The objective only falls, unless rounding has spoilt the inverse.
+        spoilt = ~(prices.objective <= search.objective + _ROUNDING * jnp.finfo(init.dtype).eps * sample.sq_norm)
+        failed = ~starting & ~prices.close & (spoilt | prices.solved)
+        far = prices.gap.relative > sample.tol + _FAR * prices.gap.rounding
+        again = failed & (far | spoilt) & (search.n_restarts < _RESTARTS)
+        support = search.support._replace(n_entered=jnp.zeros((), jnp.int32))
         support = _refine(sample, support, prices.correlation, jnp.where(prices.n_refined > 0, support.n_slots, 0))
         # Codes to start from enter as they are, one by one, before any leaves.
         tiny = jnp.finfo(init.dtype).tiny
-        correlation = jnp.where(starting, init, prices.correlation)
-        threshold = jnp.where(starting, tiny, prices.threshold)
+        correlation = jnp.where(starting, start, prices.correlation)
+        threshold = jnp.where(starting, tiny, jnp.where(failed, jnp.inf, prices.threshold))
         nothing = jnp.zeros((), bool), jnp.zeros((), init.dtype)
 
         def attempt(trial: _Trial) -> _Trial:
             forced = starting | trial.waits
-            value = jnp.where(trial.waits, trial.value, get(init, trial.atom))
+            value = jnp.where(trial.waits, trial.value, get(start, trial.atom))
             allowed = trial.waits | (trial.violation >= threshold)
             support, entry = _enter(sample, trial.support, trial.atom, value, allowed, forced)
             correlation = put(trial.correlation, trial.atom, jnp.zeros((), init.dtype))
@@ -232,18 +274,35 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Prices
 
         trial = _Trial(support, correlation, *_most_violating(sample, correlation), *nothing)
         trial = lax.while_loop(more, attempt, trial)
-        # Where a start leads to a support that no atom can enter and that is not the best, the search starts from zero.
-        solved = prices.solved & ~starting
-        stuck = solved & ~prices.close & has_start
-        return (
-            prices._replace(solved=solved & ~stuck),
-            _empty(trial.support, stuck),
-            jnp.zeros((), bool),
-            has_start & ~stuck,
+        # A search that fails starts again with a new inverse, from the best codes so far; the last time from zero.
+        last = search.n_restarts == _RESTARTS - 1
+        return _Search(
+            support=_empty(trial.support, again),
+            start=jnp.where(again, jnp.where(last, 0, best.codes), start),
+            starting=again & ~last & (largest(_size(best.codes, sample)) > 0),
+            n_restarts=search.n_restarts + again,
+            n_refined=jnp.where(again, 0, prices.n_refined),
+            objective=jnp.where(again | starting, jnp.inf, prices.objective),
+            best=best,
+            close=~starting & prices.close,
+            solved=~starting & (prices.close | failed & ~again),
         )
 
-    prices, support, _, _ = lax.while_loop(go_on, body, (first, support, warm, warm))
-    return prices, support
+    last = lax.while_loop(go_on, body, first)
+    return last.best._replace(codes=_scatter(last.support, last.best.codes, last.close)), last.support
+
+
+def _better(sample: _Sample, best: _Best, prices: _Prices, support: _Support) -> _Best:
+    """The target of a support, if its objective is lower than the best one, or equal up to rounding and its gap smaller.
+
+    Codes that end the search are not copied here: they are those of the support.
+    """
+    rounding = _ROUNDING * jnp.finfo(best.codes.dtype).eps * sample.sq_norm
+    closer = prices.gap.relative < best.gap.relative
+    better = (prices.objective < best.objective - jnp.where(closer, -rounding, rounding)) & jnp.isfinite(prices.objective)
+    codes = _scatter(support, best.codes, better & ~prices.close)
+    choose = lambda new, old: jnp.where(better | prices.close, new, old)  # noqa: E731
+    return _Best(codes, choose(prices.objective, best.objective), Gap(*map(choose, prices.gap, best.gap)))
 
 
 def _price(sample: _Sample, support: _Support, n_refined: Array) -> _Prices:
@@ -260,17 +319,18 @@ def _price(sample: _Sample, support: _Support, n_refined: Array) -> _Prices:
     correlation = loop(ceil_div(support.n_slots, _ROWS), product, correlation, first=1)
     overshoot = jnp.maximum(largest(_size(correlation, sample)), 1)
 
-    def collect(i: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        linear, along, penalty = carry
+    def collect(i: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
+        linear, along, penalty, allowed = carry
         atom, coefficient = get(support.atoms, i), get(support.target, i)
         return (
             linear + coefficient * get(sample.beta, atom),
             along + coefficient * get(correlation, atom),
             penalty + get(sample.l1, atom) * jnp.abs(coefficient),
+            allowed & (coefficient >= 0) if sample.nonneg else allowed,
         )
 
     zero = jnp.zeros((), correlation.dtype)
-    linear, along, penalty = loop(support.n_slots, collect, (zero, zero, zero))
+    linear, along, penalty, allowed = loop(support.n_slots, collect, (zero, zero, zero, jnp.ones((), bool)))
 
     # As in `duality_gap`, with the residual scaled to be feasible.
     residual = jnp.maximum(sample.sq_norm - linear - along, 0)
@@ -293,7 +353,8 @@ def _price(sample: _Sample, support: _Support, n_refined: Array) -> _Prices:
     correlation = loop(jnp.where(refine, 0, support.n_slots), mask, correlation)
     most = largest(_size(correlation, sample))
     threshold = jnp.where(solved | refine, jnp.inf, jnp.maximum(_SHARE * most + (1 - _SHARE), 1))
-    return _Prices(correlation, threshold, close, solved, jnp.where(refine, n_refined + 1, 0), gap)
+    objective = jnp.where(allowed, residual / 2 + penalty, jnp.inf)
+    return _Prices(correlation, threshold, close, solved, jnp.where(refine, n_refined + 1, 0), objective, gap)
 
 
 def _refine(sample: _Sample, support: _Support, correlation: Array, n: Array) -> _Support:
@@ -324,7 +385,11 @@ def _enter(
     column = times(support.inverse, row, n)
     along = sum_vectors(n, lambda c: vector(row, c) * vector(column, c), row.dtype)
     distance = curvature - along  # of the atom to the span of the others, squared
-    enters = wanted & (distance > 100 * eps * curvature)
+    # Where they nearly span it, that is the error of the inverse as much as the distance.
+    unclear = wanted & (distance < _UNCLEAR * curvature)
+    more_exact = lambda _, found: _distance(sample, support, row, found[0], curvature)  # noqa: E731
+    column, distance = loop(unclear.astype(jnp.int32), more_exact, (column, distance))
+    enters = wanted & (distance > 0)
 
     slot = jnp.where(enters, free, room)
     n_slots = jnp.where(enters, jnp.maximum(support.n_slots, slot + 1), support.n_slots)
@@ -342,7 +407,51 @@ def _enter(
         n_rounds=support.n_rounds + enters,
     )
     support = _move_target(support, -scale * (correlation - sign * l1), direction, n, forced)
-    return support, _Entry(column, jnp.sign(correlation), wanted & ~enters & ~forced)
+    dependent = wanted & ~enters & ~forced
+    support = _settle(support, jnp.where(dependent, support.n_slots, 0))
+    return support, _Entry(column, jnp.sign(correlation), dependent)
+
+
+def _settle(support: _Support, n: Array) -> _Support:
+    """Move the feasible codes of the first n slots to the targets, whose signs are right."""
+    copy = lambda c, feasible: put_vector(feasible, c, vector(support.target, c))  # noqa: E731
+    return support._replace(feasible=loop(ceil_div(n, WIDTH), copy, support.feasible))
+
+
+def _distance(
+    sample: _Sample, support: _Support, row: Array, column: Array, curvature: Array
+) -> tuple[Array, Array]:
+    """Coefficients of the active atoms that come nearest to an atom, and the squared distance; 0 if it is rounding.
+
+    The error of the distance is quadratic in that of the coefficients, which are corrected first.
+    """
+    n = support.n_slots
+
+    def error(column: Array) -> Array:
+        """What the row is off the Gram matrix of the active atoms times the column."""
+
+        def subtract(i: Array, error: Array) -> Array:
+            atom, coefficient = get(support.atoms, i), get(column, i)
+
+            def part(c: Array, error: Array) -> Array:
+                entries = _gram_entries(sample, atom, vector(support.atoms, c))
+                entries = jnp.where(vector(support.sign, c) != 0, entries, 0)
+                return put_vector(error, c, vector(error, c) - coefficient * entries)
+
+            return loop(ceil_div(n, WIDTH), part, error)
+
+        return loop(n, subtract, row)
+
+    def correct(_: Array, column: Array) -> Array:
+        change = times(support.inverse, error(column), n)
+        return loop(ceil_div(n, WIDTH), lambda c, a: put_vector(a, c, vector(a, c) + vector(change, c)), column)
+
+    column = loop(_REFINEMENTS, correct, column)
+    left = error(column)
+    along = sum_vectors(n, lambda c: (vector(row, c) + vector(left, c)) * vector(column, c), row.dtype)
+    size = sum_vectors(n, lambda c: jnp.abs(vector(row, c) * vector(column, c)), row.dtype)
+    distance = curvature - along
+    return column, jnp.where(distance > 100 * jnp.finfo(row.dtype).eps * (curvature + size), distance, 0)
 
 
 def _relate(sample: _Sample, support: _Support, atom: Array) -> tuple[Array, Array, Array]:
@@ -420,8 +529,8 @@ def _remove(support: _Support, slot: Array, n: Array) -> _Support:
         new = jnp.where(stays, vector(target, c) + move * vector(column, c), 0)
         return put_vector(target, c, new), wrong | any_of(new * vector(sign, c) < 0)
 
-    start = (support.target, support.any_wrong & (n == 0))
-    target, any_wrong = loop(ceil_div(n, WIDTH), aim, start)
+    # Where none can leave, which rounding alone can bring about, the search goes on from the target.
+    target, any_wrong = loop(ceil_div(n, WIDTH), aim, (support.target, jnp.zeros((), bool)))
     return support._replace(
         sign=sign,
         target=target,
@@ -502,12 +611,15 @@ def _empty(support: _Support, wanted: Array) -> _Support:
     )
 
 
-def _scatter(support: _Support, q: int) -> Array:
+def _scatter(support: _Support, codes: Array, wanted: Array) -> Array:
+    """The targets as codes, if wanted; else the codes given."""
+
     def place(i: Array, codes: Array) -> Array:
         atom = get(support.atoms, i)
         return put(codes, atom, jnp.where(get(support.sign, i) != 0, get(support.target, i), get(codes, atom)))
 
-    return loop(support.n_slots, place, jnp.zeros((q,), support.target.dtype))
+    once = wanted.astype(jnp.int32)
+    return loop(once, lambda _, codes: loop(support.n_slots, place, jnp.zeros_like(codes)), codes)
 
 
 def _padded(k: int) -> int:
