@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 from jax_mmf import completion, datasets
 from jax_mmf.code_solvers import FISTA, ActiveSet, Cholesky, CodeSolver, CoordinateDescent, UnrolledFISTA
-from jax_mmf.coding import decode, encode, encode_with_info
+from jax_mmf.coding import ConvergenceWarning, decode, encode, encode_with_info
 from jax_mmf.compaction import SolveInfo
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
 from jax_mmf.defaults import default_solver
@@ -33,6 +33,7 @@ __all__ = [
     "CodeSolver",
     "ConstantForgetting",
     "Constraint",
+    "ConvergenceWarning",
     "CoordinateDescent",
     "DictionaryUpdate",
     "EarlyStopping",

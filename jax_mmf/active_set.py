@@ -293,13 +293,15 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Best, 
 
 
 def _better(sample: _Sample, best: _Best, prices: _Prices, support: _Support) -> _Best:
-    """The target of a support, if its objective is lower than the best one, or equal up to rounding and its gap smaller.
+    """The target of a support, if its objective is lower than the best one, or its gap where these are equal.
 
     Codes that end the search are not copied here: they are those of the support.
     """
     rounding = _ROUNDING * jnp.finfo(best.codes.dtype).eps * sample.sq_norm
     closer = prices.gap.relative < best.gap.relative
-    better = (prices.objective < best.objective - jnp.where(closer, -rounding, rounding)) & jnp.isfinite(prices.objective)
+    better = (prices.objective < best.objective - jnp.where(closer, -rounding, rounding)) & jnp.isfinite(
+        prices.objective
+    )
     codes = _scatter(support, best.codes, better & ~prices.close)
     choose = lambda new, old: jnp.where(better | prices.close, new, old)  # noqa: E731
     return _Best(codes, choose(prices.objective, best.objective), Gap(*map(choose, prices.gap, best.gap)))
@@ -418,9 +420,7 @@ def _settle(support: _Support, n: Array) -> _Support:
     return support._replace(feasible=loop(ceil_div(n, WIDTH), copy, support.feasible))
 
 
-def _distance(
-    sample: _Sample, support: _Support, row: Array, column: Array, curvature: Array
-) -> tuple[Array, Array]:
+def _distance(sample: _Sample, support: _Support, row: Array, column: Array, curvature: Array) -> tuple[Array, Array]:
     """Coefficients of the active atoms that come nearest to an atom, and the squared distance; 0 if it is rounding.
 
     The error of the distance is quadratic in that of the coefficients, which are corrected first.

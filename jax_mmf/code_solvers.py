@@ -81,7 +81,8 @@ class Cholesky:
             )
         l2 = jnp.broadcast_to(jnp.asarray(penalty.l2, gram.dtype), gram.shape[-1:])
         codes = solve_shifted(gram, l2, beta)
-        return codes, SolveInfo(jnp.zeros_like(sq_norm), jnp.ones(sq_norm.shape, jnp.int32))
+        exact = jnp.ones(sq_norm.shape, bool)
+        return codes, SolveInfo(jnp.zeros_like(sq_norm), exact.astype(jnp.int32), exact)
 
 
 @register_configuration

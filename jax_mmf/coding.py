@@ -1,10 +1,12 @@
 """Codes of samples in a dictionary, and their derivatives."""
 
-import functools
-from typing import Any
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
@@ -13,9 +15,14 @@ from jax_mmf.compaction import SolveInfo
 from jax_mmf.implicit import codes_tangent, polish
 from jax_mmf.linalg import matmul, self_product
 from jax_mmf.parts import in_parts, parts_of
-from jax_mmf.penalties import Penalty, penalty_value
-from jax_mmf.typing import Array, ArrayLike
+from jax_mmf.penalties import Penalty, is_ridge, penalty_value
+from jax_mmf.pytrees import register_configuration
+from jax_mmf.typing import Array, ArrayLike, Float
 from jax_mmf.validation import as_real_array, check_methods, check_shape
+
+
+class ConvergenceWarning(UserWarning):
+    """Codes that are further from the best ones than the solver was asked for."""
 
 
 def encode(
@@ -92,66 +99,118 @@ def encode_with_info(
         check_shape("mask", mask, (*mask.shape[:-1], p), "(n_features,) or the shape of x")
         if mask.ndim == 2:
             check_shape("mask", mask, (batch.shape[0], p), "the shape of x")
-    parts = parts_of(solver, batch.shape[0], dictionary, batch, penalty, mask, start)
-    if parts.n_parts == 1:
-        codes, info = _encode_batch(dictionary, batch, penalty, mask, solver, start)
-    else:
-        # In a function that is traced, but of constants alone, codes are a constant too, and worked out here and now.
-        with jax.ensure_compile_time_eval():
-            gram = None if mask is not None and mask.ndim == 2 else _shared_gram(dictionary, mask)
-            part = functools.partial(_encode_part, dictionary, gram, batch, penalty, mask, solver, start)
-            codes, info = in_parts(part, batch.shape[0], parts)
+    shared, own = (mask, None) if mask is None or mask.ndim == 1 else (None, mask)
+    codes, info = _encode_rows(dictionary, _Rows(batch, own, start), penalty, shared, solver)
     return jax.tree.map(lambda a: a[0], (codes, info)) if x.ndim == 1 else (codes, info)
 
 
+class _Rows(NamedTuple):
+    """What comes with each sample."""
+
+    x: Array  # (n, p)
+    mask: Array | None  # (n, p), where each sample has its own
+    init: Array | None  # (n, k)
+
+
+def _encode_rows(
+    dictionary: Array, rows: _Rows, penalty: Penalty, mask: Array | None, solver: CodeSolver
+) -> tuple[Array, SolveInfo]:
+    """Codes of a batch. Where nothing is traced, in parts, and with checks of what comes in and out."""
+    n, k = rows.x.shape[0], dictionary.shape[0]
+    if n == 0:
+        none = jnp.zeros((0,), dictionary.dtype)
+        return jnp.zeros((0, k), dictionary.dtype), SolveInfo(none, none.astype(jnp.int32), none.astype(bool))
+    parts = parts_of(solver, rows, dictionary, penalty, mask)
+    if parts is None:
+        return _encode(dictionary, None, rows, penalty, mask, solver)
+    # In a function that is traced, but of constants alone, codes are a constant too, and worked out here and now.
+    with jax.ensure_compile_time_eval():
+        if rows.init is not None and not np.isfinite(np.asarray(rows.init)).all():
+            raise ValueError("init holds nan or infinity; start from zeros, by init=None, or from finite codes")
+        gram = _shared_gram(dictionary, mask) if rows.mask is None else None
+        codes, info = in_parts(lambda part: _encode(dictionary, gram, part, penalty, mask, solver), rows, parts)
+        _check_codes(dictionary, rows, mask, codes)
+        _warn_unless_converged(info)
+    return codes, info
+
+
+def _check_codes(dictionary: Array, rows: _Rows, shared_mask: Array | None, codes: Array) -> None:
+    """Raise where codes are not finite, and name what made them so."""
+    if np.isfinite(np.asarray(codes)).all():
+        return
+    if not np.isfinite(np.asarray(dictionary)).all():
+        raise ValueError("dictionary holds nan or infinity, as one that was learned from numbers that overflowed does")
+    x, mask = np.asarray(rows.x), rows.mask if rows.mask is not None else shared_mask
+    bad = ~np.isfinite(x) if mask is None else ~np.isfinite(x) & (np.asarray(mask) != 0)
+    if bad.any():
+        i, j = np.argwhere(bad)[0]
+        raise ValueError(
+            f"x holds {x[i, j]} at sample {i}, feature {j}; clean or impute the data, or give a mask that is zero there"
+        )
+    if mask is not None and not np.isfinite(np.asarray(mask)).all():
+        raise ValueError("mask holds nan or infinity; it must hold weights >= 0")
+    raise FloatingPointError(f"codes are not finite: {codes.dtype} overflowed; scale dictionary and x, or use float64")
+
+
+def _warn_unless_converged(info: SolveInfo) -> None:
+    converged = np.asarray(info.converged)
+    if not converged.all():
+        n_open = converged.size - int(converged.sum())
+        warnings.warn(
+            f"codes of {n_open} of {converged.size} samples are not within the tolerance of the solver: the largest "
+            f"duality gap is {np.asarray(info.gap).max():.1e} of the objective. Give the solver more max_iter or a "
+            "larger tol, raise alpha, or compute in float64",
+            ConvergenceWarning,
+            stacklevel=5,
+        )
+
+
+@jax.jit
 def _encode(
     dictionary: Array,
     gram: Array | None,
-    x: Array,
+    rows: _Rows,
     penalty: Penalty,
-    mask: Array | None,
+    shared_mask: Array | None,
     solver: CodeSolver,
-    init: Array | None,
 ) -> tuple[Array, SolveInfo]:
-    """Codes of samples ``(n, p)``; without a Gram matrix ``(k, k)``, each sample has its own, by a mask ``(n, p)``."""
+    """Codes of samples, with the Gram matrix ``(k, k)`` if it is known."""
+    x, mask, init = rows
     if init is None:
         init = jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
+    if mask is None and gram is None:
+        gram = _shared_gram(dictionary, shared_mask)
+    mask = shared_mask if mask is None else mask
     if mask is None:
-        beta, sq_norm = matmul(x, dictionary.T), jnp.sum(x**2, -1)
+        beta = matmul(x, dictionary.T)
+        scale = _power_of_two(x)
+        sq_norm = jnp.sum(_divided(x, scale) ** 2, -1)
     else:
         # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
         x = jnp.where((mask == 0) & ~jnp.isfinite(x), 0, x)
         beta = matmul(mask * x, dictionary.T)
-        sq_norm = jnp.sum((mask * x) * x, -1)  # not x^2: a huge value that weighs nothing must not overflow
+        scale = _power_of_two(jnp.where(mask == 0, 0, x))
+        scaled = _divided(x, scale)
+        sq_norm = jnp.sum((mask * scaled) * scaled, -1)  # a huge value that weighs nothing must not overflow
     if gram is None:
         # One sample after another, and again for derivatives: the weighted dictionaries of a batch would not fit.
         gram = lax.map(jax.checkpoint(lambda m: matmul(dictionary * m, dictionary.T)), mask)
-    return solve_codes(gram, beta, penalty, sq_norm=sq_norm, solver=solver, init=init)
+    return solve_codes(gram, beta, penalty, sq_norm=sq_norm, scale=scale, solver=solver, init=init)
 
 
-@jax.jit
-def _encode_batch(
-    dictionary: Array, x: Array, penalty: Penalty, mask: Array | None, solver: CodeSolver, init: Array | None
-) -> tuple[Array, SolveInfo]:
-    gram = None if mask is not None and mask.ndim == 2 else _shared_gram(dictionary, mask)
-    return _encode(dictionary, gram, x, penalty, mask, solver, init)
+def _power_of_two(x: Array) -> Array:
+    """The power of two below the largest number of each sample, ``(b, p) -> (b,)``; zero for a sample of zeros."""
+    limits = jnp.finfo(x.dtype)
+    largest = lax.stop_gradient(jnp.abs(x)).max(-1, initial=0)
+    usual = jnp.isfinite(largest) & (largest > 0)
+    exponent = jnp.frexp(jnp.where(usual, largest, 1))[1] - 1
+    # Not to the ends of the range: l1 weights are divided by it.
+    exponent = jnp.clip(exponent, int(0.8 * limits.minexp), int(0.8 * limits.maxexp))
+    return jnp.where(usual, jnp.ldexp(jnp.ones_like(largest), exponent), 0)
 
 
-@functools.partial(jax.jit, static_argnames="size")
-def _encode_part(
-    dictionary: Array,
-    gram: Array | None,
-    x: Array,
-    penalty: Penalty,
-    mask: Array | None,
-    solver: CodeSolver,
-    init: Array | None,
-    first: Array,
-    size: int,
-) -> tuple[Array, SolveInfo]:
-    take = lambda rows: lax.dynamic_slice_in_dim(rows, first, size)  # noqa: E731
-    mask = mask if mask is None or mask.ndim == 1 else take(mask)
-    return _encode(dictionary, gram, take(x), penalty, mask, solver, None if init is None else take(init))
+def _divided(x: Array, scale: Array) -> Array:
+    return x / jnp.where(scale > 0, scale, 1)[:, None]
 
 
 @jax.jit
@@ -183,13 +242,20 @@ def objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: Pen
 
 @jax.custom_jvp
 def _differentiable_solve(
-    gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, solver: CodeSolver, init: Array
+    gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, scale: Array | None, solver: CodeSolver, init: Array
 ) -> tuple[Array, SolveInfo]:
-    return _flat_solve(gram, beta, penalty, sq_norm, solver, init)
+    return _flat_solve(gram, beta, penalty, sq_norm, scale, solver, init)
 
 
 def solve_codes(
-    gram: Array, beta: Array, penalty: Penalty, *, sq_norm: Array, solver: CodeSolver, init: Array
+    gram: Array,
+    beta: Array,
+    penalty: Penalty,
+    *,
+    sq_norm: Array,
+    solver: CodeSolver,
+    init: Array,
+    scale: Array | None = None,
 ) -> tuple[Array, SolveInfo]:
     """Codes of a batch from Gram matrices and correlations, differentiable in these and in the penalty.
 
@@ -197,56 +263,98 @@ def solve_codes(
       gram: ``(k, k)`` shared by the batch, or ``(b, k, k)``.
       beta: ``(b, k)``.
       penalty: of the codes.
-      sq_norm: ``(b,)`` squared norms of the samples.
+      sq_norm: ``(b,)`` squared norms of the samples, each over the square of its scale.
       solver: a `CodeSolver`.
-      init: ``(b, k)``.
+      init: ``(b, k)``; what is not finite counts as zero.
+      scale: ``(b,)`` powers of two of the size of the samples, whose squares may be out of the range of the dtype, and
+        zeros for samples of zeros; None for ones.
 
     Returns:
       codes ``(b, k)`` and a `SolveInfo` of ``(b,)``.
     """
-    if getattr(solver, "unrolled", False):
-        return solver.solve(gram, beta, penalty, sq_norm, init)
-    return _differentiable_solve(gram, beta, penalty, sq_norm, solver, init)
+    init = jnp.where(jnp.isfinite(init), init, 0)
+    solve = _solve_scaled if getattr(solver, "unrolled", False) else _differentiable_solve
+    return solve(gram, beta, penalty, sq_norm, scale, solver, init)
+
+
+@register_configuration
+@dataclass(frozen=True)
+class _Scaled:
+    """The penalty of codes that are divided by a number, which its objective is divided by the square of."""
+
+    penalty: Penalty
+    scale: Array
+
+    @property
+    def l1(self) -> Float:
+        return jnp.minimum(self.penalty.l1 / self.scale, jnp.finfo(self.scale.dtype).max)  # times zero it must be zero
+
+    @property
+    def l2(self) -> Float:
+        return self.penalty.l2
+
+    @property
+    def nonneg(self) -> bool:
+        return self.penalty.nonneg
+
+
+def _solve_scaled(
+    gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, scale: Array | None, solver: CodeSolver, init: Array
+) -> tuple[Array, SolveInfo]:
+    """The codes of a solver for samples of any size: codes are homogeneous in samples and l1 weights."""
+    if scale is None or is_ridge(penalty):
+        codes, info = solver.solve(gram, beta, penalty, sq_norm, init)
+    else:
+        common = jnp.where(scale.max() > 0, scale.max(), 1)
+        sq_norm = sq_norm * (scale / common) ** 2
+        codes, info = solver.solve(gram, beta / common, _Scaled(penalty, common), sq_norm, init / common)
+        codes = codes * common
+    if info.converged is None:  # a solver that does not say
+        info = info._replace(converged=jnp.ones(info.gap.shape, bool))
+    return codes, info
 
 
 @_differentiable_solve.defjvp
 def _solve_jvp(primals: Any, tangents: Any) -> Any:
-    gram, beta, penalty, sq_norm, solver, init = primals
+    gram, beta, penalty, *_ = primals
     d_gram, d_beta, d_penalty, *_ = tangents
-    codes, info = _differentiable_solve(gram, beta, penalty, sq_norm, solver, init)
+    codes, info = _differentiable_solve(*primals)
     # Under differentiation the codes are those that the derivative is of: a chain of both would mix two points.
     codes = codes + lax.stop_gradient(polish(codes, gram, beta, penalty) - codes)
     d_codes = codes_tangent(codes, gram, penalty, d_gram, d_beta, d_penalty)
-    zeros = SolveInfo(jnp.zeros_like(info.gap), jnp.zeros(info.n_iter.shape, jax.dtypes.float0))
+    whole = jnp.zeros(info.n_iter.shape, jax.dtypes.float0)
+    zeros = SolveInfo(jnp.zeros_like(info.gap), whole, whole)
     return (codes, info), (d_codes, zeros)
 
 
-_ALL_BATCHED: Any = (True, SolveInfo(True, True))  # type: ignore[arg-type]
+_ALL_BATCHED: Any = (True, SolveInfo(True, True, True))  # type: ignore[arg-type]
 
 
 @custom_vmap
 def _flat_solve(
-    gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, solver: CodeSolver, init: Array
+    gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, scale: Array | None, solver: CodeSolver, init: Array
 ) -> tuple[Array, SolveInfo]:
-    return solver.solve(gram, beta, penalty, sq_norm, init)
+    return _solve_scaled(gram, beta, penalty, sq_norm, scale, solver, init)
 
 
 @_flat_solve.def_vmap
 def _flat_solve_vmap(size: int, batched: Any, *args: Any) -> Any:
     """A user's vmap over samples becomes one larger batch, which is what the solvers are fast at."""
-    gram, beta, penalty, sq_norm, solver, init = args
-    gram_batched, beta_batched, penalty_batched, sq_norm_batched, solver_batched, init_batched = batched
+    gram, beta, penalty, _, _, solver, _ = args
+    gram_batched, _, penalty_batched, _, _, solver_batched, _ = batched
     one_problem = not any(jax.tree.leaves((penalty_batched, solver_batched)))
     own_gram_each = gram_batched and gram.ndim == 3 and beta.shape[-2] == 1
     if not one_problem or not (own_gram_each or (not gram_batched and gram.ndim == 2)):
         # Problems that differ in more than their samples: the solver's loop runs until the last is done.
         axes = jax.tree.map(lambda b: 0 if b else None, tuple(batched))
-        return jax.vmap(lambda *a: a[4].solve(a[0], a[1], a[2], a[3], a[5]), in_axes=axes)(*args), _ALL_BATCHED
+        return jax.vmap(_solve_scaled, in_axes=axes)(*args), _ALL_BATCHED
 
-    def merge(array: Array, is_batched: bool) -> Array:
+    def merge(array: Any, is_batched: Any) -> Any:
+        if array is None:
+            return None
         spread = array if is_batched else jnp.broadcast_to(array, (size, *array.shape))
         return spread.reshape(-1, *spread.shape[2:])
 
-    beta, sq_norm, init = merge(beta, beta_batched), merge(sq_norm, sq_norm_batched), merge(init, init_batched)
-    out = _flat_solve(gram, beta, penalty, sq_norm, solver, init)
+    merged = [merge(args[i], batched[i]) for i in (1, 3, 4, 6)]
+    out = _flat_solve(gram, merged[0], penalty, merged[1], merged[2], solver, merged[3])
     return jax.tree.map(lambda a: a.reshape(size, -1, *a.shape[1:]), out), _ALL_BATCHED

@@ -21,10 +21,13 @@ class SolveInfo(NamedTuple):
       gap: ``(b,)`` duality gap relative to the objective (`relative_gap`).
       n_iter: ``(b,)`` iterations (sweeps over the coordinates, proximal steps, changes of the support) spent on the
         sample; int32.
+      converged: ``(b,)`` whether the gap is within the tolerance of the solver, or the level of rounding if that is
+        higher; None from a solver that does not say.
     """
 
     gap: Array
     n_iter: Array
+    converged: Array | None = None
 
 
 class Batch(NamedTuple):
@@ -73,7 +76,7 @@ def iterate(
             return moved, gap, n + more
 
         batch, gap, n_iter = lax.while_loop(unfinished, body, (batch, start, n_iter))
-        codes, info = codes_of(batch.state), SolveInfo(gap.relative, jnp.full((width,), n_iter))
+        codes, info = codes_of(batch.state), SolveInfo(gap.relative, jnp.full((width,), n_iter), is_close(gap, tol))
         if part == 0:
             return codes, info
 
@@ -96,6 +99,11 @@ def iterate(
 
     unknown = Gap(jnp.full_like(batch.sq_norm, jnp.inf), jnp.zeros_like(batch.sq_norm))
     return run(batch, jnp.zeros((), jnp.int32), unknown)
+
+
+def is_close(gap: Gap, tol: Array) -> Array:
+    """Samples whose gap is within tolerance, or is rounding; NaN never is."""
+    return gap.relative <= tol + gap.rounding
 
 
 def is_open(gap: Gap, tol: Array) -> Array:

@@ -36,8 +36,8 @@ def compiled_loop(function: Callable[..., Any], rule: str, shared: tuple[str, ..
     jitted = jax.jit(function)
 
     def call(*args: Any) -> Any:
-        # XLA aborts the process where an argument of such a call is a large constant, as data that a traced function
-        # closes over are (seen with jaxlib 0.10.2 and 0.12.0, from 10,000 bytes on). Behind a barrier it is no constant.
+        # XLA aborts the process where an argument of such a call is a constant of more than 10,000 bytes, as data that
+        # a traced function closes over are (seen with jaxlib 0.10.2 and 0.12.0). A barrier hides that it is constant.
         args = jax.lax.optimization_barrier(args)
         return set_xla_metadata(jitted(*args), xla_cpu_small_call="true", inlineable="false")
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import sequential_vmap
 
-from jax_mmf.compaction import SolveInfo, is_open
+from jax_mmf.compaction import SolveInfo, is_close, is_open
 from jax_mmf.compiled_loop import compiled_loop
 from jax_mmf.duality import Gap, Weights, duality_gap
 from jax_mmf.penalties import shrink
@@ -39,17 +39,18 @@ def finish_by_descent(
     arrays = [a.astype(dtype) for a in (gram, beta, sq_norm, weights.l1[:, 0], weights.l2[:, 0], tol, codes, *gap)]
     search = compiled_loop(
         lambda *args: _descend_all(*args, nonneg=weights.nonneg),
-        ("k l" if gram.ndim == 2 else "b k l") + ", b k, b, k, k, b, b k, b, b, b -> b k, b, b",
+        ("k l" if gram.ndim == 2 else "b k l") + ", b k, b, k, k, b, b k, b, b, b -> b k, b, b, b",
         ("k", "l"),
     )
-    better, relative, n_sweeps = sequential_vmap(search)(*arrays, max_iter)
-    return better.astype(beta.dtype), SolveInfo(relative.astype(beta.dtype), n_sweeps)
+    better, *measured, n_sweeps = sequential_vmap(search)(*arrays, max_iter)
+    gap = Gap(*(a.astype(beta.dtype) for a in measured))
+    return better.astype(beta.dtype), SolveInfo(gap.relative, n_sweeps, is_close(gap, tol.astype(beta.dtype)))
 
 
 def _descend_all(
     gram: Array, beta: Array, sq_norm: Array, l1: Array, l2: Array, tol: Array, codes: Array, relative: Array,
     rounding: Array, max_iter: Array, *, nonneg: bool,
-) -> tuple[Array, Array, Array]:  # fmt: skip
+) -> tuple[Array, Array, Array, Array]:  # fmt: skip
     b, k = beta.shape
     pad = ceil_div(k, WIDTH) * WIDTH - k
     n_own = k if gram.ndim == 3 else 0
@@ -60,7 +61,7 @@ def _descend_all(
     weights = Weights(l1[:, None], l2[:, None], nonneg)
 
     def solve(n: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
-        all_codes, all_gaps, all_sweeps = carry
+        all_codes, all_gaps, all_roundings, all_sweeps = carry
         gram_row = lambda j: whole_row(gram, n * n_own + j)  # noqa: E731
         own_beta, own_sq_norm, own_tol, own_max = whole_row(beta, n), get(sq_norm, n), get(tol, n), get(max_iter, n)
 
@@ -103,8 +104,10 @@ def _descend_all(
         return (
             paste(all_codes, lax.expand_dims(codes, (0,)), (n, FIRST)),
             put(all_gaps, n, gap.relative),
+            put(all_roundings, n, gap.rounding),
             put(all_sweeps, n, n_sweeps),
         )
 
-    codes, relative, n_sweeps = loop(b, solve, (codes, relative, jnp.zeros((b,), jnp.int32)))
-    return codes[:, :k], relative, n_sweeps
+    start = (codes, relative, rounding, jnp.zeros((b,), jnp.int32))
+    codes, relative, rounding, n_sweeps = loop(b, solve, start)
+    return codes[:, :k], relative, rounding, n_sweeps

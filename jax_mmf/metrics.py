@@ -1,5 +1,6 @@
 """Measures of a factorization: objective, explained variance, and how well planted atoms were found."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jax_mmf.code_solvers import CodeSolver
 from jax_mmf.coding import encode, objective_per_sample
 from jax_mmf.linalg import matmul
+from jax_mmf.parts import in_parts, parts_of
 from jax_mmf.penalties import Penalty
 from jax_mmf.typing import Array, ArrayLike, HostArray
 from jax_mmf.validation import as_real_array, check_shape
@@ -29,33 +31,63 @@ def objective(dictionary: ArrayLike, x: ArrayLike, penalty: Penalty, *, solver: 
       a scalar.
 
     Raises:
-      ValueError: for shapes that do not fit.
+      ValueError: for shapes that do not fit, no samples, and as `encode` does.
     """
     dictionary = as_real_array("dictionary", dictionary, ndim=(2,))
     x = as_real_array("x", x, ndim=(1, 2), dtype=dictionary.dtype)
+    if x.shape[0] == 0:
+        raise ValueError(f"x must hold at least one sample to take a mean over, got shape {x.shape}")
     codes = encode(dictionary, x, penalty, solver=solver)
-    return objective_per_sample(dictionary, x, codes, penalty).mean()
+    x, codes = jnp.atleast_2d(x, codes)
+    return _mean(lambda rows: _objectives(dictionary, *rows, penalty), (x, codes), dictionary, penalty)
 
 
-def explained_variance(dictionary: ArrayLike, x: ArrayLike, codes: ArrayLike) -> Array:
+def explained_variance(
+    dictionary: ArrayLike, x: ArrayLike, codes: ArrayLike | Penalty, *, solver: CodeSolver | None = None
+) -> Array:
     """Share of the sum of squares that is explained: ``1 - |X - A D|^2 / |X|^2``. Centre X first for a variance.
 
     Args:
       dictionary: ``(k, p)``.
       x: ``(n, p)``.
-      codes: ``(n, k)``.
+      codes: ``(n, k)``, or a penalty, for the codes of `encode`.
+      solver: of these codes; by default that of `encode`.
 
     Returns:
       a scalar, at most 1; NaN if X is zero.
+
+    Raises:
+      ValueError: for shapes that do not fit, no samples, and as `encode` does.
     """
-    dictionary, x, codes = (
-        as_real_array(n, v, ndim=(2,)) for n, v in (("dictionary", dictionary), ("x", x), ("codes", codes))
-    )
+    dictionary, x = (as_real_array(n, v, ndim=(2,)) for n, v in (("dictionary", dictionary), ("x", x)))
+    if isinstance(codes, Penalty):
+        codes = encode(dictionary, x, codes, solver=solver)
+    codes = as_real_array("codes", codes, ndim=(2,))
     check_shape("codes", codes, (x.shape[0], dictionary.shape[0]), "(n_samples, n_components)")
     check_shape("x", x, (codes.shape[0], dictionary.shape[1]), "(n_samples, n_features)")
-    total = jnp.sum(x**2)
-    left = jnp.sum((x - matmul(codes, dictionary)) ** 2)
+    if x.shape[0] == 0:
+        raise ValueError(f"x must hold at least one sample, got shape {x.shape}")
+    left, total = _mean(lambda rows: _squares(dictionary, *rows), (x, codes), dictionary)
     return jnp.where(total > 0, 1 - left / total, jnp.nan)
+
+
+_objectives = jax.jit(objective_per_sample)
+
+
+@jax.jit
+def _squares(dictionary: Array, x: Array, codes: Array) -> tuple[Array, Array]:
+    """Squared norms of what codes leave of samples, and of the samples: ``(n,)`` each."""
+    return jnp.sum((x - matmul(codes, dictionary)) ** 2, -1), jnp.sum(x**2, -1)
+
+
+def _mean(function: Callable[[Any], Any], rows: tuple[Array, ...], *inputs: Any) -> Any:
+    """Means over samples of a function of rows; in parts where nothing is traced."""
+    parts = parts_of(None, rows, inputs)
+    if parts is None:
+        return jax.tree.map(lambda a: a.mean(), function(rows))
+    with jax.ensure_compile_time_eval():
+        each = in_parts(function, rows, parts)
+        return jax.tree.map(lambda a: jnp.asarray(np.asarray(a).mean(dtype=np.float64), a.dtype), each)
 
 
 def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray, HostArray]:

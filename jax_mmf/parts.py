@@ -1,10 +1,13 @@
-"""Batches in parts: small enough for the caches of a CPU, and one for each core where a code solver runs on one.
+"""Batches in parts of few sizes, which share programs, fit into caches, and are spread over the cores of a CPU.
 
-Code solvers pass over a batch again and again, and are up to four times faster where it stays in cache. Those that are
-one loop over the samples run on one core: XLA compiles such a loop into a kernel (see `jax_mmf.compiled_loop`), and
-runs the kernels of a program one after another, so that parts in one program would gain nothing. Programs that
-different threads call run side by side. So where a batch is at hand, outside of any transformation, one program is
-called for each of its parts.
+Outside of transformations the rows of a batch are known, and this module decides how programs work on them:
+
+- Sizes of parts are powers of two, and rows of zeros fill up the last one. So batches of any number of rows share a few
+  compiled programs.
+- Code solvers pass over a batch again and again, and are up to four times faster where it stays in cache.
+- Solvers that are one loop over the samples run on one core: XLA compiles such a loop into a kernel (see
+  `jax_mmf.compiled_loop`), and runs the kernels of a program one after another, so that parts in one program would gain
+  nothing. Programs that different threads call run side by side.
 """
 
 import functools
@@ -15,75 +18,121 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jax_mmf.typing import Array
+from jax_mmf.typing import Array, HostArray
 
 _MOST = 4096  # samples in a part
-_FEWEST = 64  # that are worth a thread
+_FEWEST = 64  # samples that are worth a thread
+_MOST_BYTES = 2**26  # of the samples in a part
+_ALIGNMENT = 64  # bytes: JAX takes host arrays that are aligned so without a copy
 
 
 class Parts(NamedTuple):
-    """How a batch is worked on: in parts of one size, of which so many at a time."""
+    """How a batch is worked on.
 
-    n_parts: int
+    Attributes:
+      size: rows in a part.
+      n_threads: number of parts that are worked on at a time.
+      on_host: whether parts are cut out on the host. If not, there is one.
+    """
+
+    size: int
     n_threads: int
+    on_host: bool
 
 
-def parts_of(solver: Any, n_samples: int, *inputs: Any) -> Parts:
-    """How codes of a batch are best solved: in one part under a transformation, and on accelerators.
+def parts_of(solver: Any, rows: Any, *inputs: Any) -> Parts | None:
+    """How a batch is best worked on; None under a transformation and for arrays that are spread over devices.
 
     Args:
       solver: of the codes; one with an attribute ``sequential`` that is true runs on one core.
-      n_samples: in the batch.
-      inputs: pytrees of all that the codes are computed from beside the solver. A number of a penalty that somebody
-        traces is enough for a transformation.
+      rows: pytree of arrays ``(n, ...)``, the samples first, with n > 0.
+      inputs: pytrees of all that the result depends on beside the rows. A number of a penalty that is traced is
+        enough for a transformation.
     """
-    if not all(map(_is_at_hand, jax.tree.leaves((solver, inputs)))):
-        return Parts(1, 1)
-    n_threads = max(1, min(_n_cores(), n_samples // _FEWEST)) if getattr(solver, "sequential", False) else 1
-    n_rounds = max(1, -(-n_samples // (n_threads * _MOST)))
-    return Parts(n_rounds * n_threads, n_threads)
+    leaves = jax.tree.leaves((solver, rows, inputs))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return None
+    devices = {device for leaf in leaves if isinstance(leaf, jax.Array) for device in leaf.devices()}
+    if len(devices) > 1:
+        return None
+    samples = jax.tree.leaves(rows)[0]
+    n_samples = samples.shape[0]
+    if any(device.platform != "cpu" for device in devices):
+        return Parts(_power_of_two(n_samples), 1, on_host=False)
+    sequential = getattr(solver, "sequential", False)
+    n_threads = max(1, min(_n_cores(), n_samples // _FEWEST)) if sequential else 1
+    size = min(_MOST, _power_of_two(-(-n_samples // n_threads)))
+    if n_threads > 1:
+        size = max(_FEWEST, size // 2)  # more parts than threads are shared out more evenly
+    row_bytes = max(1, samples.nbytes // n_samples)
+    size = max(1, min(size, _power_of_two(_MOST_BYTES // row_bytes + 1) // 2))
+    return Parts(size, n_threads, on_host=True)
 
 
-def in_parts(function: Callable[[int, int], Any], n_samples: int, parts: Parts) -> Any:
-    """``function(first, size)`` of the parts of a batch, and what they return as one.
+def in_parts(function: Callable[[Any], Any], rows: Any, parts: Parts) -> Any:
+    """``function(rows)`` of the parts of a batch, and what they return as one.
 
     Args:
-      function: gives a pytree of arrays ``(size, ...)``, the same for a sample whatever part it is in. All parts have
-        one size, so that one program does for all: the last two may overlap.
-      n_samples: in the batch.
-      parts: at most how many there are.
+      function: from a pytree of arrays ``(size, ...)`` to a pytree of arrays ``(size, ...)``; the same for a sample
+        whatever part it is in. A part that is short is filled up by zeros.
+      rows: pytree of arrays ``(n, ...)``, none of them traced.
+      parts: how the batch is worked on.
     """
-    size = -(-n_samples // parts.n_parts)
-    firsts = [min(first, n_samples - size) for first in range(0, n_samples, size)]
-    if parts.n_threads == 1:
-        return _join(tuple(function(first, size) for first in firsts), n_samples)
-    config: Any = jax.config
-    x64, device = config.jax_enable_x64, config.jax_default_device
+    n_samples, size = jax.tree.leaves(rows)[0].shape[0], parts.size
+    if size == n_samples:
+        return function(rows)
+    if not parts.on_host:
+        padded = jax.tree.map(lambda a: jnp.pad(a, [(0, size - n_samples)] + [(0, 0)] * (a.ndim - 1)), rows)
+        return jax.tree.map(lambda a: a[:n_samples], function(padded))
+    on_host = jax.tree.map(np.asarray, rows)
+    settings: Any = jax.config
+    x64, device = settings.jax_enable_x64, settings.jax_default_device
 
     def part(first: int) -> Any:
         # These settings belong to a thread.
         with jax.enable_x64(x64), jax.default_device(device):
-            return jax.block_until_ready(function(first, size))
+            result = function(jax.tree.map(lambda a: _cut(a, first, size), on_host))
+            return jax.tree.map(np.asarray, result)
 
-    return _join(tuple(_pool().map(part, firsts)), n_samples)
+    firsts = range(0, n_samples, size)
+    results = _pool().map(part, firsts) if parts.n_threads > 1 else map(part, firsts)
+    joined = None
+    for first, result in zip(firsts, results, strict=True):
+        if joined is None:
+            joined = jax.tree.map(lambda a: _aligned((n_samples, *a.shape[1:]), a.dtype), result)
+        last = min(first + size, n_samples)
+        jax.tree.map(functools.partial(_paste, first, last), joined, result)
+    return jax.tree.map(jax.device_put, joined)
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _join(parts: tuple[Any, ...], n_samples: int) -> Any:
-    def join(*arrays: Array) -> Array:
-        *others, last = arrays
-        done = sum(map(len, others))
-        return jnp.concatenate([*others, last[done + len(last) - n_samples :]])
+def _cut(array: HostArray, first: int, size: int) -> Array:
+    """Rows of an array, and rows of zeros after the last one."""
+    rows = array[first : first + size]
+    if len(rows) < size:
+        filled = _aligned((size, *array.shape[1:]), array.dtype)
+        filled[: len(rows)], filled[len(rows) :] = rows, 0
+        rows = filled
+    return jax.device_put(rows)
 
-    return jax.tree.map(join, *parts)
+
+def _paste(first: int, last: int, whole: HostArray, part: HostArray) -> None:
+    whole[first:last] = part[: last - first]
 
 
-def _is_at_hand(leaf: Any) -> bool:
-    """Whether it is a number or an array, on the host or on one CPU, and no tracer."""
-    if isinstance(leaf, jax.core.Tracer):
-        return False
-    return not isinstance(leaf, jax.Array) or [device.platform for device in leaf.devices()] == ["cpu"]
+def _aligned(shape: tuple[int, ...], dtype: Any) -> HostArray:
+    """An empty array that JAX takes without a copy."""
+    dtype = np.dtype(dtype)
+    n_bytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    buffer = np.empty(n_bytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + n_bytes].view(dtype).reshape(shape)
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest power of two that is not below n."""
+    return 1 << max(0, n - 1).bit_length()
 
 
 def _n_cores() -> int:
