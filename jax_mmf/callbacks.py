@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,13 +83,25 @@ class Callback(Protocol):
         """Look at a step; true to end the run."""
 
 
+def checked(callbacks: Any) -> tuple[Callback, ...]:
+    """Callbacks as a tuple.
+
+    Raises:
+      TypeError: unless they are a sequence of what can be called.
+    """
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list, such as [jax_mmf.EarlyStopping()]; got {callbacks!r}")
+    callbacks = tuple(callbacks)
+    for callback in callbacks:
+        if isinstance(callback, type) or not callable(callback):
+            what = "the class itself; call it" if isinstance(callback, type) else f"a {type(callback).__name__}"
+            raise TypeError(f"callbacks must be functions of an Event; got {callback!r}, {what}")
+    return callbacks
+
+
 @contextmanager
 def run_of(callbacks: Sequence[Callback], start: Start) -> Iterator[Callable[[FitResult], None]]:
     """Tell callbacks of the start and of the end of a run; yields what takes its result, for the latter."""
-    for callback in callbacks:
-        if isinstance(callback, type) or not callable(callback):
-            what = "the class itself; call it" if isinstance(callback, type) else type(callback).__name__
-            raise TypeError(f"callbacks must be functions of an Event, got {callback!r}, {what}")
     results: list[FitResult] = []
     started = list[Callback]()
     try:

@@ -88,7 +88,7 @@ def _batch_objective(penalty: Penalty, dictionary: Array, x: Array, codes: Array
 
 
 def why_nothing_is_learned(penalty: Penalty, state: State, item: Item, info: Info) -> str | None:
-    """The reason why every code so far is zero, by the last mini-batch, and what to try; None if one was not zero."""
+    """Why no code so far has counted, by the last mini-batch, and what to try; None if one has."""
     if int(info.n_dead) < state.dictionary.shape[0]:
         return None
     dictionary, x = _seen(state.dictionary, item.x, item.subset)
@@ -96,19 +96,20 @@ def why_nothing_is_learned(penalty: Penalty, state: State, item: Item, info: Inf
     largest = float(alpha_max(dictionary, x, l1_ratio=getattr(penalty, "l1_ratio", 1.0), nonneg=nonneg))
     alpha = float(jnp.min(jnp.asarray(getattr(penalty, "alpha", penalty.l1))))
     if bool(info.codes.any()):
-        reason = f"the squares of the codes are too small for {state.dictionary.dtype}: scale the data up"
+        reason = f"the squares of the codes are too small for {state.dictionary.dtype}; scale the data up"
     elif not bool(x.any()):
-        reason = "the data are zero: look at how they are read"
+        reason = "the data are zero; look at how they are read"
     elif not bool(dictionary.any()):
-        reason = "every atom is zero: start with another key, or from a dictionary of your own"
+        reason = "every atom is zero; start with another key, or from a dictionary of your own"
     elif largest == 0:
         advice = "with nonneg=True, data and atoms must agree in sign" if nonneg else "look at the data"
-        reason = f"no sample has a {'positive ' if nonneg else ''}product with an atom (alpha_max is 0): {advice}"
+        products = f"no sample has a {'positive ' if nonneg else ''}product with an atom (alpha_max is 0)"
+        reason = f"every code is zero, since {products}; {advice}"
     elif alpha < largest:
         return None  # atoms have just been revived
     else:
         reason = (
-            f"alpha={alpha:.3g} is above alpha_max={largest:.3g} of the dictionary on the last mini-batch: start again "
-            f"with a smaller one, such as alpha={largest / 10:.2g}, or RelativeAlpha(0.1)"
+            f"every code is zero, since alpha={alpha:.3g} is above alpha_max={largest:.3g} of the dictionary on the "
+            f"last mini-batch; start again with a smaller one, such as alpha={largest / 10:.2g} or RelativeAlpha(0.1)"
         )
     return reason

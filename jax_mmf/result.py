@@ -37,7 +37,7 @@ class Record(NamedTuple):
 
 
 class Best(NamedTuple):
-    """The evaluation with the lowest held-out objective.
+    """The evaluation with the lowest held-out objective, of those of one call of `fit`.
 
     Attributes:
       state: then, in the original order of the features.

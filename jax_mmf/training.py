@@ -1,6 +1,7 @@
 """`fit`: a solver over a source of samples, with held-out evaluation, callbacks, early stopping and resumption."""
 
 import dataclasses
+import functools
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -9,17 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start, run_of
+from jax_mmf.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start, checked, run_of
 from jax_mmf.evaluation import Evaluation
 from jax_mmf.interrupt import deferred_interrupt
-from jax_mmf.io.feed import Feed
+from jax_mmf.io.feed import Feed, Item
 from jax_mmf.io.prefetch import prefetch
 from jax_mmf.online import OnlineFactorization
 from jax_mmf.penalties import has_relative_alpha, resolve_alpha
 from jax_mmf.result import Best, FitResult, Record
 from jax_mmf.run import Run
-from jax_mmf.state import State
+from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory
+from jax_mmf.step import Filled, step_partial, step_whole
 from jax_mmf.typing import Array, HostArray, Key
 from jax_mmf.validation import as_real_array, check_count, check_shape
 
@@ -98,14 +100,15 @@ def fit(
       KeyboardInterrupt: at the second Ctrl-C.
       TypeError: for sources and callbacks that are none.
     """
-    for name, count, low in (("n_epochs", n_epochs, 1), ("batch_size", batch_size, 1), ("read_ahead", read_ahead, 0)):
-        check_count(name, count, low=low)
-    for name, every in (("evaluate_every", evaluate_every), ("revive_every", revive_every)):
-        if every is not None:
-            check_count(name, every)
+    if not isinstance(solver, OnlineFactorization):
+        raise TypeError(f"solver must be an OnlineFactorization, got {type(solver).__name__}")
+    _check_counts(n_epochs=n_epochs, batch_size=batch_size, evaluate_every=evaluate_every, revive_every=revive_every)
+    check_count("read_ahead", read_ahead, low=0)
     if (key is None) == (state is None):
         raise ValueError("fit takes key, for a new run, or state, to go on with one; give one of the two")
-    callbacks = (*callbacks, ProgressBar()) if verbose else tuple(callbacks)
+    if state is not None and not isinstance(state, State):
+        raise TypeError(f"state must be a State, such as result.state; got {type(state).__name__}")
+    callbacks = checked(callbacks) + ((ProgressBar(),) if verbose else ())
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
     share = held_out if isinstance(held_out, numbers.Real) else None
     feed = Feed(
@@ -136,7 +139,7 @@ def fit(
         with run_of(callbacks, start) as ended, deferred_interrupt(note) as interrupted:
             evaluation.start_clock()
             for item in reader:
-                run.advance(item)
+                run.take(item, *_advance(solver, run.state, run.memory, item))
                 if revive_every is not None and run.step % revive_every == 0:
                     run.revive(run_key)
                 record = run.evaluate() if run.step % evaluate_every == 0 or run.step == n_steps else None
@@ -149,15 +152,61 @@ def fit(
             result = run.result("interrupt" if interrupted() else "callback" if any(stops) else "epochs")
             ended(result)
     except Exception as error:
-        partial = run.result_before(error)
-        if partial is not None:
-            error.result = partial  # type: ignore[attr-defined]
-            steps = partial.state.step
-            error.add_note(f"The result of the first {steps} steps is in the attribute `result` of this error.")
+        run.attach_result(error)
         raise
     finally:
         reader.close()
     return result
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None or not name.endswith("_every"):
+            check_count(name, count)
+
+
+# The state is donated: a step writes into the memory of the one before.
+_step_whole = jax.jit(step_whole, donate_argnames="state")
+_step_partial = jax.jit(step_partial, donate_argnames="state")
+
+
+@jax.jit
+def _take_rows(memory: Memory, rows: Array) -> Memory:
+    return jax.tree.map(lambda a: a[rows], memory)
+
+
+@functools.partial(jax.jit, donate_argnames="memory")
+def _put_rows(memory: Memory, rows: Array, new: Memory) -> Memory:
+    return jax.tree.map(lambda a, b: a.at[rows].set(b), memory, new)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _fill(solver: OnlineFactorization, n_before: Array, n_samples: int) -> Filled:
+    return Filled(jnp.asarray(n_samples, jnp.int32), solver.forgetting.weight(n_before, n_samples))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _of_samples(info: Info, n_samples: int) -> Info:
+    """Without the rows that are no samples."""
+    rows = {name: getattr(info, name) for name in ("codes", "gap", "n_iter", "memory")}
+    return info._replace(**jax.tree.map(lambda a: a[:n_samples], rows))
+
+
+def _advance(
+    solver: OnlineFactorization, state: State, memory: Memory | None, item: Item
+) -> tuple[State, Memory | None, Info]:
+    size = item.x.shape[0]
+    start = jnp.zeros((size, solver.n_components), item.x.dtype)
+    rows = None if item.rows is None else _take_rows(memory, item.rows)
+    # Whole batches too: it is one program then.
+    filled = _fill(solver, state.n_samples, item.n_samples)
+    if item.subset is None:
+        state, info = _step_whole(solver, state, item.x, rows, start, filled)
+    else:
+        state, info = _step_partial(solver, state, item.x, item.subset, rows, start, filled)
+    if rows is not None:
+        memory = _put_rows(memory, item.rows, info.memory)
+    return state, memory, info if item.n_samples == size else _of_samples(info, item.n_samples)
 
 
 def _held_out_samples(feed: Feed, held_out: Any) -> Array | None:

@@ -139,6 +139,6 @@ def check_methods(name: str, value: Any, protocol: str, attributes: tuple[str, .
     """
     missing = [a for a in attributes if not hasattr(value, a)]
     if isinstance(value, type) or missing:
-        like = f" such as {_EXAMPLES[protocol]}" if protocol in _EXAMPLES else f" with {', '.join(attributes)}"
+        like = f", such as {_EXAMPLES[protocol]}" if protocol in _EXAMPLES else ""
         what = "the class itself; call it" if isinstance(value, type) else f"without {', '.join(missing)}"
-        raise TypeError(f"{name} must be a {protocol}{like}; got {value!r} {what}")
+        raise TypeError(f"{name} must be a {protocol} with {', '.join(attributes)}{like}; got {value!r} {what}")
