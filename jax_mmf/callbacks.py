@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -187,7 +188,7 @@ class ProgressBar:
         self._bar = self._open(total=start.n_steps, initial=start.step, desc="compiling", **options)
         if not self._bar.disable:
             text = f"{n} x {start.n_features:,} features, {start.dtype}; {start.solver.n_components} atoms"
-            self._bar.write(text, file=self._options.get("file"))
+            self._bar.write(text, file=self._options.get("file", sys.stderr))  # where the bar is
 
     def __call__(self, event: Event, /) -> None:
         """Show a step."""

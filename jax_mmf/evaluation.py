@@ -38,10 +38,6 @@ class Evaluation:
             self._pieces = [padded[first : first + size] for first in range(0, n_pieces * size, size)]
         self._seconds, self._since = 0.0, time.perf_counter()
 
-    def start_clock(self) -> None:
-        """The run begins now."""
-        self._seconds, self._since = 0.0, time.perf_counter()
-
     def __call__(self, state: State, step: int, n_samples: int, item: Item, info: Info) -> Record:
         """Evaluate a state, once it is there; the clock stands still meanwhile.
 
@@ -93,8 +89,7 @@ def why_nothing_is_learned(penalty: Penalty, state: State, item: Item, info: Inf
         return None
     dictionary, x = _seen(state.dictionary, item.x, item.subset)
     nonneg = penalty.nonneg
-    largest = float(alpha_max(dictionary, x, l1_ratio=getattr(penalty, "l1_ratio", 1.0), nonneg=nonneg))
-    alpha = float(jnp.min(jnp.asarray(getattr(penalty, "alpha", penalty.l1))))
+    largest, l1 = float(alpha_max(dictionary, x, nonneg=nonneg)), float(jnp.min(jnp.asarray(penalty.l1)))
     if bool(info.codes.any()):
         reason = f"the squares of the codes are too small for {state.dictionary.dtype}; scale the data up"
     elif not bool(x.any()):
@@ -105,9 +100,10 @@ def why_nothing_is_learned(penalty: Penalty, state: State, item: Item, info: Inf
         advice = "with nonneg=True, data and atoms must agree in sign" if nonneg else "look at the data"
         products = f"no sample has a {'positive ' if nonneg else ''}product with an atom (alpha_max is 0)"
         reason = f"every code is zero, since {products}; {advice}"
-    elif alpha < largest:
+    elif l1 < largest:
         return None  # atoms have just been revived
     else:
+        alpha, largest = (value / float(getattr(penalty, "l1_ratio", 1.0)) for value in (l1, largest))
         reason = (
             f"every code is zero, since alpha={alpha:.3g} is above alpha_max={largest:.3g} of the dictionary on the "
             f"last mini-batch; start again with a smaller one, such as alpha={largest / 10:.2g} or RelativeAlpha(0.1)"

@@ -16,7 +16,7 @@ class Record(NamedTuple):
       step: number of steps done.
       n_samples: number of samples seen.
       epoch: epochs begun.
-      seconds: time of the run so far: reading, learning, compilation and callbacks. Evaluation is not included.
+      seconds: time of the run so far: reading, learning, compilation and callbacks, not evaluation.
       bytes_read: read from the source, evaluation not included.
       objective: mean over the held-out samples, on all features, at the best codes. Without held-out samples, an
         estimate of what is learned from: the mean over the last mini-batch, with the codes of its step, in the

@@ -137,7 +137,6 @@ def fit(
     note = "fit: ending after this step; Ctrl-C once more to stop at once"
     try:
         with run_of(callbacks, start) as ended, deferred_interrupt(note) as interrupted:
-            evaluation.start_clock()
             for item in reader:
                 run.take(item, *_advance(solver, run.state, run.memory, item))
                 if revive_every is not None and run.step % revive_every == 0:

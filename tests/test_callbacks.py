@@ -190,7 +190,9 @@ def test_progress_bar_says_what_is_learned_and_shows_objective_and_clock():
 def test_verbose_is_the_progress_bar(capfd):
     pytest.importorskip("tqdm")
     result = fit(verbose=True)
-    err = capfd.readouterr().err
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "60 x 16 features" in err
     assert "3/3" in err
     assert f"objective of the batch {result.objective:.5g}" in err
     fit()

@@ -192,6 +192,7 @@ def test_alpha_too_large_is_named_with_alpha_max():
     [
         (make(penalty=mmf.Lasso(0.1, nonneg=True), constraint=mmf.L2Ball(nonneg=True)), -np.abs(X), "nonneg"),
         (make(penalty=mmf.Ridge(0.0, nonneg=True), constraint=mmf.Simplex()), -np.abs(X), "nonneg"),
+        (make(penalty=mmf.ElasticNet(0.1, 0.0, nonneg=True), constraint=mmf.Simplex()), -np.abs(X), "nonneg"),
         (SOLVER, np.zeros_like(X), "data are zero"),
         (SOLVER, X * np.float32(1e-25), "scale the data"),
         (make(penalty=mmf.ElasticNet(1e3, 0.5)), X, "alpha_max"),
