@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from jax_mmf import completion, datasets
+from jax_mmf.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start
 from jax_mmf.code_solvers import FISTA, ActiveSet, Cholesky, CodeSolver, CoordinateDescent, UnrolledFISTA
 from jax_mmf.coding import ConvergenceWarning, decode, encode, encode_with_info
 from jax_mmf.compaction import SolveInfo
@@ -14,11 +15,22 @@ from jax_mmf.initialization import Initialization, KMeansPlusPlus, RandomizedSVD
 from jax_mmf.io import Checkpoint, load_model, open_source, save_model, write_permuted
 from jax_mmf.metrics import explained_variance, match_atoms, objective
 from jax_mmf.online import OnlineFactorization
-from jax_mmf.penalties import ElasticNet, Lasso, Penalty, Ridge, alpha_max, penalty_prox, penalty_value
+from jax_mmf.penalties import (
+    ElasticNet,
+    Lasso,
+    Penalty,
+    RelativeAlpha,
+    Ridge,
+    alpha_max,
+    penalty_prox,
+    penalty_value,
+    resolve_alpha,
+)
+from jax_mmf.result import Best, FitResult, Record
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import AveragedStatistics, FullStatistics, MaskedStatistics, Memory, Statistics
 from jax_mmf.subsampling import BlockSubset, FeatureSubset, FullSubset, Subset, UniformSubset
-from jax_mmf.training import EarlyStopping, Event, FitResult, Record, fit
+from jax_mmf.training import fit
 
 __version__ = version("jax-mmf")
 
@@ -26,8 +38,10 @@ __all__ = [
     "FISTA",
     "ActiveSet",
     "AveragedStatistics",
+    "Best",
     "BlockCoordinateDescent",
     "BlockSubset",
+    "Callback",
     "Checkpoint",
     "Cholesky",
     "CodeSolver",
@@ -48,6 +62,7 @@ __all__ = [
     "GradientUpdate",
     "Info",
     "Initialization",
+    "JSONLines",
     "KMeansPlusPlus",
     "L1Ball",
     "L2Ball",
@@ -57,14 +72,17 @@ __all__ = [
     "OnlineFactorization",
     "Penalty",
     "PowerForgetting",
+    "ProgressBar",
     "ProjectedGradient",
     "RandomSamples",
     "RandomizedSVD",
     "Record",
+    "RelativeAlpha",
     "Ridge",
     "ScaledForgetting",
     "Simplex",
     "SolveInfo",
+    "Start",
     "State",
     "Statistics",
     "Subset",
@@ -86,6 +104,7 @@ __all__ = [
     "open_source",
     "penalty_prox",
     "penalty_value",
+    "resolve_alpha",
     "save_model",
     "write_permuted",
 ]

@@ -6,7 +6,7 @@ compiles nothing, ``jax.vmap`` over a batch of them trains a whole path, and ``j
 """
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jax_mmf import step
 from jax_mmf.code_solvers import CodeSolver, CoordinateDescent, default_code_solver
 from jax_mmf.coding import encode
-from jax_mmf.constraints import Constraint
+from jax_mmf.constraints import Constraint, L2Ball
 from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryUpdate
 from jax_mmf.forgetting import Forgetting, ScaledForgetting
 from jax_mmf.initialization import Initialization, RandomSamples
-from jax_mmf.penalties import Penalty, Ridge, is_ridge
-from jax_mmf.pytrees import register_configuration
+from jax_mmf.penalties import Lasso, Penalty, Ridge, has_relative_alpha, is_ridge
+from jax_mmf.pytrees import register_configuration, short, short_fields
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import MaskedStatistics, Memory, Statistics
 from jax_mmf.subsampling import FeatureSubset, FullSubset, Subset
@@ -37,7 +37,7 @@ def _default_forgetting(penalty: Penalty, partial_b: bool) -> Forgetting:
 
 
 @register_configuration
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class OnlineFactorization:
     """Online matrix factorization ``X ~ A D`` with stochastic subsampling of the features ([ICML16], [TSP18])::
 
@@ -47,8 +47,8 @@ class OnlineFactorization:
 
     Attributes:
       n_components: k, number of atoms (static).
-      penalty: Omega: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty`.
-      constraint: of the atoms: `L2Ball`, `L1Ball`, `ElasticNetBall`, `Simplex`, or any `Constraint`.
+      penalty: Omega: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty`; ``Lasso(0.1)`` by default.
+      constraint: of the atoms: `L2Ball` (default), `L1Ball`, `ElasticNetBall`, `Simplex`, or any `Constraint`.
       subset: which features a step sees: `FullSubset` (default), `BlockSubset`, `UniformSubset`.
       forgetting: weight of a mini-batch: `ScaledForgetting`, `PowerForgetting`, `ConstantForgetting`. None (default)
         becomes ``ScaledForgetting(c)``, with c = 4 for ridge codes and full B, 32 for non-negative codes without an l1
@@ -80,8 +80,8 @@ class OnlineFactorization:
     """
 
     n_components: int = field(metadata={"static": True})
-    penalty: Penalty
-    constraint: Constraint
+    penalty: Penalty = Lasso(0.1)
+    constraint: Constraint = L2Ball()
     subset: FeatureSubset = FullSubset()
     forgetting: Forgetting = None  # type: ignore[assignment]  # chosen when the object is made
     statistics: Statistics = MaskedStatistics()
@@ -91,10 +91,9 @@ class OnlineFactorization:
     initialization: Initialization = RandomSamples()
 
     def __post_init__(self) -> None:
-        if _is_placeholder(self.penalty):
-            return  # JAX builds objects without values while it handles pytrees
         check_count("n_components", self.n_components)
-        check_methods("penalty", self.penalty, "penalty", ("l1", "l2", "nonneg"))
+        if not has_relative_alpha(self.penalty):  # which has no weights yet
+            check_methods("penalty", self.penalty, "penalty", ("l1", "l2", "nonneg"))
         check_methods("constraint", self.constraint, "constraint", ("gauge", "project", "scale", "radius", "nonneg"))
         check_methods("subset", self.subset, "feature subset", ("draw", "reduction", "n_blocks"))
         if self.forgetting is None:
@@ -116,6 +115,13 @@ class OnlineFactorization:
                 raise ValueError(f"{reason}, and the run fails; use n_blocks=32, or partial_b=False")
             if n_blocks < _FEW_BLOCKS:
                 warnings.warn(f"{reason}; use n_blocks=32, or partial_b=False", UserWarning, stacklevel=3)
+
+    def __repr__(self) -> str:
+        """With the parts that are not the default ones."""
+        default: dict[str, Any] = {f.name: f.default for f in fields(self)}
+        default["forgetting"] = _default_forgetting(self.penalty, self.partial_b)
+        always = ("n_components", "penalty", "constraint")
+        return short_fields(self, [n for n, d in default.items() if n in always or short(getattr(self, n)) != short(d)])
 
     @property
     def needs_whole_samples(self) -> bool:
@@ -285,7 +291,3 @@ class OnlineFactorization:
         codes = as_real_array("codes", codes, ndim=(2,), dtype=state.dictionary.dtype)
         check_shape("codes", codes, (batch, self.n_components), "(batch, n_components)")
         return codes
-
-
-def _is_placeholder(value: Any) -> bool:
-    return value is None or type(value) is object or isinstance(value, bool | int)

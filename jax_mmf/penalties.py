@@ -8,9 +8,11 @@ and the code solvers ask a penalty for three things only: the weights `l1` and `
 with these three attributes, registered as a pytree, works wherever these do.
 """
 
+import dataclasses
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 
 from jax_mmf.linalg import matmul
@@ -36,13 +38,46 @@ class Penalty(Protocol):
         """Whether codes must be non-negative (static)."""
 
 
+_NO_SCALE = (
+    "ridge takes a number as alpha, not a RelativeAlpha: its codes are zero for no alpha, so that there is no alpha_max"
+)
+
+
+@register_configuration
+@dataclass(frozen=True)
+class RelativeAlpha:
+    """A strength as a share of `alpha_max`, whatever the scale of the data: ``Lasso(RelativeAlpha(0.1))``.
+
+    `jax_mmf.fit` turns it into a number once, at the start of a new run, with the initial dictionary and the first
+    samples: ``result.solver`` has that number. In a loop of your own, `resolve_alpha` does. Until then a penalty has no
+    weights, and encoding with it is an error.
+
+    Attributes:
+      share: in (0, 1). At 1, every code is zero; near 0, codes are dense; 0.1 is a good first try.
+
+    Raises:
+      ValueError: if share is out of range.
+
+    Example:
+      >>> Lasso(RelativeAlpha(0.1))
+      Lasso(alpha=RelativeAlpha(share=0.1), nonneg=False)
+    """
+
+    share: Float
+
+    def __post_init__(self) -> None:
+        check_real("share", self.share, low=0.0, open_low=True)
+        if isinstance(self.share, float | int) and self.share >= 1:
+            raise ValueError(f"share must be below 1, where all codes are zero, got {self.share!r}; try 0.1")
+
+
 @register_configuration
 @dataclass(frozen=True)
 class ElasticNet:
     """Elastic net: ``alpha (l1_ratio |a|_1 + (1 - l1_ratio) / 2 |a|_2^2)``.
 
     Attributes:
-      alpha: strength, >= 0; a scalar, or ``(k,)`` with one strength per atom.
+      alpha: strength, >= 0: a scalar, ``(k,)`` with one strength per atom, or a `RelativeAlpha`.
       l1_ratio: share of the l1 norm, in [0, 1]; 0 is ridge, 1 the lasso.
       nonneg: whether codes must be non-negative (static).
 
@@ -54,23 +89,25 @@ class ElasticNet:
       ElasticNet(alpha=0.1, l1_ratio=0.9, nonneg=False)
     """
 
-    alpha: Float
+    alpha: Float | RelativeAlpha
     l1_ratio: Float = 0.5
     nonneg: bool = field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
         check_real("alpha", self.alpha, low=0.0)
         check_real("l1_ratio", self.l1_ratio, low=0.0, high=1.0)
+        if isinstance(self.alpha, RelativeAlpha) and isinstance(self.l1_ratio, float | int) and self.l1_ratio == 0:
+            raise ValueError(_NO_SCALE)
 
     @property
     def l1(self) -> Float:
         """Weight of the l1 norm."""
-        return self.alpha * self.l1_ratio
+        return _number(self.alpha) * self.l1_ratio
 
     @property
     def l2(self) -> Float:
         """Weight of half the squared l2 norm."""
-        return self.alpha * (1.0 - self.l1_ratio)
+        return _number(self.alpha) * (1.0 - self.l1_ratio)
 
 
 @register_configuration
@@ -85,6 +122,7 @@ class Ridge:
 
     Raises:
       ValueError: if alpha is known on the host and negative.
+      TypeError: if it is a `RelativeAlpha`.
 
     Example:
       >>> Ridge(0.1)
@@ -95,6 +133,8 @@ class Ridge:
     nonneg: bool = field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
+        if isinstance(self.alpha, RelativeAlpha):
+            raise TypeError(_NO_SCALE)
         check_real("alpha", self.alpha, low=0.0)
 
     @property
@@ -114,7 +154,7 @@ class Lasso:
     """Lasso: ``alpha |a|_1``.
 
     Attributes:
-      alpha: strength, >= 0; a scalar, or ``(k,)`` with one strength per atom.
+      alpha: strength, >= 0: a scalar, ``(k,)`` with one strength per atom, or a `RelativeAlpha`.
       nonneg: whether codes must be non-negative (static).
 
     Raises:
@@ -125,7 +165,7 @@ class Lasso:
       Lasso(alpha=0.1, nonneg=True)
     """
 
-    alpha: Float
+    alpha: Float | RelativeAlpha
     nonneg: bool = field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
@@ -134,12 +174,26 @@ class Lasso:
     @property
     def l1(self) -> Float:
         """Weight of the l1 norm."""
-        return self.alpha
+        return _number(self.alpha)
 
     @property
     def l2(self) -> Float:
         """Weight of half the squared l2 norm: 0."""
         return 0.0
+
+
+def _number(alpha: Float | RelativeAlpha) -> Float:
+    if isinstance(alpha, RelativeAlpha):
+        raise TypeError(
+            "alpha is a RelativeAlpha, which has no value yet: take the penalty of the run, result.solver.penalty, or "
+            "call jax_mmf.resolve_alpha(penalty, dictionary, x) first"
+        )
+    return alpha
+
+
+def has_relative_alpha(penalty: Any) -> bool:
+    """Whether the strength of a penalty is a `RelativeAlpha` that is no number yet."""
+    return isinstance(getattr(penalty, "alpha", None), RelativeAlpha)
 
 
 def is_ridge(penalty: Penalty) -> bool:
@@ -206,3 +260,30 @@ def alpha_max(dictionary: ArrayLike, x: ArrayLike, *, l1_ratio: ArrayLike = 1.0,
     largest = jnp.maximum(correlation.max(), 0) if nonneg else jnp.abs(correlation).max()
     ratio = jnp.asarray(l1_ratio, correlation.dtype)
     return jnp.where(ratio > 0, largest / jnp.where(ratio > 0, ratio, 1), jnp.inf)
+
+
+def resolve_alpha(penalty: Penalty, dictionary: ArrayLike, x: ArrayLike) -> Penalty:
+    """The penalty with a number instead of a `RelativeAlpha`: its share of `alpha_max`.
+
+    Args:
+      penalty: of any kind; one without a `RelativeAlpha` is returned as it is.
+      dictionary: ``(k, p)``, such as the initial one.
+      x: ``(p,)`` or ``(n, p)``, such as the first samples.
+
+    Returns:
+      the penalty. Its alpha is a float, or traced where an argument is.
+
+    Raises:
+      ValueError: for shapes that do not fit.
+
+    Example:
+      >>> resolve_alpha(Lasso(RelativeAlpha(0.25)), jnp.eye(2), jnp.array([[1.0, -4.0]]))
+      Lasso(alpha=1.0, nonneg=False)
+    """
+    if not has_relative_alpha(penalty):
+        return penalty
+    assert isinstance(penalty, Lasso | ElasticNet)
+    assert isinstance(penalty.alpha, RelativeAlpha)
+    l1_ratio = penalty.l1_ratio if isinstance(penalty, ElasticNet) else 1.0
+    alpha = penalty.alpha.share * alpha_max(dictionary, x, l1_ratio=l1_ratio, nonneg=penalty.nonneg)
+    return dataclasses.replace(penalty, alpha=alpha if isinstance(alpha, jax.core.Tracer) else float(alpha))

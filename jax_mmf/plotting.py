@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from jax_mmf.io.atomic import written_aside
-from jax_mmf.training import Record
+from jax_mmf.result import Record
 from jax_mmf.typing import HostArray
 
 # Okabe and Ito 2008: told apart by readers with any colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_MISSING = "figures need matplotlib; pip install 'jax-mmf[plot]'"
 _AXES = {
     "seconds": ("seconds of reading and learning", 1.0),
     "bytes_read": ("gigabytes read", 1e-9),
@@ -22,7 +23,7 @@ _AXES = {
 
 
 def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Record]], *, against: str = "seconds") -> None:
-    """Held-out objectives of runs against seconds, bytes read or samples seen, both on logarithmic axes.
+    """Objectives of runs against seconds, bytes read or samples seen, both on logarithmic axes.
 
     Args:
       axes: matplotlib axes to draw on.
@@ -33,8 +34,10 @@ def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Record]], *, ag
     seen = [r.objective for records in histories.values() for r in records if math.isfinite(r.objective)]
     for color, (name, records) in zip(itertools.cycle(COLORS), histories.items(), strict=False):
         x = [getattr(r, against) * unit for r in records]
-        axes.plot(x, [r.objective for r in records], color=color, label=name, lw=1.8)
-    axes.set(xlabel=label, ylabel="held-out objective")
+        marker = "o" if len(records) == 1 else None  # a line through one point is not seen
+        axes.plot(x, [r.objective for r in records], color=color, label=name, lw=1.8, marker=marker)
+    held_out = all(r.held_out for records in histories.values() for r in records)
+    axes.set(xlabel=label, ylabel="held-out objective" if held_out else "objective of mini-batches")
     axes.grid(visible=True, which="both", color="0.92")
     axes.set_axisbelow(True)
     if not seen or min(seen) <= 0:
@@ -62,7 +65,7 @@ def composite(patches: HostArray, bands: Sequence[int]) -> HostArray:
 
 
 def plot_history(path: str | Path, histories: Mapping[str, Sequence[Record]], *, title: str = "") -> None:
-    """Write a figure of held-out objectives against seconds and against samples seen.
+    """Write a figure of the objectives against seconds and against samples seen.
 
     Args:
       path: of the picture; its ending gives the format (.png, .pdf, .svg).
@@ -83,9 +86,18 @@ def new_figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("figures need matplotlib; pip install 'jax-mmf[plot]'") from error
+        raise ImportError(_MISSING) from error
     figure = Figure(layout="constrained", dpi=130, **options)
     return figure, figure.subplots(rows, columns, squeeze=False) if rows else None
+
+
+def pyplot_axes() -> Any:
+    """Axes of a new pyplot figure, which notebooks show and ``matplotlib.pyplot.show()`` opens."""
+    try:
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ImportError(_MISSING) from error
+    return pyplot.subplots(layout="constrained")[1]
 
 
 def save_figure(figure: Any, path: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+from jax_mmf.pytrees import short_fields
 from jax_mmf.statistics import Memory
 from jax_mmf.surrogate import Surrogate
 from jax_mmf.typing import Array, Key
@@ -30,6 +31,9 @@ class State(NamedTuple):
     gram: Array | None
     update_state: Any
 
+    def __repr__(self) -> str:
+        return short_fields(self, self._fields)
+
 
 class Info(NamedTuple):
     """What a step tells about itself.
@@ -52,3 +56,6 @@ class Info(NamedTuple):
     n_dead: Array
     finite: Array
     memory: Memory | None
+
+    def __repr__(self) -> str:
+        return short_fields(self, self._fields)

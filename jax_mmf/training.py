@@ -1,127 +1,46 @@
 """`fit`: a solver over a source of samples, with held-out evaluation, callbacks, early stopping and resumption."""
 
+import dataclasses
 import functools
-import math
 import numbers
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_mmf.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start, checked, run_of
+from jax_mmf.evaluation import Evaluation
+from jax_mmf.interrupt import deferred_interrupt
 from jax_mmf.io.feed import Feed, Item
 from jax_mmf.io.prefetch import prefetch
-from jax_mmf.metrics import objective
 from jax_mmf.online import OnlineFactorization
+from jax_mmf.penalties import has_relative_alpha, resolve_alpha
+from jax_mmf.result import Best, FitResult, Record
+from jax_mmf.run import Run
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory
 from jax_mmf.step import Filled, step_partial, step_whole
 from jax_mmf.typing import Array, HostArray, Key
 from jax_mmf.validation import as_real_array, check_count, check_shape
 
+__all__ = [
+    "Best",
+    "Callback",
+    "EarlyStopping",
+    "Event",
+    "FitResult",
+    "JSONLines",
+    "ProgressBar",
+    "Record",
+    "Start",
+    "fit",
+]
+
 _EVALUATIONS = 40  # in a run whose length is known
 _STEPS_PER_EVALUATION = 50  # in one whose length is not
-_ROWS_PER_EVALUATION = 512
 _INITIAL_ROWS = 4  # times the number of components
-
-
-class Record(NamedTuple):
-    """One line of the history.
-
-    Attributes:
-      step: number of steps done.
-      n_samples: number of samples seen.
-      epoch: epochs begun.
-      seconds: time spent reading and learning, compilation included, evaluation not.
-      bytes_read: read from the source, evaluation not included.
-      objective: on the held-out samples, all features; NaN if none are held out.
-      n_dead: atoms that codes hardly use.
-    """
-
-    step: int
-    n_samples: int
-    epoch: int
-    seconds: float
-    bytes_read: int
-    objective: float
-    n_dead: int
-
-
-class FitResult(NamedTuple):
-    """What `fit` returns.
-
-    Attributes:
-      state: after the last step, in the original order of the features.
-      history: a `Record` per evaluation.
-      memory: of averaged statistics, or None.
-    """
-
-    state: State
-    history: list[Record]
-    memory: Memory | None
-
-
-@dataclass(frozen=True)
-class Event:
-    """What a callback is told after a step. Its arrays are valid during the call: the next step reuses their memory.
-
-    Attributes:
-      solver: of the run.
-      info: of the step.
-      step: number of steps done.
-      n_steps: number of steps of the whole run, or None if it is not known.
-      record: of the evaluation after this step, or None.
-      history: all records so far.
-    """
-
-    solver: OnlineFactorization
-    info: Info
-    step: int
-    n_steps: int | None
-    record: Record | None
-    history: Sequence[Record]
-    _state: State
-    _restore: Callable[[State], State]
-
-    @cached_property
-    def state(self) -> State:
-        """State after the step, in the original order of the features. Costs a copy where features are permuted."""
-        return self._restore(self._state)
-
-
-Callback = Callable[[Event], Any]
-"""Called after each step; a true result ends the run after that step."""
-
-
-class EarlyStopping:
-    """Callback that ends a run when the held-out objective no longer falls.
-
-    Args:
-      patience: evaluations without progress before the run ends.
-      min_change: relative fall that counts as progress.
-    """
-
-    def __init__(self, patience: int = 5, min_change: float = 1e-4) -> None:
-        check_count("patience", patience)
-        self.patience, self.min_change = patience, min_change
-        self.best = np.inf
-        self.stale = 0
-
-    def __call__(self, event: Event) -> bool:
-        """Whether to stop."""
-        if event.record is None:
-            return False
-        if math.isnan(event.record.objective):
-            raise ValueError("EarlyStopping needs held-out samples to look at; give fit held_out")
-        if event.record.objective < self.best * (1 - self.min_change):
-            self.best, self.stale = event.record.objective, 0
-        else:
-            self.stale += 1
-        return self.stale >= self.patience
 
 
 def fit(
@@ -140,6 +59,7 @@ def fit(
     shuffle: bool = True,
     dtype: Any = None,
     read_ahead: int = 2,
+    verbose: bool = False,
 ) -> FitResult:
     """Learn a dictionary from a source of samples, a mini-batch at a time, reading ahead of computing.
 
@@ -157,30 +77,38 @@ def fit(
       n_epochs: passes over the source. An iterator can be passed over once.
       batch_size: samples per step; the last batch of an epoch may be short. Iterables of batches have their own sizes.
       held_out: samples to evaluate on and not to train on: a share of the source (float < 1), a number of its samples
-        (int), or an array ``(m, p)``. They are kept in memory.
+        (int), or an array ``(m, p)``. They are kept in memory. The state of the best evaluation is kept too, as
+        ``result.best``: a copy of the state, whose size is about that of two dictionaries.
       evaluate_every: steps between evaluations; by default about 40 in the run, or each 50 steps.
-      callbacks: called with an `Event` after each step; one that returns a true value ends the run.
+      callbacks: called with an `Event` after each step; one that returns a true value ends the run. See `Callback`.
       revive_every: steps between revivals of dead atoms, from samples of the source; None for never.
       shuffle: whether the source is read in random order (in runs of consecutive rows where that is faster).
       dtype: of all computation; by default that of the source if it is floating, else JAX's default.
       read_ahead: mini-batches that wait at most while others are computed on; 0 reads without a thread.
+      verbose: whether to show a `ProgressBar`.
 
     Returns:
-      a `FitResult`.
+      a `FitResult`. After Ctrl-C too: the first one ends the run after its step, with ``stopped_by="interrupt"``.
+
+    Warns:
+      UserWarning: once, if every code is zero so far and nothing is learned, with the reason.
 
     Raises:
       ValueError: for data that do not fit, hold NaN or infinity, or are fewer than the atoms. An error that comes up
         while the run is under way carries the result of the last good step as its attribute ``result``.
       FloatingPointError: if numbers overflow; its ``result`` is that of the last evaluation before.
-      TypeError: for sources that are none.
+      KeyboardInterrupt: at the second Ctrl-C.
+      TypeError: for sources and callbacks that are none.
     """
-    for name, count, low in (("n_epochs", n_epochs, 1), ("batch_size", batch_size, 1), ("read_ahead", read_ahead, 0)):
-        check_count(name, count, low=low)
-    for name, every in (("evaluate_every", evaluate_every), ("revive_every", revive_every)):
-        if every is not None:
-            check_count(name, every)
+    if not isinstance(solver, OnlineFactorization):
+        raise TypeError(f"solver must be an OnlineFactorization, got {type(solver).__name__}")
+    _check_counts(n_epochs=n_epochs, batch_size=batch_size, evaluate_every=evaluate_every, revive_every=revive_every)
+    check_count("read_ahead", read_ahead, low=0)
     if (key is None) == (state is None):
         raise ValueError("fit takes key, for a new run, or state, to go on with one; give one of the two")
+    if state is not None and not isinstance(state, State):
+        raise TypeError(f"state must be a State, such as result.state; got {type(state).__name__}")
+    callbacks = checked(callbacks) + ((ProgressBar(),) if verbose else ())
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
     share = held_out if isinstance(held_out, numbers.Real) else None
     feed = Feed(
@@ -193,47 +121,47 @@ def fit(
         shuffle=shuffle,
         dtype=dtype if state is None else state.dictionary.dtype,
     )
-    current = _initial_state(solver, state, feed, run_key)
+    solver, current = _begin(solver, feed, run_key) if state is None else (solver, _go_on(solver, state, feed))
     del state  # the steps write into copies
-    first_step, n_samples = int(current.step), int(current.n_samples)
-    memory = _initial_memory(solver, current, feed, memory, first_step)
+    memory = _initial_memory(solver, current, feed, memory)
     if revive_every is not None and feed.n_samples is None:
         raise ValueError("revive_every needs a source that can be read anywhere, not an iterable of batches")
     n_steps = feed.n_steps
     evaluate_every = evaluate_every or (_STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // _EVALUATIONS))
-    evaluate = _Evaluation(solver, _held_out_samples(feed, held_out))
-    step, history = first_step, list[Record]()
-    reader = prefetch(feed.items(first_step, with_rows=memory is not None), read_ahead)
-    item, info, record, good = None, None, None, None
+    evaluation = Evaluation(solver, _held_out_samples(feed, held_out))
+    run = Run(solver, feed, evaluation, current, memory)
+    start = Start(solver, feed.n_samples, feed.n_features, feed.dtype, evaluation.n_held_out, run.step, n_steps)
+    reader = prefetch(feed.items(run.step, with_rows=memory is not None), read_ahead)
+    del current, memory
+    stops: list[Any] = []
+    note = "fit: ending after this step; Ctrl-C once more to stop at once"
     try:
-        for item in reader:
-            current, memory, info = _advance(solver, current, memory, item)
-            step, n_samples = step + 1, n_samples + item.n_samples
-            if revive_every is not None and step % revive_every == 0:
-                fresh = feed.some_samples(step, solver.n_components)
-                current = solver.revive(jax.random.fold_in(run_key, step), current, fresh)
-            due = step % evaluate_every == 0 or step == n_steps
-            record = evaluate(current, step, n_samples, item, info) if due else None
-            if record is not None:
-                history.append(record)
-                good = jax.tree.map(jnp.copy, current)
-            event = Event(solver, info, step, n_steps, record, history, current, feed.restore)
-            stops = [callback(event) for callback in callbacks]
-            if any(stops):
-                break
-        if item is not None and info is not None and record is None:
-            history.append(evaluate(current, step, n_samples, item, info))
+        with run_of(callbacks, start) as ended, deferred_interrupt(note) as interrupted:
+            for item in reader:
+                run.take(item, *_advance(solver, run.state, run.memory, item))
+                if revive_every is not None and run.step % revive_every == 0:
+                    run.revive(run_key)
+                record = run.evaluate() if run.step % evaluate_every == 0 or run.step == n_steps else None
+                event = Event(solver, run.info, run.step, n_steps, record, run.history, run.state, feed.restore)
+                stops = [callback(event) for callback in callbacks]
+                if any(stops) or interrupted():
+                    break
+            if run.item is not None and (not run.history or run.history[-1].step < run.step):
+                run.evaluate()
+            result = run.result("interrupt" if interrupted() else "callback" if any(stops) else "epochs")
+            ended(result)
     except Exception as error:
-        # Overflow is noticed some steps after it happened; at the evaluation before, all was well.
-        last = good if isinstance(error, FloatingPointError) else current
-        if last is not None and int(last.step) > first_step:
-            kept = memory if last is current else None  # that of averaged statistics went on with the steps
-            error.result = FitResult(feed.restore(last), history, kept)  # type: ignore[attr-defined]
-            error.add_note(f"The result of the first {last.step} steps is in the attribute `result` of this error.")
+        run.attach_result(error)
         raise
     finally:
         reader.close()
-    return FitResult(feed.restore(current), history, memory)
+    return result
+
+
+def _check_counts(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None or not name.endswith("_every"):
+            check_count(name, count)
 
 
 # The state is donated: a step writes into the memory of the one before.
@@ -280,38 +208,6 @@ def _advance(
     return state, memory, info if item.n_samples == size else _of_samples(info, item.n_samples)
 
 
-class _Evaluation:
-    """Held-out objective, and a clock of the time spent otherwise."""
-
-    def __init__(self, solver: OnlineFactorization, samples: Array | None) -> None:
-        self._solver, self._n_samples, self._pieces = solver, 0, list[Array]()
-        if samples is not None:
-            self._n_samples = samples.shape[0]
-            # Pieces of one size, for one program; samples of zeros fill up the last one, whose objective is zero.
-            n_pieces = -(-self._n_samples // _ROWS_PER_EVALUATION)
-            size = -(-self._n_samples // n_pieces)
-            padded = jnp.pad(samples, ((0, n_pieces * size - self._n_samples), (0, 0)))
-            self._pieces = [padded[first : first + size] for first in range(0, n_pieces * size, size)]
-        self._seconds, self._since = 0.0, time.perf_counter()
-
-    def __call__(self, state: State, step: int, n_samples: int, item: Item, info: Info) -> Record:
-        """Evaluate a state, once it is there; the clock stands still meanwhile."""
-        jax.block_until_ready(state.dictionary)
-        self._seconds += time.perf_counter() - self._since
-        if not bool(info.finite):
-            raise FloatingPointError(
-                f"codes are not finite after step {step}: {state.dictionary.dtype} overflowed; scale the data"
-            )
-        value = self._mean_objective(state) if self._pieces else math.nan
-        n_dead = int(info.n_dead)
-        self._since = time.perf_counter()
-        return Record(step, n_samples, item.epoch + 1, self._seconds, item.bytes_read, value, n_dead)
-
-    def _mean_objective(self, state: State) -> float:
-        total = sum(float(objective(state.dictionary, piece, self._solver.penalty)) for piece in self._pieces)
-        return total * self._pieces[0].shape[0] / self._n_samples
-
-
 def _held_out_samples(feed: Feed, held_out: Any) -> Array | None:
     if held_out is None or isinstance(held_out, numbers.Real):
         return feed.held_out_samples()
@@ -322,9 +218,21 @@ def _held_out_samples(feed: Feed, held_out: Any) -> Array | None:
     return feed.to_inside(np.asarray(given))
 
 
-def _initial_state(solver: OnlineFactorization, given: State | None, feed: Feed, key: Key) -> State:
-    if given is None:
-        return solver.init(key, samples=feed.first_samples(solver.n_components, _INITIAL_ROWS))
+def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFactorization, State]:
+    """The solver with all its numbers, and the first state."""
+    first = feed.first_samples(solver.n_components, _INITIAL_ROWS)
+    state = solver.init(key, samples=first)
+    if has_relative_alpha(solver.penalty):
+        solver = dataclasses.replace(solver, penalty=resolve_alpha(solver.penalty, state.dictionary, first))
+    return solver, state
+
+
+def _go_on(solver: OnlineFactorization, given: State, feed: Feed) -> State:
+    if has_relative_alpha(solver.penalty):
+        raise ValueError(
+            "alpha is a RelativeAlpha, whose value the run before has found: go on with its solver, "
+            "fit(result.solver, source, state=result.state)"
+        )
     expected = (solver.n_components, feed.n_features)
     check_shape("state.dictionary", given.dictionary, expected, "(n_components, n_features)")
     if given.surrogate.partial != solver.partial_b:
@@ -334,16 +242,14 @@ def _initial_state(solver: OnlineFactorization, given: State | None, feed: Feed,
     return feed.adopt(given)
 
 
-def _initial_memory(
-    solver: OnlineFactorization, state: State, feed: Feed, memory: Memory | None, first_step: int
-) -> Memory | None:
+def _initial_memory(solver: OnlineFactorization, state: State, feed: Feed, memory: Memory | None) -> Memory | None:
     if solver.init_memory(state, 0) is None:
         if memory is not None:
             raise ValueError(f"memory must be None with statistics={solver.statistics!r}, which remembers nothing")
         return None
     if feed.n_samples is None:
         raise ValueError("averaged statistics need a source whose samples have numbers, not an iterable of batches")
-    if first_step > 0 and memory is None:
+    if int(state.step) > 0 and memory is None:
         raise ValueError("a run with averaged statistics goes on from its memory too: give memory=result.memory")
     if memory is not None:
         expected = (feed.n_samples, solver.n_components)

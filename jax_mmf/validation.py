@@ -15,8 +15,7 @@ def check_real(
 ) -> None:
     """Raise unless a hyperparameter is a real number in its range.
 
-    Only values that are known on the host are checked. Traced values, device arrays and the placeholders that JAX puts
-    into pytrees pass.
+    Only values that are known on the host are checked. Traced values and device arrays pass.
 
     Args:
       name: of the argument, as the user wrote it.
@@ -117,6 +116,18 @@ def check_shape(name: str, array: Any, expected: tuple[int | None, ...], meaning
         raise ValueError(f"{name} must have shape {meaning} = ({wanted}), got {shape}")
 
 
+_EXAMPLES = {
+    "penalty": "jax_mmf.Lasso(0.1), Ridge(0.1) or ElasticNet(0.1, 0.5)",
+    "constraint": "jax_mmf.L2Ball(), L1Ball(), ElasticNetBall() or Simplex()",
+    "feature subset": "jax_mmf.BlockSubset(8) or UniformSubset(8)",
+    "forgetting rule": "jax_mmf.ScaledForgetting(8.0) or ConstantForgetting(0.01)",
+    "pair of estimators": "jax_mmf.MaskedStatistics()",
+    "dictionary update": "jax_mmf.BlockCoordinateDescent()",
+    "initialization": "jax_mmf.RandomSamples() or KMeansPlusPlus()",
+    "code solver": "jax_mmf.ActiveSet() or CoordinateDescent()",
+}
+
+
 def check_methods(name: str, value: Any, protocol: str, attributes: tuple[str, ...]) -> None:
     """Raise TypeError unless an object has the attributes of its protocol, naming those that are missing.
 
@@ -128,5 +139,6 @@ def check_methods(name: str, value: Any, protocol: str, attributes: tuple[str, .
     """
     missing = [a for a in attributes if not hasattr(value, a)]
     if isinstance(value, type) or missing:
+        like = f", such as {_EXAMPLES[protocol]}" if protocol in _EXAMPLES else ""
         what = "the class itself; call it" if isinstance(value, type) else f"without {', '.join(missing)}"
-        raise TypeError(f"{name} must be a {protocol} with {', '.join(attributes)}; got {value!r} {what}")
+        raise TypeError(f"{name} must be a {protocol} with {', '.join(attributes)}{like}; got {value!r} {what}")

@@ -261,5 +261,7 @@ def build(description: Any, classes: Mapping[str, type[Any]] = CLASSES) -> Any:
             raise ValueError("the model learned with an optax optimiser, which a file can't hold; give solver=")
         if name not in classes:
             raise ValueError(f"the model has a part {name!r} that this version of jax-mmf does not know")
+        if classes[name] is OnlineFactorization and not {"penalty", "constraint"} <= description.keys():
+            raise ValueError("the solver in the model lacks its penalty or its constraint")  # defaults may be others
         return classes[name](**{k: build(v, classes) for k, v in description.items() if k != "class"})
     return np.asarray(description) if isinstance(description, list) else description

@@ -1,0 +1,68 @@
+"""Configurations as pytrees: built by users with checks, and rebuilt by JAX with whatever it puts in."""
+
+import copy
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+import pytest
+
+import jax_mmf as mmf
+from jax_mmf.pytrees import register_configuration
+
+SOLVER = mmf.OnlineFactorization(n_components=3)
+
+
+@pytest.mark.parametrize("leaf", [None, "text", -1.0, object()])
+def test_jax_may_put_anything_in(leaf):
+    """Also values that a user could not give."""
+    changed = jax.tree.map(lambda _: leaf, SOLVER)
+    assert changed.penalty.alpha is leaf
+    assert changed.n_components == 3
+    leaves, structure = jax.tree.flatten(SOLVER)
+    assert jax.tree.unflatten(structure, leaves) == SOLVER == copy.copy(SOLVER)
+
+
+def test_constructors_run_where_users_build_and_nowhere_else():
+    calls = []
+
+    @register_configuration
+    @dataclass(frozen=True)
+    class Counted:
+        value: float
+        doubled: float = field(init=False)
+        name: str = field(default="a", metadata={"static": True})
+
+        def __post_init__(self):
+            calls.append(self.value)
+            object.__setattr__(self, "doubled", 2 * self.value)
+
+    built = Counted(1.5, name="b")
+    copied = jax.tree.map(lambda leaf: leaf + 1, built)
+    assert calls == [1.5]
+    assert (copied.value, copied.doubled, copied.name) == (2.5, 4.0, "b")
+
+
+def test_solver_is_batched_over_a_part():
+    alphas = np.array([0.1, 0.2], "float32")
+    many = jax.vmap(lambda alpha: mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(alpha)))(alphas)
+    np.testing.assert_array_equal(many.penalty.alpha, alphas)
+    assert jax.tree.structure(many) == jax.tree.structure(SOLVER)
+
+
+@pytest.mark.parametrize("bad", [None, 1, True, 0.1, "lasso", mmf.Lasso, mmf.L2Ball()])
+def test_what_is_no_penalty_is_refused_with_an_example(bad):
+    with pytest.raises(TypeError, match=r"penalty must be.*jax_mmf\.Lasso\(0\.1\)"):
+        mmf.OnlineFactorization(n_components=3, penalty=bad)
+    with pytest.raises(TypeError, match=r"penalty must be.*jax_mmf\.Lasso\(0\.1\)"):
+        mmf.encode(np.eye(3), np.ones(3), bad)
+
+
+@pytest.mark.parametrize("bad", [None, 1, "l2", mmf.L2Ball])
+def test_what_is_no_constraint_is_refused_with_an_example(bad):
+    with pytest.raises(TypeError, match=r"constraint must be.*jax_mmf\.L2Ball\(\)"):
+        mmf.OnlineFactorization(n_components=3, constraint=bad)
+
+
+def test_problem_by_default_is_that_of_the_command():
+    assert mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1), constraint=mmf.L2Ball()) == SOLVER
