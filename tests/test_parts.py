@@ -1,4 +1,4 @@
-"""Codes in parts: the same as of the whole batch, and one program wherever somebody traces."""
+"""Codes in parts: the same as of the whole batch, few programs, and one wherever something is traced."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
-from jax_mmf import parts
+from jax_mmf import coding, metrics, parts
 from jax_mmf.parts import Parts, in_parts, parts_of
 
 N, K, P = 331, 12, 20
@@ -42,7 +42,7 @@ def test_the_same_codes_on_any_number_of_cores(cores, n, mask):
     cores(1)
     alone = solve()
     cores(n)
-    assert parts_of(mmf.ActiveSet(), N, jnp.asarray(x)) == (min(n, 5), min(n, 5))
+    assert parts_of(mmf.ActiveSet(), x).n_threads == min(n, 5)
     np.testing.assert_allclose(solve(), alone, atol=1e-5)
 
 
@@ -71,14 +71,14 @@ def test_one_program_where_somebody_traces(cores):
     seen = []
 
     def total(x):
-        seen.append(parts_of(mmf.ActiveSet(), N, dictionary, x))
+        seen.append(parts_of(mmf.ActiveSet(), x, dictionary))
         return mmf.encode(dictionary, x, mmf.Lasso(0.3)).sum()
 
     jax.jit(total)(x)
     jax.grad(total)(x)
     jax.vmap(total)(x[None])
-    assert seen == [(1, 1)] * 3
-    assert parts_of(mmf.ActiveSet(), N, dictionary, x) == (4, 4)
+    assert seen == [None] * 3
+    assert parts_of(mmf.ActiveSet(), x, dictionary) == (64, 4, True)
 
 
 def test_derivatives_and_vmap_over_anything_a_code_depends_on(cores, monkeypatch):
@@ -116,22 +116,26 @@ def test_codes_of_constants_are_a_constant_of_a_traced_function(cores):
 
 
 @pytest.mark.parametrize(
-    ("solver", "n_samples", "expected"),
+    ("solver", "n_samples", "n_features", "expected"),
     [
-        (mmf.ActiveSet(), 1, (1, 1)),
-        (mmf.ActiveSet(), 127, (1, 1)),
-        (mmf.ActiveSet(), 128, (2, 2)),
-        (mmf.ActiveSet(), 200, (3, 3)),
-        (mmf.ActiveSet(), 16_384, (4, 4)),
-        (mmf.ActiveSet(), 16_385, (8, 4)),
-        (mmf.FISTA(), 4096, (1, 1)),
-        (mmf.FISTA(), 4097, (2, 1)),
-        (mmf.Cholesky(), 10_000, (3, 1)),
+        (mmf.ActiveSet(), 1, 3, (1, 1)),
+        (mmf.ActiveSet(), 3, 3, (4, 1)),
+        (mmf.ActiveSet(), 127, 3, (128, 1)),
+        (mmf.ActiveSet(), 128, 3, (64, 2)),
+        (mmf.ActiveSet(), 200, 3, (64, 3)),
+        (mmf.ActiveSet(), 1000, 3, (128, 4)),
+        (mmf.ActiveSet(), 16_384, 3, (2048, 4)),
+        (mmf.FISTA(), 130, 3, (256, 1)),
+        (mmf.FISTA(), 4097, 3, (4096, 1)),
+        (mmf.Cholesky(), 10_000, 3, (4096, 1)),
+        (mmf.Cholesky(), 1000, 200_000, (64, 1)),
+        (mmf.Cholesky(), 10, 20_000_000, (1, 1)),
     ],
 )
-def test_parts_are_large_enough_for_a_thread_and_small_enough_for_the_cache(cores, solver, n_samples, expected):
+def test_parts_are_powers_of_two_that_fit_the_cache(cores, solver, n_samples, n_features, expected):
     cores(4)
-    assert parts_of(solver, n_samples, jnp.ones(3)) == expected
+    x = np.broadcast_to(np.float32(0), (n_samples, n_features))
+    assert parts_of(solver, x, jnp.ones(3)) == (*expected, True)
 
 
 @pytest.mark.parametrize("solver", [mmf.Cholesky(), mmf.CoordinateDescent(), mmf.FISTA(), mmf.ActiveSet()])
@@ -144,7 +148,7 @@ def test_large_batches_are_solved_in_parts_that_fit_the_cache(cores, monkeypatch
     whole, _ = solve()
     monkeypatch.setattr(parts, "_MOST", 100)
     codes, info = solve()
-    assert parts_of(solver, N, jnp.asarray(x)) == (4, 1)
+    assert parts_of(solver, x) == (100, 1, True)
     assert codes.shape == (N, K)
     assert info.gap.shape == info.n_iter.shape == (N,)
     np.testing.assert_allclose(
@@ -155,17 +159,62 @@ def test_large_batches_are_solved_in_parts_that_fit_the_cache(cores, monkeypatch
 def test_an_error_in_a_thread_is_that_of_the_caller(cores):
     cores(2)
 
-    def fail(first, size):
-        raise ValueError(f"{first}, {size}")
+    def fail(rows):
+        raise ValueError(f"{rows[0]}, {len(rows)}")
 
-    with pytest.raises(ValueError, match="0, 50"):
-        in_parts(fail, 100, Parts(2, 2))
+    with pytest.raises(ValueError, match="0, 64"):
+        in_parts(fail, jnp.arange(100), Parts(64, 2, on_host=True))
 
 
+@pytest.mark.parametrize("on_host", [True, False])
 @pytest.mark.parametrize("n_threads", [1, 3])
-@pytest.mark.parametrize(("n_samples", "n_parts"), [(10, 3), (7, 7), (9, 4), (100, 1), (3, 2), (100, 64)])
-def test_parts_are_put_together_in_order(cores, n_samples, n_parts, n_threads):
+@pytest.mark.parametrize(("n_samples", "size"), [(10, 4), (7, 1), (9, 4), (100, 100), (3, 2), (100, 64), (5, 8)])
+def test_parts_are_put_together_in_order(cores, n_samples, size, n_threads, on_host):
     cores(n_threads)
-    rows = jnp.arange(n_samples)
-    together = in_parts(lambda first, size: rows[first : first + size], n_samples, Parts(n_parts, n_threads))
-    np.testing.assert_array_equal(together, rows)
+    size = size if on_host else max(size, n_samples)
+    rows = {"a": jnp.arange(n_samples), "b": jnp.arange(2.0 * n_samples).reshape(n_samples, 2), "c": None}
+    seen = []
+
+    def double(part):
+        seen.append(part["a"].shape)
+        return {"twice": 2 * part["a"], "same": part["b"]}
+
+    together = in_parts(double, rows, Parts(size, n_threads, on_host))
+    np.testing.assert_array_equal(together["twice"], 2 * np.arange(n_samples))
+    np.testing.assert_array_equal(together["same"], rows["b"])
+    assert set(seen) == {(size,)}
+
+
+def test_results_do_not_share_memory_with_what_comes_in():
+    """Host arrays are handed over without a copy: a later change of the caller's array must not show."""
+    x = np.ones((64, 16), "float32")
+    out = in_parts(lambda rows: rows, x, Parts(16, 1, on_host=True))
+    x[:] = 2
+    np.testing.assert_array_equal(out, 1)
+
+
+@pytest.mark.parametrize("mask", ["none", "shared", "own"])
+def test_sixty_numbers_of_samples_share_two_programs(cores, mask):
+    cores(1)
+    dictionary, x = problem()
+    jax.clear_caches()
+    for n in range(40, 100):
+        weights = masks()[mask]
+        mmf.encode(dictionary, x[:n], mmf.Lasso(0.3), mask=weights[:n] if mask == "own" else weights)
+        mmf.objective(dictionary, x[:n], mmf.Lasso(0.3))
+    # Objectives have no masks, and so programs for codes of their own.
+    assert coding._encode._cache_size() == (2 if mask == "none" else 4)
+    assert metrics._objectives._cache_size() == 2
+
+
+@pytest.mark.parametrize("size", [1, 3, 40, 100, 331])
+def test_objective_and_explained_variance_of_any_number_of_samples(size):
+    dictionary, x = problem()
+    x = x[:size].astype(float)
+    codes = np.asarray(mmf.encode(dictionary, x, mmf.Lasso(0.3)), float)
+    left = ((x - codes @ dictionary) ** 2).sum(1)
+    expected = np.mean(0.5 * left + 0.3 * np.abs(codes).sum(1))
+    np.testing.assert_allclose(mmf.objective(dictionary, x, mmf.Lasso(0.3)), expected, rtol=1e-5)
+    share = 1 - left.sum() / (x**2).sum()
+    np.testing.assert_allclose(mmf.explained_variance(dictionary, x, codes), share, rtol=1e-5)
+    np.testing.assert_allclose(mmf.explained_variance(dictionary, x, mmf.Lasso(0.3)), share, rtol=1e-5)
