@@ -12,8 +12,8 @@ class State(NamedTuple):
 
     Attributes:
       key: PRNG key of the run; it does not change.
-      step: int32, number of steps done.
-      n_samples: int32, number of samples seen.
+      step: int32, number of steps done, modulo 2^31: after so many, subsets and orders of atoms come again.
+      n_samples: int32, number of samples seen; it stops at 2^31 - 1, and weights of mini-batches with it.
       dictionary: ``(k, p)``.
       surrogate: statistics of all samples: C and B, or, with partial B, C, residuals and counts of the features.
       gauge: ``(k,)`` gauges of the atoms.
