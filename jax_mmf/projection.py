@@ -59,18 +59,18 @@ def nearest(equality: bool, atom: Array, radius: Array, ratio: Array) -> tuple[A
 
     def farther(left: _Left) -> Array:
         """How much farther the path from there ends, if no more entries drop."""
-        rise = (left.gauge - radius) / (left.count * ratio**2 + 4 * radius * square)
+        rise = (left.gauge - radius) / (left.n_left * ratio**2 + 4 * radius * square)
         return 2 * rise / (1 + jnp.sqrt(jnp.maximum(1 + 4 * square * rise, 0)))
 
     def drop(carry: tuple[_Left, Array]) -> tuple[_Left, Array]:
         left, _ = carry
-        return left_by(left.t + stretch_of(left.t) * farther(left)), left.count
+        return left_by(left.t + stretch_of(left.t) * farther(left)), left.n_left
 
     start = left_by(jnp.zeros_like(radius))
     outside = start.gauge > radius
     # Each pass leaves fewer entries than the one before, or is the last: an atom with NaN counts none.
-    unfinished = lambda carry: (carry[0].count < carry[1]) & outside  # noqa: E731
-    left, _ = lax.while_loop(unfinished, drop, (start, start.count + 1))
+    unfinished = lambda carry: (carry[0].n_left < carry[1]) & outside  # noqa: E731
+    left, _ = lax.while_loop(unfinished, drop, (start, start.n_left + 1))
     stretch, last = stretch_of(left.t), farther(left)
     kept = jnp.maximum(size - ratio * left.t, 0)
     kept = jnp.where(kept > 0, jnp.maximum(kept - ratio * (stretch * last), 0), 0)
@@ -82,7 +82,7 @@ def nearest(equality: bool, atom: Array, radius: Array, ratio: Array) -> tuple[A
 
 class _Left(NamedTuple):
     t: Array
-    count: Array  # of entries that t leaves positive
+    n_left: Array  # of entries that t leaves positive
     gauge: Array  # of what t leaves of the atom
 
 
