@@ -68,7 +68,7 @@ def nearest(equality: bool, atom: Array, radius: Array, ratio: Array) -> tuple[A
 
     start = left_by(jnp.zeros_like(radius))
     outside = start.gauge > radius
-    # Each pass leaves fewer entries than the one before, or is the last: an atom with NaN counts none.
+    # Each pass leaves fewer entries than the one before, or is the last. Nothing is outside of NaN.
     unfinished = lambda carry: (carry[0].n_left < carry[1]) & outside  # noqa: E731
     left, _ = lax.while_loop(unfinished, drop, (start, start.n_left + 1))
     stretch, last = stretch_of(left.t), farther(left)
