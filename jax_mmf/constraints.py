@@ -8,24 +8,19 @@ There is no 1/2 on the square and no root: this gauge adds up over disjoint sets
 which sees a subset of the features keep the whole atom feasible: it projects the part that it sees on the ball whose
 radius is what the other features leave over ([TSP18], section III-C).
 
-Projections find the multiplier of the constraint by Newton's method on a convex decreasing function, started to the
-left of its root: monotone, finite for the l1 ball and the simplex (Michelot 1986), and without a sort.
+Atoms may have entries of any size: nothing is squared before it is scaled. See `jax_mmf.projection`.
 """
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_mmf.projection import nearest
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float
 from jax_mmf.validation import check_real
-
-_MAX_NEWTON = 60
 
 
 @runtime_checkable
@@ -75,7 +70,8 @@ class ElasticNetBall:
     def gauge(self, atom: Array) -> Array:
         """``l1_ratio |d|_1 + (1 - l1_ratio) |d|_2^2``: ``(..., p) -> (...)``."""
         ratio = jnp.asarray(self.l1_ratio, atom.dtype)
-        return jnp.sum(ratio * jnp.abs(atom) + (1 - ratio) * atom**2, -1)
+        # Not (1 - ratio) * atom**2: a square that overflows has no share of zero.
+        return jnp.sum(ratio * jnp.abs(atom) + (1 - ratio) * atom * atom, -1)
 
     def project(self, atom: Array, radius: Array | None = None) -> Array:
         """Nearest point of the ball.
@@ -88,36 +84,16 @@ class ElasticNetBall:
           ``(p,)``.
         """
         atom = _nonneg_part(atom, self.nonneg)
-        mu = jnp.asarray(self.l1_ratio, atom.dtype)
-        radius = jnp.asarray(self.radius if radius is None else radius, atom.dtype)
-        size = jnp.abs(atom)
-
-        # The projection is soft(d, t mu) / (1 + 2 t (1 - mu)) with the smallest t >= 0 that makes it feasible.
-        def excess(t: Array, size: Array, radius: Array, mu: Array) -> _Excess:
-            stretch = 1 + 2 * t * (1 - mu)
-            active = size > t * mu
-            kept = jnp.where(active, size - t * mu, 0)
-            count, l1, l2 = (jnp.sum(v) for v in (active.astype(size.dtype), kept, kept**2))
-            value = mu * l1 / stretch + (1 - mu) * l2 / stretch**2 - radius
-            slope = -(mu * mu * count + 2 * (1 - mu) * mu * l1 / stretch) / stretch
-            slope -= 2 * (1 - mu) * (mu * l1 + 2 * (1 - mu) * l2 / stretch) / stretch**2
-            return _Excess(value, slope, count)
-
-        t = _newton_root(excess, False, size, radius, mu)
-        inside = atom - jnp.clip(atom, -t * mu, t * mu)
-        return jnp.where(radius > 0, inside / (1 + 2 * t * (1 - mu)), 0)
+        return _project(atom, self.radius if radius is None else radius, self.l1_ratio)
 
     def scale(self, atom: Array) -> Array:
         """Stretch or shrink an atom ``(p,)`` so that its gauge is the radius; zeros stay zeros."""
         atom = _nonneg_part(atom, self.nonneg)
         mu = jnp.asarray(self.l1_ratio, atom.dtype)
-        # Normalised first, so that squares of large or small data neither overflow nor vanish.
-        largest = jnp.abs(atom).max()
-        atom = atom / jnp.where(largest > 0, largest, 1)
+        zero, atom, _ = _normalised(atom)
         linear, square = mu * jnp.sum(jnp.abs(atom), -1), (1 - mu) * jnp.sum(atom**2, -1)
         # Positive root of square c^2 + linear c = radius, in the form that does not cancel.
         radius = jnp.asarray(self.radius, atom.dtype)
-        zero = largest == 0
         bottom = linear + jnp.sqrt(jnp.where(zero, 1, linear**2 + 4 * square * radius))
         return jnp.where(zero, 0, atom * (2 * radius / bottom))
 
@@ -149,11 +125,12 @@ class L2Ball:
         """Nearest point of the ball, in closed form; arguments as in `ElasticNetBall.project`."""
         atom = _nonneg_part(atom, self.nonneg)
         radius = jnp.asarray(self.radius if radius is None else radius, atom.dtype)
-        gauge = self.gauge(atom)
-        outside = gauge > radius
-        # The inner `where` keeps the derivative of the square root finite inside the ball.
-        ratio = jnp.where(outside, radius / jnp.where(outside, gauge, 1), 1)
-        return atom * jnp.where(ratio > 0, jnp.sqrt(jnp.where(ratio > 0, ratio, 1)), 0)
+        positive = radius > 0
+        wanted = jnp.sqrt(jnp.where(positive, radius, 1))
+        zero, unit, inverse = _normalised(atom)
+        norm = jnp.sqrt(jnp.where(zero, 1, jnp.sum(unit**2)))
+        outside = norm > wanted * inverse
+        return jnp.where(positive, jnp.where(outside, unit * (wanted / norm), atom), 0)
 
     def scale(self, atom: Array) -> Array:
         """Stretch or shrink an atom ``(p,)`` so that its squared norm is the radius; zeros stay zeros."""
@@ -186,9 +163,7 @@ class L1Ball:
     def project(self, atom: Array, radius: Array | None = None) -> Array:
         """Nearest point of the ball; arguments as in `ElasticNetBall.project`."""
         atom = _nonneg_part(atom, self.nonneg)
-        radius = jnp.asarray(self.radius if radius is None else radius, atom.dtype)
-        threshold = _simplex_threshold(jnp.abs(atom), radius, equality=False)
-        return jnp.where(radius > 0, atom - jnp.clip(atom, -threshold, threshold), 0)
+        return _project(atom, self.radius if radius is None else radius, 1.0)
 
     def scale(self, atom: Array) -> Array:
         """Stretch or shrink an atom ``(p,)`` so that its l1 norm is the radius; zeros stay zeros."""
@@ -223,9 +198,7 @@ class Simplex:
 
     def project(self, atom: Array, radius: Array | None = None) -> Array:
         """Nearest point of the simplex; arguments as in `ElasticNetBall.project`."""
-        radius = jnp.asarray(self.radius if radius is None else radius, atom.dtype)
-        threshold = _simplex_threshold(atom, radius, equality=True)
-        return jnp.where(radius > 0, jnp.maximum(atom - threshold, 0), 0)
+        return _project(atom, self.radius if radius is None else radius, 1.0, equality=True)
 
     def scale(self, atom: Array) -> Array:
         """Clip an atom ``(p,)`` at zero and scale its sum to the radius; zeros become the uniform distribution."""
@@ -234,66 +207,23 @@ class Simplex:
         return ElasticNetBall(1.0, self.radius).scale(atom)
 
 
-class _Excess(NamedTuple):
-    value: Array  # of the convex decreasing function whose root is sought
-    slope: Array
-    active: Array  # number of entries that the current multiplier leaves non-zero
-
-
 def _nonneg_part(atom: Array, nonneg: bool) -> Array:
     return jnp.maximum(atom, 0) if nonneg else atom
 
 
-def _simplex_threshold(values: Array, radius: Array, *, equality: bool) -> Array:
-    """The t with ``sum(max(values - t, 0)) = radius``; unless equality is asked for, 0 if that t is negative."""
-
-    def excess(t: Array, values: Array, radius: Array) -> _Excess:
-        active = values > t
-        count = jnp.sum(active.astype(values.dtype))
-        return _Excess(jnp.sum(jnp.where(active, values - t, 0)) - radius, -count, count)
-
-    return _newton_root(excess, equality, values, radius)
+def _project(atom: Array, radius: Float, ratio: Float, *, equality: bool = False) -> Array:
+    radius, ratio = (jnp.asarray(value, atom.dtype) for value in (radius, ratio))
+    positive = radius > 0
+    return jnp.where(positive, nearest(equality, atom, jnp.where(positive, radius, 1), ratio)[0], 0)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _newton_root(function: Callable[..., _Excess], equality: bool, values: Array, radius: Array, *more: Array) -> Array:
-    """Root t of a convex decreasing ``function(t, values, radius, *more)``, approached from the left.
+def _normalised(atom: Array) -> tuple[Array, Array, Array]:
+    """Whether an atom is zero, a multiple of it whose largest entry is about 1, to be squared, and the factor.
 
-    Newton's iterates increase and never pass the root. They stop when the set of active entries repeats and rounding
-    moves them no more.
-
-    Returns:
-      the root; 0 if the function is not positive there, unless equality is asked for.
+    For functions of its direction alone. What it is divided by is a constant to derivatives: its own would be squares
+    of what is small or large.
     """
-    inputs = (values, radius, *more)
-    # With every entry of a simplex active, the root of the sum lies to the left of the root sought.
-    start = (jnp.sum(values) - radius) / values.shape[-1] if equality else jnp.zeros((), values.dtype)
-    first = function(start, *inputs)
-    tolerance = 4 * jnp.finfo(values.dtype).eps * radius
-
-    def unfinished(carry: tuple[Array, _Excess, Array, Array]) -> Array:
-        _, at, before, n = carry
-        return (at.value > 0) & ((at.active != before) | (at.value > tolerance)) & (n < _MAX_NEWTON)
-
-    def body(carry: tuple[Array, _Excess, Array, Array]) -> tuple[Array, _Excess, Array, Array]:
-        t, at, _, n = carry
-        t_next = t - at.value / jnp.where(at.slope < 0, at.slope, -1)
-        after = function(t_next, *inputs)
-        # An iterate that rounding no longer moves is the root.
-        after = after._replace(value=jnp.where(t_next > t, after.value, 0))
-        return t_next, after, at.active, n + 1
-
-    t, last, *_ = lax.while_loop(unfinished, body, (start, first, first.active - 1, jnp.zeros((), jnp.int32)))
-    # What the loop leaves is at the level of rounding; a last step takes that too.
-    return t - jnp.where((last.value > 0) & (last.slope < 0), last.value / jnp.where(last.slope < 0, last.slope, -1), 0)
-
-
-@_newton_root.defjvp
-def _newton_root_jvp(
-    function: Callable[..., _Excess], equality: bool, primals: tuple[Array, ...], tangents: tuple[Array, ...]
-) -> tuple[Array, Array]:
-    """Implicit differentiation: ``dt = -(df / d inputs) / (df / dt)`` where the constraint binds, at any order."""
-    t = _newton_root(function, equality, *primals)
-    at, d_at = jax.jvp(lambda *inputs: function(t, *inputs), primals, tangents)
-    binding = (at.slope < 0) & ((t > 0) | equality)
-    return t, jnp.where(binding, -d_at.value / jnp.where(binding, at.slope, -1), 0)
+    largest, info = lax.stop_gradient(jnp.abs(atom).max(initial=0)), jnp.finfo(atom.dtype)
+    # Within the range in which the inverse is neither infinite nor flushed to zero.
+    inverse = 1 / jnp.clip(largest, 4 * info.tiny, info.max / 4)
+    return largest == 0, atom * inverse, inverse

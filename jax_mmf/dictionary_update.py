@@ -199,6 +199,9 @@ class GradientUpdate:
     The gradient exists on the subset only. State of the optimiser that has the shape of the dictionary (momentum,
     second moments) is updated there and stays as it is elsewhere; other state (step counts) is shared.
 
+    Optax builds its transformations of local functions, which `pickle` refuses. `cloudpickle` takes them; or save the
+    state with `save_model`, and make the solver anew.
+
     Attributes:
       optimizer: an `optax.GradientTransformation` (static); a learning rate that should not be compiled in goes
         through `optax.inject_hyperparams`.

@@ -3,28 +3,37 @@
 The statistics of a factorization are ``S <- (1 - w) S + w (mean over the batch)``, and a forgetting rule gives w. It
 is a setting of its own, and it matters: slow forgetting keeps codes that were computed in early, bad dictionaries; fast
 forgetting keeps the noise of the last batches. All numbers may be traced.
+
+The number of samples seen is an int32 that stops at 2^31 - 1. From there on the weight of a batch no longer falls: a
+memory of about so many samples is left.
 """
 
+import numbers
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
+from jax import lax
 
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float
 from jax_mmf.validation import check_real
+
+_CHUNK = 256  # samples that a loop over a batch of traced size takes at once
 
 
 @runtime_checkable
 class Forgetting(Protocol):
     """A pytree that gives the weight of a mini-batch."""
 
-    def weight(self, n_before: Array, batch_size: int) -> Array:
+    def weight(self, n_before: Array, batch_size: int | Array) -> Array:
         """Weight in (0, 1] of a batch.
 
         Args:
-          n_before: scalar, number of samples seen before the batch.
-          batch_size: number of samples in the batch (static).
+          n_before: int32 scalar, number of samples seen before the batch, or 2^31 - 1 if there were more: adding
+            integers to it may overflow, so convert it to a floating dtype first.
+          batch_size: number of samples in the batch: an int (static), or an int32 scalar (static or traced), with which
+            one compiled program does for all sizes.
 
         Returns:
           a scalar.
@@ -51,15 +60,33 @@ class PowerForgetting:
     def __post_init__(self) -> None:
         check_real("exponent", self.exponent, low=0.0, open_low=True)
 
-    def weight(self, n_before: Array, batch_size: int) -> Array:
-        """Weight of a batch; arguments as in `Forgetting.weight`."""
-        exponent = jnp.asarray(self.exponent, jnp.result_type(self.exponent, float))
-        index = n_before + 1 + jnp.arange(batch_size, dtype=exponent.dtype)
+    def weight(self, n_before: Array, batch_size: int | Array) -> Array:
+        """Weight of a batch; arguments as in `Forgetting.weight`.
+
+        The derivative in the exponent is there in reverse mode for a batch size that is an int only: a traced one takes
+        a loop.
+        """
+        exponent = _floating(self.exponent)
+        seen = jnp.asarray(n_before, exponent.dtype)
+
         # In logarithms, since 1 - i^-u rounds to 1 in single precision long before a terabyte is through. The first
         # sample of all, of weight 1, has no logarithm.
-        share = jnp.where(index > 1, index, 2) ** -exponent
-        kept = jnp.sum(jnp.log1p(-jnp.where(index > 1, share, 0)))
-        return jnp.where(n_before > 0, -jnp.expm1(kept), 1)
+        def kept(of_batch: Array, counts: Array | bool) -> Array:
+            index = seen + 1 + of_batch.astype(seen.dtype)
+            counts &= index > 1
+            share = jnp.where(counts, index, 2) ** -exponent
+            return jnp.sum(jnp.log1p(-jnp.where(counts, share, 0)))
+
+        if isinstance(batch_size, numbers.Integral):
+            total = kept(jnp.arange(batch_size), True)
+        else:
+
+            def add(chunk: Array, total: Array) -> Array:
+                of_batch = chunk * _CHUNK + jnp.arange(_CHUNK)
+                return total + kept(of_batch, of_batch < batch_size)
+
+            total = lax.fori_loop(0, -(-batch_size // _CHUNK), add, jnp.zeros((), seen.dtype))
+        return jnp.where(seen > 0, -jnp.expm1(total), 1)
 
 
 @register_configuration
@@ -82,10 +109,10 @@ class ScaledForgetting:
     def __post_init__(self) -> None:
         check_real("scale", self.scale, low=0.0, open_low=True)
 
-    def weight(self, n_before: Array, batch_size: int) -> Array:
+    def weight(self, n_before: Array, batch_size: int | Array) -> Array:
         """Weight of a batch; arguments as in `Forgetting.weight`."""
-        scaled = jnp.asarray(self.scale) * batch_size
-        return scaled / (n_before + scaled)
+        scaled = _floating(self.scale) * batch_size
+        return scaled / (jnp.asarray(n_before, scaled.dtype) + scaled)
 
 
 @register_configuration
@@ -107,7 +134,11 @@ class ConstantForgetting:
     def __post_init__(self) -> None:
         check_real("rate", self.rate, low=0.0, high=1.0, open_low=True)
 
-    def weight(self, n_before: Array, batch_size: int) -> Array:
+    def weight(self, n_before: Array, batch_size: int | Array) -> Array:
         """Weight of a batch; arguments as in `Forgetting.weight`."""
-        rate = jnp.asarray(self.rate, jnp.result_type(self.rate, float))
+        rate = _floating(self.rate)
         return -jnp.expm1(batch_size * jnp.log1p(-rate))
+
+
+def _floating(value: Float) -> Array:
+    return jnp.asarray(value, jnp.result_type(value, float))

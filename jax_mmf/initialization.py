@@ -55,6 +55,8 @@ class RandomizedSVD:
     def __call__(self, key: Key, samples: Array, n_components: int) -> Array:
         """Directions ``(k, p)`` from samples ``(m, p)``."""
         key_svd, key_fill = jax.random.split(key)
+        fill = RandomSamples()(key_fill, samples, n_components)
+        samples = _scaled(samples, jnp.abs(samples).max(initial=0))
         rank = min(n_components, *samples.shape)
         width = min(rank + self.n_oversamples, *samples.shape)
         test = jax.random.normal(key_svd, (samples.shape[1], width), samples.dtype)
@@ -64,7 +66,6 @@ class RandomizedSVD:
             basis = jnp.linalg.qr(matmul(samples, features))[0]
         _, scale, vectors = jnp.linalg.svd(matmul(basis.T, samples), full_matrices=False)
         vectors = vectors[:rank] * jnp.where(vectors[:rank].max(1) < -vectors[:rank].min(1), -1, 1)[:, None]
-        fill = RandomSamples()(key_fill, samples, n_components)
         kept = jnp.pad(vectors, [(0, n_components - rank), (0, 0)])
         usable = jnp.arange(n_components) < jnp.sum(scale > scale[0] * jnp.finfo(scale.dtype).eps * max(samples.shape))
         return jnp.where(usable[:, None], kept, fill)
@@ -77,8 +78,9 @@ class KMeansPlusPlus:
 
     def __call__(self, key: Key, samples: Array, n_components: int) -> Array:
         """Directions ``(k, p)`` from samples ``(m, p)``."""
-        norms = jnp.linalg.norm(samples, axis=-1, keepdims=True)
-        directions = samples / jnp.where(norms > 0, norms, 1)
+        directions = _scaled(samples, jnp.abs(samples).max(-1, keepdims=True))
+        norms = jnp.linalg.norm(directions, axis=-1, keepdims=True)
+        directions = directions / jnp.where(norms > 0, norms, 1)
 
         def choose(carry: tuple[Array, Array], key: Key) -> tuple[tuple[Array, Array], Array]:
             distance, free = carry
@@ -92,6 +94,12 @@ class KMeansPlusPlus:
         start = (distance, jnp.ones(samples.shape[0], bool))
         _, chosen = lax.scan(choose, start, jax.random.split(key, n_components))
         return samples[chosen]
+
+
+def _scaled(samples: Array, size: Array) -> Array:
+    """Samples over their size, whose squares neither vanish nor overflow; zeros stay zeros."""
+    info = jnp.finfo(samples.dtype)
+    return samples * (1 / jnp.clip(size, 4 * info.tiny, info.max / 4))
 
 
 for _class in (RandomSamples, RandomizedSVD, KMeansPlusPlus):

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jax_mmf import step
@@ -153,7 +154,8 @@ class OnlineFactorization:
           a state in the floating dtype of what was given.
 
         Raises:
-          ValueError: unless exactly one of samples and dictionary is given, and for shapes that do not fit.
+          ValueError: unless exactly one of samples and dictionary is given, for shapes that do not fit, and for NaN or
+            infinity (outside of `jax.jit`, where values are not known).
           TypeError: for arrays that do not hold real numbers.
         """
         if (samples is None) == (dictionary is None):
@@ -162,8 +164,10 @@ class OnlineFactorization:
         if dictionary is not None:
             given = as_real_array("dictionary", dictionary, ndim=(2,))
             check_shape("dictionary", given, (k, None), "(n_components, n_features)")
+            _check_finite("dictionary", given)
             return step.init_state(self, key, given, from_samples=False)
         given = as_real_array("samples", samples, ndim=(2,))  # type: ignore[arg-type]
+        _check_finite("samples", given)
         if given.shape[0] < k:
             raise ValueError(
                 f"samples must be at least as many as n_components={k}, got {given.shape[0]}; give more, use fewer "
@@ -291,3 +295,8 @@ class OnlineFactorization:
         codes = as_real_array("codes", codes, ndim=(2,), dtype=state.dictionary.dtype)
         check_shape("codes", codes, (batch, self.n_components), "(batch, n_components)")
         return codes
+
+
+def _check_finite(name: str, array: Array) -> None:
+    if not isinstance(array, jax.core.Tracer) and not bool(jnp.isfinite(array).all()):
+        raise ValueError(f"{name} must be finite, got nan or infinity; clean or impute the data first")

@@ -11,10 +11,14 @@ from jax_mmf.typing import Array, Key
 class State(NamedTuple):
     """Everything a run knows: with the data that follow, it determines the rest bit for bit.
 
+    States can be pickled and copied. A typed key is no NumPy array: for a tree of those, take
+    ``jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))``, and `jax.random.wrap_key_data` on
+    the way back.
+
     Attributes:
       key: PRNG key of the run; it does not change.
-      step: int32, number of steps done.
-      n_samples: int32, number of samples seen.
+      step: int32, number of steps done, modulo 2^31: after so many, subsets and orders of atoms come again.
+      n_samples: int32, number of samples seen; it stops at 2^31 - 1, and weights of mini-batches with it.
       dictionary: ``(k, p)``.
       surrogate: statistics of all samples: C and B, or, with partial B, C, residuals and counts of the features.
       gauge: ``(k,)`` gauges of the atoms.

@@ -15,7 +15,7 @@ from jax_mmf.linalg import all_finite, map_rows, matmul
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory, View
 from jax_mmf.subsampling import Subset
-from jax_mmf.surrogate import init_surrogate, settle_residual, update_surrogate
+from jax_mmf.surrogate import count_samples, init_surrogate, settle_residual, update_surrogate
 from jax_mmf.typing import Array, Key
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _TAG_INIT, _TAG_SUBSET, _TAG_ORDER = 0, 1, 2  # independent streams of random numbers of one key
 _DEAD = 1e-6  # share of the mean energy of the codes below which an atom counts as dead
+_STEP_BITS = 2**31 - 1  # the number of a step is counted modulo 2^31
 _REFRESHES = 16  # in p / s times as many steps, what is kept up to date by differences is computed afresh
 
 
@@ -65,7 +66,7 @@ def _orient(directions: Array, constraint: Constraint) -> Array:
 @functools.partial(jax.jit, static_argnums=3)
 def draw_subset(solver: "OnlineFactorization", key: Key, step: Array, n_features: int) -> Subset:
     """The subset of a step of a run with a key; `OnlineFactorization.draw_subset` without a state."""
-    return solver.subset.draw(jax.random.fold_in(key, _TAG_SUBSET), step, n_features)
+    return solver.subset.draw(jax.random.fold_in(key, _TAG_SUBSET), step & _STEP_BITS, n_features)
 
 
 class Filled(NamedTuple):
@@ -144,9 +145,8 @@ def _step(
     if filled is not None:
         codes = jnp.where((jnp.arange(codes.shape[0]) < size)[:, None], codes, 0)
 
-    n_samples = state.n_samples + size
     surrogate, b_subset, batch = update_surrogate(
-        state.surrogate, codes, x, x_subset, atoms, subset, weight, size, n_samples
+        state.surrogate, codes, x, x_subset, atoms, subset, weight, size, state.n_samples
     )
 
     constraint = solver.constraint
@@ -163,8 +163,8 @@ def _step(
     gauge, gram = _follow(solver, state, new_dictionary, atoms, moved, outside, subset)
     new_state = State(
         key=state.key,
-        step=state.step + 1,
-        n_samples=n_samples,
+        step=(state.step + 1) & _STEP_BITS,
+        n_samples=count_samples(state.n_samples, size),
         dictionary=new_dictionary,
         surrogate=surrogate,
         gauge=gauge,

@@ -18,6 +18,7 @@ Once D_j has moved, by a step that sees j, R_j = B_j - C D_j again. With all fea
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from jax_mmf.linalg import Take, in_tiles, matmul
 from jax_mmf.subsampling import Subset
@@ -33,6 +34,7 @@ class Surrogate(NamedTuple):
       residual: ``(k, p)`` with partial B, products of codes and of what they leave of the samples, else None: the
         negative gradient ``B - C D`` of each feature after the last step that saw it.
       feature_counts: ``(p,)`` int32, with partial B, the number of samples in which each feature was seen, else None.
+        They stop together with the number of all samples, at 2^31 - 1, so that their ratio stays right.
     """
 
     c: Array
@@ -61,6 +63,11 @@ def init_surrogate(n_components: int, n_features: int, dtype: jnp.dtype, *, part
     return Surrogate(c, empty, None, None)
 
 
+def count_samples(n_before: Array, size: int | Array) -> Array:
+    """The number of samples seen after a batch: an int32 scalar that stops at 2^31 - 1."""
+    return n_before + jnp.minimum(size, np.iinfo(np.int32).max - n_before)
+
+
 def update_surrogate(
     surrogate: Surrogate,
     codes: Array,
@@ -70,7 +77,7 @@ def update_surrogate(
     subset: Subset,
     weight: Array,
     size: int | Array,
-    n_seen: Array,
+    n_before: Array,
 ) -> tuple[Surrogate, Array, BatchMoments]:
     """Add a mini-batch.
 
@@ -85,7 +92,7 @@ def update_surrogate(
       subset: the features of ``x_subset``.
       weight: scalar, of the batch.
       size: number of samples in the batch.
-      n_seen: scalar, the number of samples seen, the batch included.
+      n_before: int32 scalar, the number of samples seen before the batch, as `count_samples` counts.
 
     Returns:
       the surrogate, its B on the subset ``(k, s)``, and the moments of the batch.
@@ -97,7 +104,8 @@ def update_surrogate(
     moments = BatchMoments(c_batch, b_batch)
     if surrogate.feature_counts is not None:
         assert surrogate.residual is not None
-        seen = subset.gather(surrogate.feature_counts) + size
+        n_seen = count_samples(n_before, size)
+        seen = subset.gather(surrogate.feature_counts) + (n_seen - n_before)
         share = jnp.minimum(1, weight * n_seen.astype(weight.dtype) / seen.astype(weight.dtype))
 
         def average(take: Take, residual: Array) -> Array:

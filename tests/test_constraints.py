@@ -225,6 +225,114 @@ def test_scale_reaches_the_radius_in_the_same_direction(kind, nonneg, atom, radi
     assert found[largest] / wanted[largest] > 0
 
 
+EXTREME = [("l2", 0.0), ("l1", 1.0), ("simplex", 1.0), *((ratio, ratio) for ratio in (0.0, 0.01, 0.5, 0.99, 1.0))]
+
+
+def rounded(value, dtype):
+    return np.longdouble(np.asarray(value, dtype))
+
+
+def precise_project(kind, nonneg, atom, radius):
+    """Nearest point by bisection, in long double, on logarithms of the multiplier: any size of entries."""
+    atom, mu = np.asarray(atom, np.longdouble), np.longdouble(ratio_of(kind))
+    atom = np.maximum(atom, 0) if nonneg and kind != "simplex" else atom
+    if kind == "simplex":
+        shrunk = lambda t: np.maximum(atom - atom.max() + t, 0)  # t is what is left of the largest entry
+        low, high = np.longdouble(0), np.longdouble(radius)
+        for _ in range(120):
+            low, high = (low, (low + high) / 2) if shrunk((low + high) / 2).sum() > radius else ((low + high) / 2, high)
+        return shrunk(low)
+    measure = lambda size: mu * size.sum() + (1 - mu) * (size**2).sum()
+    size = np.abs(atom)
+    if measure(size) <= radius:
+        return atom
+    # By what is left of the largest entry: k = largest - t mu where mu > 0, else by the shrinkage.
+    largest = size.max()
+
+    def path(y):
+        t = (largest - y) / (mu + 2 * (1 - mu) * y)  # the largest entry ends at y
+        return np.maximum(y - (largest - size) / (1 + 2 * (1 - mu) * t), 0)
+
+    low, high = np.longdouble(0), largest
+    for _ in range(6000):
+        middle = np.sqrt(low * high) if low > 0 and high / low > 4 else (low + high) / 2
+        if not low < middle < high:
+            break
+        low, high = (low, middle) if measure(path(middle)) > radius else (middle, high)
+    return np.sign(atom) * path(low)
+
+
+@pytest.mark.parametrize(("kind", "ratio"), EXTREME)
+@pytest.mark.parametrize("nonneg", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@given(
+    exponent=st.floats(-1, 1), spread=st.sampled_from([0, 0.03, 1]), seed=st.integers(0, 2**32 - 1),
+    ties=st.booleans(), radius=st.sampled_from([1.0, 1e-4, 30.0]),
+)  # fmt: skip
+def test_atoms_of_any_size_are_projected(precision, kind, ratio, nonneg, exponent, spread, seed, ties, radius):
+    """1e-30 to 1e30 in float32, 1e-150 to 1e150 in float64, within one atom too: feasible and nearest to rounding."""
+    reach = 30 if precision == "float32" else 150
+    rng = np.random.default_rng(seed)
+    atom = rng.standard_normal(40)
+    atom = np.sign(atom) if ties else atom
+    exponents = np.clip(exponent + spread * rng.uniform(-1, 1, 40), -1, 1)
+    atom = (atom * 10.0 ** (reach * exponents)).astype(precision)
+    constraint = make(kind, radius, nonneg)
+    with jax.enable_x64(precision == "float64"):
+        found = np.asarray(project(constraint, atom))
+        again = np.asarray(project(constraint, found))
+    assert found.dtype == precision
+    assert np.isfinite(found).all()
+    eps = np.finfo(precision).eps
+    size = oracle_gauge(kind, found.astype(np.longdouble))
+    assert size <= radius * (1 + 20 * eps)  # a sum of 40, and a few roundings of each of its entries
+    assert kind != "simplex" or size >= radius * (1 - 20 * eps)
+    assert not constraint.nonneg or (found >= 0).all()
+    # The largest entry of a feasible atom, to which all others are rounded.
+    alone = float(2 * radius / (ratio + np.sqrt(ratio**2 + 4 * (1 - ratio) * radius)))
+    expected = precise_project(kind, constraint.nonneg, atom, rounded(radius, precision))
+    np.testing.assert_allclose(found, expected.astype(float), rtol=30 * eps, atol=40 * eps * alone)
+    np.testing.assert_allclose(again, found, rtol=30 * eps, atol=40 * eps * alone)
+
+
+@every_set
+def test_derivatives_of_atoms_of_any_size(dtype, kind, nonneg):
+    """Homogeneity: the derivative of `scale` at c d is that at d over c; of large atoms, on the ball too."""
+    atom = np.array([1.0, 2.0, -0.5, 0.3], dtype)
+    derivative = jax.jit(jax.jacrev(make(kind, 3.0, nonneg).scale))
+    for size in (1e-36, 1e-30, 1e-20, 1e20, 1e30):
+        found = np.asarray(derivative(np.asarray(size, dtype) * atom))
+        np.testing.assert_allclose(found * size, derivative(atom), rtol=1e-4, atol=1e-5)
+    for size in (1e-30, 1e30):
+        assert np.isfinite(jax.jit(jax.jacrev(make(kind, 3.0, nonneg).project))(size * atom)).all()
+
+
+def test_derivative_of_entries_that_are_zero(dtype):
+    """Inside of the ball the projection is the identity; on the l2 ball all entries shrink alike."""
+    atom = jnp.asarray([0.0, 0.3, -0.2], dtype)
+    for kind in ("l2", "l1", 0.0, 0.3, 1.0):
+        np.testing.assert_allclose(jax.jacrev(make(kind).project)(atom), np.eye(3), atol=1e-6)
+    for kind in ("l2", 0.0):
+        derivative = jax.jacrev(make(kind).project)(10 * atom)
+        np.testing.assert_allclose(derivative[0], [1 / np.linalg.norm(10 * atom), 0, 0], atol=1e-6)
+
+
+def test_gauge_on_the_l1_ball_does_not_square():
+    """A square that overflows, times a share of zero, would be NaN."""
+    np.testing.assert_allclose(mmf.ElasticNetBall(1.0).gauge(jnp.asarray([1e25, -1e25])), 2e25, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [100, 20_000])
+@pytest.mark.parametrize("kind", ["l1", 0.5, "simplex"])
+def test_equal_entries_share_the_radius(kind, n):
+    """The difference of a large entry and a threshold nearly as large: no digits are lost in single precision."""
+    for size in (1.0, 1e6, 1e20):
+        found = project(make(kind), jnp.full(n, size))
+        mu = ratio_of(kind)
+        share = 2 / n / (mu + np.sqrt(mu**2 + 4 * (1 - mu) / n))
+        np.testing.assert_allclose(found, share, rtol=1e-5)
+
+
 @pytest.mark.parametrize("size", [1e-30, 1e30])
 @every_set
 def test_scale_of_extreme_data_in_single_precision(kind, nonneg, size):

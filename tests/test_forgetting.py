@@ -67,6 +67,37 @@ def test_massive_data_in_single_precision(rule, truth, value, n_dtype):
     np.testing.assert_allclose(rule.weight(jnp.asarray(n, n_dtype), b), truth(value, n, b), rtol=1e-4)
 
 
+@pytest.mark.parametrize(("rule", "truth", "value"), RULES + WHOLE, ids=lambda v: getattr(v, "__name__", repr(v)))
+def test_weights_of_billions_of_samples_in_single_precision(rule, truth, value):
+    """float32 rounds the numbers of samples from 2^24 on, and integers end at 2^31 - 1."""
+    for n in (2**24 - 7, 2**24 + 1, 2**28, 2**31 - 300, 2**31 - 2, 2**31 - 1):
+        for b in (1, 300):
+            found = rule.weight(jnp.asarray(n, jnp.int32), b)
+            assert found.dtype == jnp.float32
+            np.testing.assert_allclose(found, truth(value, n, b), rtol=2e-6)
+
+
+TRACED = {repr(rule): jax.jit(rule.weight) for rule, _, _ in RULES + WHOLE}
+
+
+@pytest.mark.parametrize("n", [0, 3, 10**6, 2**31 - 1])
+@pytest.mark.parametrize(("rule", "truth", "value"), RULES + WHOLE, ids=lambda v: getattr(v, "__name__", repr(v)))
+def test_weight_of_a_traced_batch_size(rule, truth, value, n):
+    """One program for all sizes: those of a chunk of the loop, one less, one more, and many chunks."""
+    weight = TRACED[repr(rule)]
+    for b in (1, 255, 256, 257, 5000):
+        np.testing.assert_allclose(weight(jnp.int32(n), jnp.int32(b)), truth(value, n, b), rtol=3e-6)
+        np.testing.assert_allclose(weight(jnp.int32(n), jnp.int32(b)), rule.weight(jnp.int32(n), b), rtol=3e-6)
+    assert weight._cache_size() == 1
+
+
+def test_forward_derivative_of_a_traced_batch_size(x64):
+    weight = jax.jit(lambda u, b: mmf.PowerForgetting(u).weight(jnp.int32(10_000), b))
+    derivative = jax.jit(jax.jacfwd(weight))(0.6, jnp.int32(300))
+    expected = (power(0.6 + 1e-6, 10_000, 300) - power(0.6 - 1e-6, 10_000, 300)) / 2e-6
+    np.testing.assert_allclose(derivative, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("rule", [mmf.PowerForgetting(1.0), mmf.ScaledForgetting(1.0)], ids=["power", "scaled"])
 @pytest.mark.parametrize("sizes", [(5, 5, 5, 5), (7, 1, 10, 2)])
 def test_plain_average(x64, rule, sizes):

@@ -181,6 +181,65 @@ def test_extreme_scales_are_finite(name):
         assert (jnp.abs(atoms).max(1) > 0).all()
 
 
+@pytest.mark.parametrize("name", ["samples", "kmeans"])
+def test_choices_do_not_depend_on_the_scale_of_the_data(name):
+    """Norms of such data vanish or overflow."""
+    samples = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+    samples[::3] = samples[0]
+    expected = indices_of(METHODS[name](KEYS[0], jnp.asarray(samples), 6), samples)
+    for power in (-110, -60, 60, 120):
+        scaled = samples * np.float32(2.0) ** power
+        np.testing.assert_array_equal(indices_of(METHODS[name](KEYS[0], jnp.asarray(scaled), 6), scaled), expected)
+
+
+def test_svd_does_not_depend_on_the_scale_of_the_data():
+    samples = np.random.default_rng(0).standard_normal((12, 4)).astype(np.float32)
+    expected = mmf.RandomizedSVD()(KEYS[0], jnp.asarray(samples), 3)
+    for power in (-110, -60, 60, 120):
+        found = mmf.RandomizedSVD()(KEYS[0], jnp.asarray(samples * np.float32(2.0) ** power), 3)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+BAD = {
+    "zeros": np.zeros((12, 5)),
+    "constant": np.full((12, 5), 3.0),
+    "copies of two": np.repeat(np.random.default_rng(0).standard_normal((2, 5)), 6, 0),
+    "one that is not zero": np.eye(12, 5) * (np.arange(12) == 3)[:, None],
+    "one feature": np.arange(12.0)[:, None],
+}
+
+
+@every_method
+@pytest.mark.parametrize(
+    "constraint", [mmf.L2Ball(), mmf.L1Ball(nonneg=True), mmf.Simplex()], ids=["l2", "l1", "simplex"]
+)
+@pytest.mark.parametrize("kind", BAD)
+def test_poor_samples_give_atoms_of_the_radius_or_zeros(name, constraint, kind):
+    solver = mmf.OnlineFactorization(
+        n_components=4, penalty=mmf.Ridge(0.1), constraint=constraint, initialization=METHODS[name]
+    )
+    state = solver.init(KEYS[0], samples=BAD[kind].astype(np.float32))
+    gauges = np.asarray(constraint.gauge(state.dictionary))
+    zero = (np.asarray(state.dictionary) == 0).all(1)
+    np.testing.assert_allclose(gauges, np.where(zero, 0, 1), rtol=1e-6)
+    assert not zero.any() or kind in ("zeros", "one that is not zero", "one feature", "copies of two")
+    assert not zero.all() or kind == "zeros"
+
+
+@every_method
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_not_finite_are_an_error(name, value):
+    samples = np.random.default_rng(0).standard_normal((12, 5))
+    samples[3, 2] = value
+    solver = mmf.OnlineFactorization(
+        n_components=4, penalty=mmf.Ridge(0.1), constraint=mmf.L2Ball(), initialization=METHODS[name]
+    )
+    with pytest.raises(ValueError, match="samples must be finite"):
+        solver.init(KEYS[0], samples=samples)
+    with pytest.raises(ValueError, match="dictionary must be finite"):
+        solver.init(KEYS[0], dictionary=samples[:4])
+
+
 def test_bad_settings_are_named():
     for name in ("n_oversamples", "n_iter"):
         with pytest.raises(ValueError, match=name):

@@ -186,7 +186,7 @@ class Feed:
             subset = columns = None
             if partial:
                 # Subsets depend on the key and the number of the step alone: they are known ahead of the steps.
-                subset = draw_subset(self._solver, self._key, jnp.asarray(step, jnp.int32), self.n_features)
+                subset = draw_subset(self._solver, self._key, jnp.asarray(step % 2**31, jnp.int32), self.n_features)
                 if not subset.is_full:
                     columns = np.asarray(subset.indices)
                     columns = columns if self._mix is None else self._mix.order[columns]
