@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jax_mmf.completion.columns import as_float32, real_column, time_column
 from jax_mmf.completion.labels import Labels, label_array
 from jax_mmf.typing import HostArray
 from jax_mmf.validation import check_choice
@@ -57,10 +58,11 @@ class Ratings:
           items: ``(n,)`` ids of any hashable kind.
           values: ``(n,)`` real numbers; one each by default (clicks).
           weights: ``(n,)`` real numbers >= 0, or None.
-          timestamps: ``(n,)`` real numbers or NumPy dates, or None.
+          timestamps: ``(n,)`` real numbers, or dates (of NumPy, of `datetime`, or ISO text; UTC), or None.
           aggregate: what becomes of several values of one pair: ``"mean"``, ``"sum"``, ``"min"``, ``"max"``, or the
-            ``"first"`` or ``"last"`` in time (in the order given, without timestamps). None: they are an error. Weights
-            of a pair are added, and its time is the latest; those of the chosen one, with first and last.
+            ``"first"`` or ``"last"`` in time (in the order given, without timestamps). None: they are an error. The
+            mean is weighted, a plain one where all weights of a pair are zero; sum, min and max do not look at weights.
+            Weights of a pair are added, and its time is the latest; those of the chosen one, with first and last.
           user_ids: ids of all rows, for rows without entries or an order of your own; by default those that occur.
           item_ids: ids of all columns, likewise.
 
@@ -68,27 +70,22 @@ class Ratings:
           the ratings.
 
         Raises:
-          ValueError: for no entry at all, lengths that differ, values that are not finite, weights that are negative,
+          ValueError: for no entry at all, lengths that differ, values and times that are not finite, negative weights,
             pairs that come twice and no aggregate, and ids that are NaN, None or not in ``user_ids`` and ``item_ids``.
-          TypeError: for values that are not numbers.
+          TypeError: for values that are not numbers, and times that are neither numbers nor dates.
         """
         rows, row_labels = _positions("users", users, user_ids)
         columns, column_labels = _positions("items", items, item_ids)
         n = len(rows)
         if n == 0:
             raise ValueError("users is empty: ratings need at least one entry")
-        values = np.ones(n, np.float32) if values is None else _column("values", values, n)
-        weights = None if weights is None else _column("weights", weights, n)
+        values = np.ones(n, np.float32) if values is None else real_column("values", values, n)
+        weights = None if weights is None else real_column("weights", weights, n)
         if weights is not None and (weights < 0).any():
             raise ValueError(f"weights must be >= 0, got {weights.min():g}")
         if len(columns) != n:
             raise ValueError(f"items must be as many as users, {n}, got {len(columns)}")
-        if timestamps is not None:
-            timestamps = np.asarray(timestamps)
-            if timestamps.shape != (n,):
-                raise ValueError(f"timestamps must have shape ({n},), as users, got {timestamps.shape}")
-            if timestamps.dtype.kind not in "iufM":
-                raise TypeError(f"timestamps must be numbers or dates, got dtype {timestamps.dtype}")
+        timestamps = None if timestamps is None else time_column("timestamps", timestamps, n)
         if aggregate is not None:
             check_choice("aggregate", aggregate, _AGGREGATES)
         entries = _Entries(rows, columns, values, weights, timestamps).sorted(len(column_labels))
@@ -269,6 +266,8 @@ class Ratings:
                 return None
             if name == "timestamps" and (ours is None or theirs is None):
                 return None
+            if name == "timestamps" and "M" in (kinds := {ours.dtype.kind, theirs.dtype.kind}) and len(kinds) > 1:
+                raise ValueError("timestamps are dates in one of the ratings and numbers in the other; convert one")
             fill = lambda a, like: np.full(len(like), default, np.float32) if a is None else a  # noqa: E731
             return np.concatenate([fill(ours, self), fill(theirs, newer)])
 
@@ -327,12 +326,17 @@ class _Entries:
         chosen = self.take(first if how == "first" else last)
         if how in ("first", "last"):
             return chosen
-        reduce = {"min": np.minimum, "max": np.maximum}.get(how, np.add)
-        values = reduce.reduceat(self.values.astype(np.float64), first)
+        values = self.values.astype(np.float64)
+        total = None if self.weights is None else np.add.reduceat(self.weights.astype(np.float64), first)
         if how == "mean":
-            values = values / (last - first + 1)
-        weights = None if self.weights is None else np.add.reduceat(self.weights, first)
-        return replace(chosen, values=values.astype(np.float32), weights=weights)
+            weights = np.ones(len(values)) if self.weights is None else self.weights.astype(np.float64)
+            if total is not None:
+                weights = np.where(np.repeat(total, last - first + 1) > 0, weights, 1)
+            values = np.add.reduceat(weights * values, first) / np.add.reduceat(weights, first)
+        else:
+            values = {"min": np.minimum, "max": np.maximum, "sum": np.add}[how].reduceat(values, first)
+        values = as_float32("values", values)
+        return replace(chosen, values=values, weights=None if total is None else as_float32("weights", total))
 
 
 def _positions(name: str, values: Any, given: Any) -> tuple[HostArray, Labels]:
@@ -359,17 +363,3 @@ def _matrix_labels(shape: tuple[int, ...], user_ids: Any, item_ids: Any) -> tupl
             raise ValueError(f"{name} must be {size}, as many as the matrix has, got {len(labels)}")
         pair.append(labels)
     return pair[0], pair[1]
-
-
-def _column(name: str, values: Any, n: int) -> HostArray:
-    array = np.asarray(values)
-    if array.dtype.kind not in "iufb":
-        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
-    if array.shape != (n,):
-        raise ValueError(f"{name} must have shape ({n},), one for each of users, got {array.shape}")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        raise ValueError(f"{name} must be finite, got {array[bad][0]} in {bad.sum()} of {n} entries; drop them first")
-    if np.abs(array).max() > np.finfo(np.float32).max:
-        raise ValueError(f"{name} must fit into float32, got {np.abs(array).max():g}; scale them")
-    return array.astype(np.float32)
