@@ -56,6 +56,11 @@ def as_float32(name: str, array: HostArray) -> HostArray:
     return array.astype(np.float32)
 
 
+def utc(date: datetime.datetime) -> datetime.datetime:
+    """A date without a zone; one with a zone, in UTC."""
+    return date if date.tzinfo is None else date.astimezone(datetime.UTC).replace(tzinfo=None)
+
+
 def _plain(name: str, values: Any) -> HostArray:
     if np.ma.is_masked(values):
         raise ValueError(f"{name} must not be masked; drop such entries first")
@@ -81,7 +86,7 @@ def _date(name: str, value: Any, entry: int) -> datetime.datetime | None:
         date = value if isinstance(value, datetime.datetime) else datetime.datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be numbers or dates, got {value!r} in entry {entry}; {_ADVICE}") from None
-    return date if date.tzinfo is None else date.astimezone(datetime.UTC).replace(tzinfo=None)
+    return utc(date)
 
 
 def _check_shape(name: str, array: HostArray, n: int) -> None:

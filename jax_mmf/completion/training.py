@@ -16,6 +16,7 @@ from jax_mmf.completion import metrics
 from jax_mmf.completion.fitted import EpochRecord, Fitted, fitted
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
+from jax_mmf.interrupt import deferred_interrupt
 from jax_mmf.typing import Key
 from jax_mmf.validation import check_count, check_methods
 
@@ -66,6 +67,9 @@ def fit(
     One program is compiled for the whole run, and none for a run with other numbers (alpha and so on) on the same
     ratings.
 
+    Ctrl-C ends the run after the epoch it is in, and what was learned is returned, ``stopped_by="interrupt"``; a second
+    one raises KeyboardInterrupt at once.
+
     Args:
       model: `ExplicitALS`, `ExplicitOnline`, `ImplicitALS`, `BPR`, or any `Model`.
       train: ratings to learn from.
@@ -86,6 +90,8 @@ def fit(
       ValueError: for no ratings, and patience or a score without validation.
       TypeError: for a model that lacks a method, naming it, and ratings that are none.
       FloatingPointError: if numbers overflow.
+      Exception: what a callback or the score raises. It carries what was learned before, a `Fitted`, as its attribute
+        ``result``.
     """
     check_methods("model", model, "model of ratings", _METHODS)
     for name, ratings in (("train", train), ("validation", validation)):
@@ -110,32 +116,29 @@ def fit(
         items = start.ratings.item_ids.positions(train.item_ids.values)
         # Copies: epochs write into the memory of the state before, and that of the start is not theirs.
         state = jax.tree.map(jnp.copy, model.resume(start.state, state, users, items))
-    history: list[EpochRecord] = []
-    best, best_score, stale, seconds = None, math.inf, 0, 0.0
-    for epoch in range(1, n_epochs + 1):
-        began = time.perf_counter()
-        state = jax.block_until_ready(_epoch(model, jax.random.fold_in(key, epoch), state, data))
-        seconds += time.perf_counter() - began
-        now = math.nan
-        if validation is not None:
-            now = score(fitted(model, state, train, limits, history), validation)
-            better = now < best_score  # never, if it is NaN
-            stale = 0 if better else stale + 1
-            if better or best is None:
-                best, best_score = jax.tree.map(np.asarray, state), now if better else best_score
-        history.append(EpochRecord(epoch, seconds, now))
-        event = CompletionEvent(model, state, history[-1], history)
-        stops = [callback(event) for callback in callbacks]
-        if any(stops) or (patience is not None and stale >= patience):
-            break
-    result = fitted(model, state if best is None else jax.tree.map(jnp.asarray, best), train, limits, history)
-    if not all(np.isfinite(np.asarray(a)).all() for a in result.factors):
-        raise FloatingPointError(
-            f"factors are not finite after {len(history)} epochs; scale the ratings, or raise alpha"
-        )
-    return result
-
-
+    run = _Run(model, train, limits)
+    with deferred_interrupt("ending after this epoch; Ctrl-C once more to stop at once") as interrupted:
+        for epoch in range(1, n_epochs + 1):
+            began = time.perf_counter()
+            state = jax.block_until_ready(_epoch(model, jax.random.fold_in(key, epoch), state, data))
+            run.seconds += time.perf_counter() - began
+            try:
+                run.record(state, math.nan if validation is None else score(run.fitted(state), validation))
+                event = CompletionEvent(model, state, run.history[-1], run.history)
+                stops = [callback(event) for callback in callbacks]
+            except Exception as error:
+                error.result = run.result(state, None)  # type: ignore[attr-defined]
+                error.add_note(f"The result of {epoch} epochs is in the attribute `result` of this error.")
+                raise
+            if any(stops):
+                run.stopped_by = "callback"
+            elif patience is not None and run.stale >= patience:
+                run.stopped_by = "patience"
+            elif interrupted():
+                run.stopped_by = "interrupt"
+            if run.stopped_by is not None:
+                break
+    ...
 def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> Fitted:
     """Learn new ratings, of known and of new users and items, starting from a model.
 
