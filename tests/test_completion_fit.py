@@ -1,6 +1,7 @@
 """`fit`, and what `Fitted` answers."""
 
 import dataclasses
+import signal
 
 import chex
 import jax
@@ -106,6 +107,90 @@ def test_callbacks():
     assert also == [1, 2, 3]  # all callbacks hear of the last epoch, the one after that which stops too
     assert len(fitted.history) == 3
     np.testing.assert_array_equal(seen[-1][2], fitted.factors.items)
+
+
+def test_what_ended_a_run():
+    ratings, _, _ = make_ratings(counts=True)
+    fit = lambda **kw: completion.fit(EXPLICIT["ridge"], ratings, key=KEY, n_epochs=5, **kw)
+    assert fit().stopped_by == "epochs"
+    assert fit(callbacks=[lambda e: e.record.epoch == 2]).stopped_by == "callback"
+    stale = fit(validation=ratings, patience=1, score=scripted([1.0, 2.0]))
+    assert (stale.stopped_by, len(stale.history)) == ("patience", 2)
+
+
+@pytest.mark.parametrize("when", ["callback", "score"])
+def test_an_interrupt_returns_what_is_learned(when, capsys):
+    ratings, _, _ = make_ratings(counts=True)
+    fit = lambda n, **kw: completion.fit(EXPLICIT["ridge"], ratings, key=KEY, n_epochs=n, **kw)
+
+    def second(epoch):
+        if epoch == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    if when == "callback":
+        found = fit(9, callbacks=[lambda event: second(event.record.epoch)])
+    else:
+        scores = iter([3.0, 2.0])
+        score = lambda fitted, _: second(len(fitted.history) + 1) or next(scores)
+        found = fit(9, validation=ratings, score=score)
+    assert found.stopped_by == "interrupt"
+    assert len(found.history) == 2
+    chex.assert_trees_all_equal(found.factors, fit(2).factors)
+    assert "once more" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_interrupt_is_raised():
+    def twice(event):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=9, callbacks=[twice])
+    assert len(caught.value.result.history) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("name", ["ridge", "bpr"])
+def test_an_error_of_a_callback_carries_the_result(name):
+    ratings, _, _ = make_ratings(counts=True)
+
+    def third(event):
+        if event.record.epoch == 3:
+            raise RuntimeError("disk full")
+
+    fit = lambda n, **kw: completion.fit(EVERY[name], ratings, key=KEY, n_epochs=n, **kw)
+    with pytest.raises(RuntimeError, match="disk full") as caught:
+        fit(9, callbacks=[third])
+    assert "`result`" in caught.value.__notes__[0]
+    assert caught.value.result.stopped_by == "error"
+    chex.assert_trees_all_equal(caught.value.result.factors, fit(3).factors)
+    # With validation it is the best epoch.
+    with pytest.raises(RuntimeError) as caught:
+        fit(9, callbacks=[third], validation=ratings, score=scripted([2.0, 1.0, 3.0]))
+    chex.assert_trees_all_equal(caught.value.result.factors, fit(2).factors)
+    # An error of the score keeps the best one too.
+    with pytest.raises(StopIteration) as caught:
+        fit(9, validation=ratings, score=scripted([2.0, 3.0]))
+    chex.assert_trees_all_equal(caught.value.result.factors, fit(1).factors)
+
+
+def test_an_interrupted_search_keeps_its_trials():
+    scores = []
+
+    def score(fitted, validation):
+        scores.append(float(len(scores)))
+        if len(scores) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return scores[-1]
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        completion.search(
+            EXPLICIT["ridge"], RATINGS, {"alpha": [0.1, 0.2, 0.3]}, key=KEY, n_epochs=2, patience=None,
+            validation=RATINGS, score=score,
+        )  # fmt: skip
+    assert [t.values["alpha"] for t in caught.value.trials] == [0.1]
+    assert caught.value.trials[0].score == 0
 
 
 @pytest.mark.parametrize("name", MAIN)

@@ -55,6 +55,8 @@ def evaluate(
     explicit = model.feedback == "explicit"
     train, test = train_test_split(ratings, test_size=share, key=key, by="random" if explicit else "user")
     fitted = fit(model, train, key=key, n_epochs=n_epochs, callbacks=(progress,))
+    if fitted.stopped_by == "interrupt":
+        raise KeyboardInterrupt  # nothing of this is kept
     if explicit:
         return Report({"RMSE": metrics.rmse(fitted, test), "MAE": metrics.mae(fitted, test)})
     measured = {"NDCG@10": metrics.ndcg, "recall@10": metrics.recall, "MAP@10": metrics.average_precision}

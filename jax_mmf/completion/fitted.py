@@ -64,6 +64,8 @@ class Fitted:
       known_items: ``(n_items,)`` booleans, the items that ratings were learned from.
       limits: smallest and largest rating, to which predictions are clipped, or None.
       history: an `EpochRecord` per epoch.
+      stopped_by: what ended the run: ``"epochs"``, ``"patience"``, ``"callback"``, ``"interrupt"`` (Ctrl-C) or
+        ``"error"``; None for a model out of a file.
     """
 
     model: Model
@@ -73,6 +75,7 @@ class Fitted:
     known_items: HostArray
     limits: tuple[float, float] | None
     history: list[EpochRecord]
+    stopped_by: str | None = None
 
     def predict(self, users: Any, items: Any, *, unknown: str = "bias") -> HostArray:
         """Predictions for pairs of a user and an item.
@@ -211,11 +214,18 @@ class Fitted:
 
 
 def fitted(
-    model: Model, state: Any, ratings: Ratings, limits: tuple[float, float] | None, history: list[EpochRecord]
+    model: Model,
+    state: Any,
+    ratings: Ratings,
+    limits: tuple[float, float] | None,
+    history: list[EpochRecord],
+    stopped_by: str | None = None,
 ) -> Fitted:
     """The model of a state that ratings were learned into."""
     known = np.bincount(ratings.items, minlength=ratings.n_items) > 0
-    return Fitted(model, state, without_unrated(model.factors(state), ratings), ratings, known, limits, history)
+    return Fitted(
+        model, state, without_unrated(model.factors(state), ratings), ratings, known, limits, history, stopped_by
+    )
 
 
 def without_unrated(factors: Factors, ratings: Ratings) -> Factors:

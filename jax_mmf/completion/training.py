@@ -93,17 +93,7 @@ def fit(
       Exception: what a callback or the score raises. It carries what was learned before, a `Fitted`, as its attribute
         ``result``.
     """
-    check_methods("model", model, "model of ratings", _METHODS)
-    for name, ratings in (("train", train), ("validation", validation)):
-        if ratings is not None and not isinstance(ratings, Ratings):
-            raise TypeError(f"{name} must be Ratings, got {type(ratings).__name__}; see Ratings.from_triplets")
-    if len(train) == 0:
-        raise ValueError("train holds no rating")
-    check_count("n_epochs", n_epochs)
-    if patience is not None:
-        check_count("patience", patience)
-    if validation is None and (patience is not None or score is not None):
-        raise ValueError("patience and score need validation ratings")
+    _check_arguments(model, train, n_epochs, validation, patience, score)
     score = default_score(model, train) if score is None else score
     limits = (float(train.values.min()), float(train.values.max())) if model.feedback == "explicit" else None
 
@@ -116,29 +106,45 @@ def fit(
         items = start.ratings.item_ids.positions(train.item_ids.values)
         # Copies: epochs write into the memory of the state before, and that of the start is not theirs.
         state = jax.tree.map(jnp.copy, model.resume(start.state, state, users, items))
-    run = _Run(model, train, limits)
+    history: list[EpochRecord] = []
+    best, best_score, stale, seconds, stopped_by = None, math.inf, 0, 0.0, "epochs"
+
+    def result() -> Fitted:
+        kept = state if best is None else jax.tree.map(jnp.asarray, best)
+        return fitted(model, kept, train, limits, history, stopped_by)
+
     with deferred_interrupt("ending after this epoch; Ctrl-C once more to stop at once") as interrupted:
         for epoch in range(1, n_epochs + 1):
             began = time.perf_counter()
             state = jax.block_until_ready(_epoch(model, jax.random.fold_in(key, epoch), state, data))
-            run.seconds += time.perf_counter() - began
+            seconds += time.perf_counter() - began
+            now = math.nan
             try:
-                run.record(state, math.nan if validation is None else score(run.fitted(state), validation))
-                event = CompletionEvent(model, state, run.history[-1], run.history)
+                if validation is not None:
+                    now = score(fitted(model, state, train, limits, history), validation)
+                    better = now < best_score  # never, if it is NaN
+                    stale = 0 if better else stale + 1
+                    if better or best is None:
+                        best, best_score = jax.tree.map(np.asarray, state), now if better else best_score
+                history.append(EpochRecord(epoch, seconds, now))
+                event = CompletionEvent(model, state, history[-1], history)
                 stops = [callback(event) for callback in callbacks]
-            except Exception as error:
-                error.result = run.result(state, None)  # type: ignore[attr-defined]
-                error.add_note(f"The result of {epoch} epochs is in the attribute `result` of this error.")
+            except (Exception, KeyboardInterrupt) as error:
+                stopped_by = "error"
+                error.result = result()  # type: ignore[union-attr]
+                error.add_note("What was learned before is in the attribute `result` of this error.")
                 raise
-            if any(stops):
-                run.stopped_by = "callback"
-            elif patience is not None and run.stale >= patience:
-                run.stopped_by = "patience"
-            elif interrupted():
-                run.stopped_by = "interrupt"
-            if run.stopped_by is not None:
+            if any(stops) or (patience is not None and stale >= patience) or interrupted():
+                stopped_by = "callback" if any(stops) else "interrupt" if interrupted() else "patience"
                 break
-    ...
+    learned = result()
+    if not all(np.isfinite(np.asarray(a)).all() for a in learned.factors):
+        raise FloatingPointError(
+            f"factors are not finite after {len(history)} epochs; scale the ratings, or raise alpha"
+        )
+    return learned
+
+
 def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> Fitted:
     """Learn new ratings, of known and of new users and items, starting from a model.
 
@@ -152,6 +158,20 @@ def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> 
       a model of all users and items.
     """
     return fit(previous.model, previous.ratings.union(newer), key=key, n_epochs=n_epochs, start=previous)
+
+
+def _check_arguments(model: Any, train: Any, n_epochs: Any, validation: Any, patience: Any, score: Any) -> None:
+    check_methods("model", model, "model of ratings", _METHODS)
+    for name, ratings in (("train", train), ("validation", validation)):
+        if ratings is not None and not isinstance(ratings, Ratings):
+            raise TypeError(f"{name} must be Ratings, got {type(ratings).__name__}; see Ratings.from_triplets")
+    if len(train) == 0:
+        raise ValueError("train holds no rating")
+    check_count("n_epochs", n_epochs)
+    if patience is not None:
+        check_count("patience", patience)
+    if validation is None and (patience is not None or score is not None):
+        raise ValueError("patience and score need validation ratings")
 
 
 def default_score(model: Model, train: Ratings) -> Score:
