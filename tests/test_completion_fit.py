@@ -1,7 +1,9 @@
 """`fit`, and what `Fitted` answers."""
 
 import dataclasses
+import re
 import signal
+import warnings
 
 import chex
 import jax
@@ -530,3 +532,91 @@ def test_gradients_of_folding_in_clicks(x64):
 
     args = (items, values, jnp.asarray(0.3), jnp.asarray(0.2))
     check_grads(jax.jit(prediction), args, 1, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-5)
+
+
+# Users of whom nothing is known, and ids of another kind
+
+CLICKS = completion.Ratings.from_triplets(
+    [0, 0, 1, 1, 2, 2, 3, 3], [9, 5, 9, 7, 9, 5, 9, 8], user_ids=[0, 1, 2, 3, 99], item_ids=range(10)
+)  # item 9 is the most popular one, then 5; nobody has items 0 to 4 and 6
+
+
+@pytest.mark.parametrize("model", [completion.ImplicitALS(2), completion.ExplicitALS(2, biases=False)])
+def test_users_without_ratings_get_the_most_popular_items(model):
+    fitted = completion.fit(model, CLICKS, key=KEY, n_epochs=2)
+    both = fitted.recommend([99, 1234, 0], 5)
+    assert both.items.tolist()[:2] == [[9, 5, 7, 8, -1]] * 2
+    assert np.isfinite(both.scores[:2, :4]).all()
+    assert set(both.items[2, :2].tolist()) == {7, 8}
+    others = completion.Ratings.from_triplets([7, 8], [5, 9], user_ids=[7, 8, 9])
+    assert fitted.fold_in(others).recommend(9, 3).items.tolist() == [[9, 5, 7]]
+
+
+def test_biases_of_items_say_better_than_popularity():
+    ratings = completion.Ratings.from_triplets([0, 1, 2, 0, 1], [1, 1, 1, 2, 2], [2.0, 2, 2, 5, 5])
+    assert completion.fit(EXPLICIT["ridge"], ratings, key=KEY).recommend(77, 2).items.tolist() == [[2, 1]]
+
+
+def test_items_without_ratings_resemble_none():
+    fitted = completion.fit(completion.ImplicitALS(2), CLICKS, key=KEY, n_epochs=2)
+    ids, cosines = fitted.similar_items(9, 8)
+    assert sorted(ids) == [5, 7, 8]
+    assert np.isfinite(cosines).all()
+    with pytest.raises(ValueError, match="item 3 has no ratings"):
+        fitted.similar_items(3)
+
+
+@pytest.fixture(scope="module")
+def numbered():
+    return completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=2)
+
+
+def test_scalars_of_any_library_are_one_id(numbered):
+    for one in (np.array(1), np.int64(1), jnp.asarray(1), np.float64(1.0)):
+        np.testing.assert_array_equal(numbered.predict(one, [0, 2]), numbered.predict(1, [0, 2]))
+        np.testing.assert_array_equal(numbered.predict([0, 2], one), numbered.predict([0, 2], 1))
+        assert numbered.predict(one, one).shape == (1,)
+        assert numbered.recommend(one, 2).items.tolist() == numbered.recommend([1], 2).items.tolist()
+        assert numbered.similar_items(one, 2)[0].tolist() == numbered.similar_items(1, 2)[0].tolist()
+
+
+def test_ids_of_another_kind_are_told(numbered):
+    text = completion.fit(
+        EXPLICIT["ridge"], completion.Ratings.from_triplets(["1", "2"], ["a", "b"], [1.0, 2.0]), key=KEY, n_epochs=1
+    )
+    numbers, words = "whole numbers, such as", "text, such as"
+    for call, word in (
+        (lambda: numbered.predict("1", 1), f"users is known: they are {words} '1'.*{numbers} 0"),
+        (lambda: numbered.predict(1, ["1.0", "2.0"]), f"2 items is known: they are {words} '1.0'"),
+        (lambda: numbered.recommend(["1", "2"]), "none of the 2 users"),
+        (lambda: text.predict(1, "a"), f"users is known: they are {numbers} 1.*{words} '1'"),
+        (lambda: text.predict(1.0, "a"), f"they are {numbers} 1"),
+        (lambda: text.predict("1.0", "a"), "such as '1.0'.*such as '1'"),
+        (lambda: completion.rmse(text, RATINGS), "none of the 6 users"),
+        (lambda: text.ratings.union(RATINGS.select(RATINGS.users == 0)), "users is known"),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        assert re.search(word, str(caught[0].message))
+        assert caught[0].category is UserWarning
+        assert caught[0].filename == __file__
+    with pytest.raises(ValueError, match="6 ids.*whole numbers.*text"):
+        text.predict(range(6), "a", unknown="error")
+    with pytest.raises(ValueError, match="none is: .*whole numbers.*text"):
+        text.fold_in(RATINGS)
+
+
+def test_new_ids_of_the_same_kind_are_no_mistake(numbered):
+    numbered.predict(10**6, 1)
+    numbered.predict(["1", 10**6], 1)
+    numbered.recommend([10**6, 10**7], 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, None, [1, np.nan], np.array([0.5])])
+def test_ids_that_are_none_are_named(numbered, bad):
+    if bad is not None:  # all users
+        with pytest.raises(ValueError, match="users: ids must not be"):
+            numbered.recommend(bad)
+    with pytest.raises(ValueError, match="items: ids must not be"):
+        numbered.predict(1, bad)

@@ -1,5 +1,6 @@
 """Ids of users and of items: any hashable values, numbered from zero."""
 
+import warnings
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
@@ -46,14 +47,52 @@ def as_labels(value: Any) -> HostArray:
     return label_array([value] if is_one_label(value) else value)
 
 
-def kind_of(labels: HostArray) -> str:
-    """What ids are, in a word or two, for messages."""
+def kind_mismatch(name: str, labels: "Labels", asked: HostArray) -> str | None:
+    """Why ids, none of which is known, can't be, in a sentence: numbers for text, text for numbers, "7.0" for "7".
+
+    Args:
+      name: what the ids are of, such as ``"users"``.
+      labels: those that are known.
+      asked: ids that are not among them.
+
+    Returns:
+      the sentence, or None for ids that may well be new ones.
+    """
+    if len(labels) == 0 or len(asked) == 0:
+        return None
+    known, got = _kinds(labels.values), _kinds(asked)
+    if known & got:
+        spelled = [s for v in asked[:100].tolist() if isinstance(v, str) for s in _spellings(v)]
+        if not spelled or (labels.positions(spelled) < 0).all():
+            return None
+    (example,), (came,) = labels.values[:1].tolist(), asked[:1].tolist()
+    return (
+        f"none of the {len(asked)} {name} is known: they are {', '.join(sorted(got))}, such as {came!r}, and those of "
+        f"the model are {', '.join(sorted(known))}, such as {example!r}; convert them"
+    )
+
+
+def positions_or_warning(name: str, labels: "Labels", asked: HostArray, *, stacklevel: int) -> HostArray:
+    """Positions of ids, with a UserWarning if all are unknown for being of another kind: see `kind_mismatch`."""
+    found = labels.positions(asked)
+    problem = kind_mismatch(name, labels, asked) if (found < 0).all() else None
+    if problem is not None:
+        warnings.warn(problem, UserWarning, stacklevel=stacklevel + 1)
+    return found
+
+
+def _kinds(labels: HostArray) -> set[str]:
+    """What ids are, in words."""
     if labels.dtype.kind in _SORTABLE:
-        return "dates" if labels.dtype.kind in "mM" else "whole numbers"
-    if _is_text(labels):
-        return "text"
-    names = sorted({type(v).__name__ for v in labels.tolist()})
-    return f"objects of type {', '.join(names)}"
+        return {"dates" if labels.dtype.kind in "mM" else "whole numbers"}
+    words = {str: "text", int: "whole numbers"}
+    return {words.get(kind, kind.__name__) for kind in map(type, labels.tolist())}
+
+
+def _spellings(text: str) -> list[str]:
+    """How spreadsheets and frames write the same number or name."""
+    plain = text.strip()
+    return [plain, plain.removesuffix(".0"), f"{plain}.0"]
 
 
 def _is_scalar_array(value: Any) -> bool:

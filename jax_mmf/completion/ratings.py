@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jax_mmf.completion.columns import as_float32, real_column, time_column
-from jax_mmf.completion.labels import Labels, label_array
+from jax_mmf.completion.labels import Labels, label_array, positions_or_warning
 from jax_mmf.typing import HostArray
 from jax_mmf.validation import check_choice
 
@@ -256,7 +256,16 @@ class Ratings:
         return Ratings(user_ids, item_ids, *kept.sorted(len(item_ids)).columns())
 
     def union(self, newer: "Ratings") -> "Ratings":
-        """All entries of both; of a pair that is in both, the newer one. New users and items come after the others."""
+        """All entries of both; of a pair that is in both, the newer one. New users and items come after the others.
+
+        Raises:
+          ValueError: for dates in one and numbers in the other.
+
+        Warns:
+          UserWarning: if all new ids are of another kind, such as text where the others are numbers.
+        """
+        positions_or_warning("users", self.user_ids, newer.user_ids.values, stacklevel=2)
+        positions_or_warning("items", self.item_ids, newer.item_ids.values, stacklevel=2)
         users, items = self.user_ids.union(newer.user_ids), self.item_ids.union(newer.item_ids)
         at_users, at_items = users.positions(newer.user_ids.values), items.positions(newer.item_ids.values)
 
