@@ -28,6 +28,7 @@ from jax.test_util import check_grads
 
 import jax_mmf as mmf
 from jax_mmf import completion
+from jax_mmf.completion import fitted as module
 from jax_mmf.completion import training
 from jax_mmf.completion.explicit import ALSState
 from jax_mmf.completion.implicit import ImplicitState
@@ -321,6 +322,11 @@ USERS, ITEMS = ["ann", "bob", "cem", "dan"], [(1, "a"), (2, "b"), (3, "c"), (4, 
 
 
 @pytest.fixture(scope="module")
+def numbered():
+    return completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=2)
+
+
+@pytest.fixture(scope="module")
 def named():
     rng = np.random.default_rng(3)
     there = rng.random((4, 5)) < 0.6
@@ -467,6 +473,36 @@ def test_fold_in_is_one_more_half_step_of_users(x64, name):
     assert (np.asarray(folded.factors.users)[0] == 0).all()
 
 
+def test_few_programs_for_many_sizes(numbered):
+    """One of some seconds for each new number of ratings, or of users, would be what a service spends its time on."""
+    fold_in, best = module._fold_in._cache_size(), module._best._cache_size()
+    full = completion.Ratings.from_triplets(np.repeat(range(9), 5), np.tile(range(5), 9), np.arange(45) % 5 + 1.0)
+    for n in range(1, 21):
+        part = full.select(np.arange(45) < n)
+        folded = numbered.fold_in(part)
+        assert folded.factors.users.shape == (9, 2)
+        folded.recommend(range(n), 3)
+        numbered.fold_in(completion.Ratings.from_triplets([7] * (n % 5 + 1), range(n % 5 + 1), [1.0] * (n % 5 + 1)))
+    assert module._fold_in._cache_size() - fold_in <= 3
+    assert module._best._cache_size() - best <= 6
+
+
+def test_padding_of_fold_ins_changes_nothing(x64):
+    """Rows of many lengths, against the same rows one by one."""
+    rng = np.random.default_rng(2)
+    many, _, _ = make_ratings(n_users=30, n_items=90, counts=True)
+    fitted = completion.fit(EXPLICIT["ridge"], many, key=KEY, n_epochs=2)
+    lengths = [1, 2, 8, 9, 33, 70, 3, 3, 1, 1, 90]
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    items = np.concatenate([rng.permutation(90)[:n] for n in lengths])
+    others = completion.Ratings.from_triplets(users, items, rng.integers(1, 6, len(users)))
+    together = fitted.fold_in(others).factors
+    rows = completion.ragged_rows(others.users, others.items, others.values, None, len(lengths))
+    expected, bias = jax.jit(fitted.model.fold_in)(fitted.state, rows)
+    np.testing.assert_allclose(together.users, expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(together.user_bias, bias, rtol=1e-8, atol=1e-10)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_fold_in_of_other_users(name):
@@ -564,11 +600,6 @@ def test_items_without_ratings_resemble_none():
     assert np.isfinite(cosines).all()
     with pytest.raises(ValueError, match="item 3 has no ratings"):
         fitted.similar_items(3)
-
-
-@pytest.fixture(scope="module")
-def numbered():
-    return completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=2)
 
 
 def test_scalars_of_any_library_are_one_id(numbered):

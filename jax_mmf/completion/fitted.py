@@ -11,13 +11,14 @@ import numpy as np
 from jax_mmf.completion.factors import Factors, predict, score_all
 from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, positions_or_warning
 from jax_mmf.completion.model import Model
-from jax_mmf.completion.ragged import ragged_rows
+from jax_mmf.completion.ragged import power_of_two, ragged_rows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.typing import Array, HostArray
 from jax_mmf.validation import check_choice, check_count
 
 _SCORES = 1 << 24  # that are in memory at once
 _PREDICTIONS = 1 << 20
+_FOLDED = 8  # users who are folded in at once, at least
 
 _predict = jax.jit(predict)
 _fold_in = jax.jit(lambda model, state, rows: model.fold_in(state, rows))
@@ -111,7 +112,7 @@ class Fitted:
         """As `predict`, by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 for unknown."""
         n, factors = len(users), self.factors
         out = np.empty(n, np.float32)
-        size = min(_PREDICTIONS, _power_of_two(n)) if n else 0
+        size = min(_PREDICTIONS, power_of_two(n)) if n else 0
         for first in range(0, n, size or 1):
             part = slice(first, min(n, first + size))
             pairs = [np.resize(a[part], size) for a in (users, items)]
@@ -161,7 +162,7 @@ class Fitted:
         width = min(n, n_items)
         columns = np.full((len(users), n), -1, np.int64)
         scores = np.full((len(users), n), -np.inf, np.float32)
-        size = min(_power_of_two(len(users)), max(1, _SCORES // n_items))
+        size = min(power_of_two(len(users)), max(1, _SCORES // n_items))
         popularity = np.empty(n_items, np.float32)  # ranks, the largest that of the most rated item
         popularity[np.argsort(-self.item_counts, kind="stable")] = np.arange(n_items, 0, -1)
         starts = None if exclude is None else exclude.row_starts()
@@ -224,8 +225,10 @@ class Fitted:
             problem = kind_mismatch("items", self.ratings.item_ids, ratings.item_ids.values)
             detail = "" if problem is None else f": {problem}"
             raise ValueError(f"ratings must be of items that the model knows, and none is{detail}")
-        rows = ragged_rows(moved.users, moved.items, moved.values, moved.weights, moved.n_users)
-        users, bias = _fold_in(self.model, self.state, rows)
+        n = moved.n_users
+        padded = max(_FOLDED, power_of_two(n))
+        rows = ragged_rows(moved.users, moved.items, moved.values, moved.weights, padded, few_shapes=True)
+        users, bias = (a[:n] for a in jax.device_get(_fold_in(self.model, self.state, rows)))
         rated = np.bincount(moved.users, minlength=moved.n_users) > 0
         factors = self.factors._replace(users=jnp.where(rated[:, None], users, 0), user_bias=jnp.where(rated, bias, 0))
         return replace(self, factors=factors, ratings=moved)
@@ -268,11 +271,6 @@ def _best(factors: Factors, users: Array, barred: Array, popularity: Array, n: i
     is_tie = is_unknown[:, None] & jnp.all(factors.item_bias == 0) & ~barred
     _, found = jax.lax.top_k(jnp.where(is_tie, popularity.astype(scores.dtype), scores), n)
     return jnp.take_along_axis(scores, found, 1), found
-
-
-def _power_of_two(n: int) -> int:
-    """The next one, so that there are few sizes, and few programs are compiled."""
-    return 1 << max(0, n - 1).bit_length()
 
 
 def _known(name: str, labels: Labels, values: Any, unknown: str) -> HostArray:

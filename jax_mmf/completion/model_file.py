@@ -92,7 +92,7 @@ def _read(file: h5py.File, model: Model | None) -> Fitted:
     leaves = [read_array(file, f"state/{index}") for index in range(len(jax.tree.leaves(_kept(like))))]
     state = jax.tree.unflatten(jax.tree.structure(_kept(like)), leaves)
     if isinstance(model, BPR):
-        state = BPRState(state, model.optimizer.init(state))
+        state = BPRState(state, model.transformation.init(state))
     limits = json.loads(file.attrs["limits"])
     history = [EpochRecord(*record) for record in json.loads(file.attrs["history"])]
     return fitted(model, state, ratings, None if limits is None else (limits[0], limits[1]), history)
