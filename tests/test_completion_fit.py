@@ -265,6 +265,10 @@ def test_mesh_must_be_none_where_steps_are_in_order():
 
 
 RATINGS = make_ratings(counts=True)[0]
+NOTHING = RATINGS.positives(99)
+WEIGHTLESS = completion.Ratings.from_triplets([0, 1], [0, 1], weights=[0, 0])
+ZEROS = completion.Ratings.from_triplets([0, 1], [0, 1], [0, 0])
+NEGATIVE = completion.Ratings.from_triplets([0, 1], [0, 1], [1, -1])
 
 
 @pytest.mark.parametrize(
@@ -283,6 +287,14 @@ RATINGS = make_ratings(counts=True)[0]
             lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, patience=0, validation=RATINGS),
         ),
         (ValueError, "n_epochs", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=0)),
+        (ValueError, "validation", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, validation=NOTHING)),
+        (ValueError, "train.*weights", lambda: completion.fit(EXPLICIT["ridge"], WEIGHTLESS, key=KEY)),
+        (ValueError, "train.*weights", lambda: completion.fit(IMPLICIT["implicit"], WEIGHTLESS, key=KEY)),
+        (ValueError, "not zero", lambda: completion.fit(IMPLICIT["implicit"], ZEROS, key=KEY)),
+        (ValueError, "not zero", lambda: completion.fit(IMPLICIT["bpr"], ZEROS, key=KEY)),
+        (ValueError, "counts", lambda: completion.fit(IMPLICIT["bpr"], NEGATIVE, key=KEY)),
+        (TypeError, "start", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, start=RATINGS)),
+        (ValueError, "test_size", lambda: completion.train_test_split(RATINGS, test_size=True, key=KEY)),
         (ValueError, "n_components", lambda: completion.ExplicitALS(0)),
         (ValueError, "alpha", lambda: completion.ExplicitALS(alpha=-1)),
         (ValueError, "l1_ratio", lambda: completion.ExplicitALS(l1_ratio=1.5)),
@@ -312,8 +324,19 @@ def test_overflow_is_told():
 
 def test_start_of_another_model():
     start = completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=1)
-    with pytest.raises(ValueError, match="start"):
-        completion.fit(IMPLICIT["implicit"], RATINGS, key=KEY, start=start)
+    other = completion.ExplicitALS(3, alpha=0.1, variational=False)
+    for model in (IMPLICIT["implicit"], other, EXPLICIT["variational"]):
+        with pytest.raises(ValueError, match="start must be of the configuration"):
+            completion.fit(model, RATINGS, key=KEY, start=start)
+
+
+def test_entries_without_weight_are_no_clicks_of_bpr():
+    ratings = completion.Ratings.from_triplets([0, 0, 1, 1], [0, 1, 1, 2], [1, 0, 1, 1], weights=[1, 1, 1, 0])
+    data = completion.BPR(2).prepare(ratings)
+    assert data.users.tolist() == [0, 1]
+    assert data.items.tolist() == [0, 1]
+    assert data.starts.tolist() == [0, 1, 2]
+    assert data.item_numbers.shape == (3,)
 
 
 # What a fitted model answers
@@ -624,7 +647,7 @@ def test_ids_of_another_kind_are_told(numbered):
         (lambda: text.predict(1.0, "a"), f"they are {numbers} 1"),
         (lambda: text.predict("1.0", "a"), "such as '1.0'.*such as '1'"),
         (lambda: completion.rmse(text, RATINGS), "none of the 6 users"),
-        (lambda: text.ratings.union(RATINGS.select(RATINGS.users == 0)), "users is known"),
+        (lambda: completion.update(text, RATINGS, key=KEY), "none of the 6 users is known"),
     ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

@@ -470,6 +470,16 @@ def test_message_of_duplicates_names_the_pair_and_the_way_out():
         (ValueError, "users", lambda: Ratings.from_triplets([([1],), ([2],)], [1, 2])),
         (ValueError, "users", lambda: Ratings.from_triplets(5, [1, 2])),
         (ValueError, "user", lambda: Ratings.from_triplets([1], [1], user_ids=[1, 1])),
+        (ValueError, "users: .* got a str", lambda: Ratings.from_triplets("ab", "cd")),
+        (ValueError, "items: .* got a dict", lambda: Ratings.from_triplets([1], {1: 2})),
+        (ValueError, "users: .* got a set", lambda: Ratings.from_triplets({1, 2}, [1, 2])),
+        (ValueError, "users.*whole numbers.*text", lambda: Ratings.from_triplets([1], [1], user_ids=["1", "2"])),
+        (ValueError, "2 axes", lambda: Ratings.from_scipy(scipy.sparse.coo_array([1, 0, 2]))),
+        (ValueError, "values.*nan", lambda: Ratings.from_scipy(scipy.sparse.csr_array([[1, np.nan]]))),
+        (ValueError, "at least one entry", lambda: Ratings.from_scipy(scipy.sparse.csr_array((3, 4)))),
+        (ValueError, "at least one entry", lambda: Ratings.from_dense(np.full((2, 2), np.nan))),
+        (ValueError, "values.*inf", lambda: Ratings.from_dense([[np.inf, 1.0]])),
+        (TypeError, "from_scipy", lambda: Ratings.from_dense(scipy.sparse.csr_array((3, 4)))),
         (ValueError, "user", lambda: Ratings.from_triplets([1, 2], [1, 2], user_ids=[1])),
     ],
 )
@@ -555,6 +565,41 @@ def test_select_positives_and_starts(entries, data):
     assert csr.nnz == len(ratings)
     back = Ratings.from_scipy(csr, user_ids=ratings.user_ids.values, item_ids=ratings.item_ids.values)
     assert as_dict(back) == as_dict(ratings)
+
+
+def test_selections_that_are_none():
+    ratings = Ratings.from_triplets([1, 1, 2], [1, 2, 1], [1, 2, 3])
+    assert ratings.select([-1, 0]).values.tolist() == [1, 3]
+    assert as_dict(ratings.select([-1, 0])) == {(1, 1): 1, (2, 1): 3}
+    with pytest.raises(ValueError, match="3 booleans"):
+        ratings.select([True, False])
+    for twice in ([0, 0], [2, -1]):
+        with pytest.raises(ValueError, match="twice"):
+            ratings.select(twice)
+    with pytest.raises(IndexError):
+        ratings.select([3])
+    with pytest.raises(ValueError, match="threshold must be finite"):
+        ratings.positives(np.nan)
+
+
+def test_frames_and_objects_as_matrices():
+    holes = [[1, None], [2, 3]]
+    assert as_dict(Ratings.from_dense(holes)) == {(0, 0): 1, (1, 0): 2, (1, 1): 3}
+    pandas = pytest.importorskip("pandas")
+    named = {("a", "x"): 1, ("b", "x"): 2, ("b", "y"): 3}
+    for dtype in (float, "Float64", object):
+        frame = pandas.DataFrame(holes, index=["a", "b"], columns=["x", "y"], dtype=dtype)
+        assert as_dict(Ratings.from_dense(frame)) == named
+    assert as_dict(Ratings.from_dense(frame, user_ids=[7, 8], item_ids=[1, 2])) == {(7, 1): 1, (8, 1): 2, (8, 2): 3}
+
+
+def test_columns_of_any_name():
+    table = {0: [1, 2], 1: [3, 4], 2: [5, 6]}
+    pandas = pytest.importorskip("pandas")
+    expected = {(1, 3): 5, (2, 4): 6}
+    assert as_dict(Ratings.from_frame(pandas.DataFrame(table), user=0, item=1, value=2)) == expected
+    structured = np.array([(1, 3, 5.0), (2, 4, 6.0)], [("user", int), ("item", int), ("rating", float)])
+    assert as_dict(Ratings.from_frame(structured)) == expected
 
 
 def test_nothing_selected():

@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from jax_mmf.completion.factors import Factors, carry_over, predict
-from jax_mmf.completion.implicit import ImplicitALS, ImplicitState
+from jax_mmf.completion.implicit import ImplicitALS, ImplicitState, check_counts
 from jax_mmf.completion.ragged import RaggedRows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.pytrees import register_configuration
@@ -103,7 +103,7 @@ class BPR:
         return optax.adam(_STEP) if self.optimizer is None else self.optimizer
 
     def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Clicks:
-        """Ratings as arrays on the device; their values are not looked at."""
+        """Clicks as arrays on the device: the entries whose value and weight are not zero, which all count alike."""
         if mesh is not None:
             raise ValueError("mesh must be None: steps come one after another; ImplicitALS can be spread")
         if len(ratings) > np.iinfo(np.int32).max:
@@ -111,6 +111,9 @@ class BPR:
                 f"BPR takes at most {np.iinfo(np.int32).max:,} entries, which it numbers in int32, and these are "
                 f"{len(ratings):,}; ImplicitALS takes more, or select a part"
             )
+        check_counts(ratings)
+        if not ratings.values.all() or (ratings.weights is not None and not ratings.weights.all()):
+            ratings = ratings.select(ratings.values * (1 if ratings.weights is None else ratings.weights) > 0)
         arrays = (ratings.users, ratings.items, ratings.row_starts())
         numbers = jnp.arange(ratings.n_items, dtype=jnp.int32)
         users, items, starts = (jnp.asarray(a, jnp.int32) for a in arrays)

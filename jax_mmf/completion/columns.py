@@ -21,7 +21,7 @@ def real_column(name: str, values: Any, n: int) -> HostArray:
     """
     array = _plain(name, values)
     if array.dtype == object:
-        array = _from_objects(array)
+        array = from_objects(array)
     if array.dtype.kind not in "iufb":
         raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
     _check_shape(name, array, n)
@@ -39,7 +39,7 @@ def time_column(name: str, values: Any, n: int) -> HostArray:
     array = _plain(name, values)
     _check_shape(name, array, n)
     if array.dtype.kind in "OU":
-        array = _from_objects(array)
+        array = from_objects(array)
     if array.dtype.kind in "OU":
         dates = [_date(name, v, entry) for entry, v in enumerate(array.tolist())]
         array = np.array(dates, "datetime64[us]")
@@ -67,8 +67,8 @@ def _plain(name: str, values: Any) -> HostArray:
     return np.asarray(values)
 
 
-def _from_objects(array: HostArray) -> HostArray:
-    """Objects that are all numbers or missing, as nullable columns of frames have them, as numbers and NaN."""
+def from_objects(array: HostArray) -> HostArray:
+    """``(n,)`` objects that are all numbers or missing, as nullable columns of frames have them, as numbers and NaN."""
     items = array.tolist()
     missing = [v is None or type(v).__name__ in ("NAType", "NaTType") for v in items]
     real = numbers.Real | decimal.Decimal

@@ -1,7 +1,7 @@
 """Ids of users and of items: any hashable values, numbered from zero."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from typing import Any
 
@@ -18,6 +18,8 @@ def label_array(values: Any) -> HostArray:
     Whole numbers and dates are arrays of these. Text and everything else is an array of objects: arrays of text of one
     width drop NULs at its end, and take the room of the longest in each place.
     """
+    if isinstance(values, str | bytes | Mapping | Set):
+        raise TypeError(f"ids must be a list or an array with one for each entry, got a {type(values).__name__}")
     if hasattr(values, "to_numpy"):  # a column of a frame
         values = values.to_numpy()
     if isinstance(values, np.ma.MaskedArray):
@@ -67,8 +69,8 @@ def kind_mismatch(name: str, labels: "Labels", asked: HostArray) -> str | None:
             return None
     (example,), (came,) = labels.values[:1].tolist(), asked[:1].tolist()
     return (
-        f"none of the {len(asked)} {name} is known: they are {', '.join(sorted(got))}, such as {came!r}, and those of "
-        f"the model are {', '.join(sorted(known))}, such as {example!r}; convert them"
+        f"none of the {len(asked)} {name} is known: they are {', '.join(sorted(got))}, such as {came!r}, and the known "
+        f"ones are {', '.join(sorted(known))}, such as {example!r}; convert them"
     )
 
 
@@ -175,6 +177,7 @@ class Labels:
 
     Raises:
       ValueError: if an id comes twice, is NaN or None, or can't be hashed.
+      TypeError: for one text, a dictionary or a set.
     """
 
     def __init__(self, values: Any) -> None:

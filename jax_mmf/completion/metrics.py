@@ -101,6 +101,8 @@ def coverage(fitted: "Fitted", *, k: int = 10, exclude: Ratings | None = None) -
 def _errors(fitted: "Fitted", test: Ratings) -> HostArray:
     if len(test) == 0:
         raise ValueError("test holds no rating")
+    if test.weights is not None and not test.weights.any():
+        raise ValueError("test has weights that are all zero")
     user_positions, item_positions = _positions(fitted, test)
     users, items = user_positions[test.users], item_positions[test.items]
     errors: HostArray = fitted.predict_positions(users, items).astype(np.float64) - test.values

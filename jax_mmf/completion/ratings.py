@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.completion.columns import as_float32, real_column, time_column
-from jax_mmf.completion.labels import Labels, label_array, positions_or_warning
+from jax_mmf.completion.columns import as_float32, from_objects, real_column, time_column
+from jax_mmf.completion.labels import Labels, kind_mismatch, label_array
 from jax_mmf.typing import HostArray
-from jax_mmf.validation import check_choice
+from jax_mmf.validation import check_choice, check_real
 
 _AGGREGATES = ("mean", "sum", "min", "max", "first", "last")
 
@@ -113,6 +113,8 @@ class Ratings:
         """
         if not hasattr(matrix, "tocoo"):
             raise TypeError(f"matrix must be a SciPy sparse matrix, got {type(matrix).__name__}; use from_dense")
+        if len(matrix.shape) != 2:
+            raise ValueError(f"matrix must have 2 axes, users and items, got shape {matrix.shape}")
         coo = matrix.tocoo(copy=False)
         user_labels, item_labels = _matrix_labels(coo.shape, user_ids, item_ids)
         users, items = user_labels.values[coo.row], item_labels.values[coo.col]
@@ -122,23 +124,31 @@ class Ratings:
 
     @classmethod
     def from_dense(cls, matrix: Any, *, user_ids: Any = None, item_ids: Any = None) -> "Ratings":
-        """Ratings from an array with NaN where there is none, or a NumPy masked array, users in rows.
+        """Ratings from an array with NaN where there is none, a NumPy masked array or a frame, users in rows.
 
         Args:
           matrix: ``(n_users, n_items)`` of real numbers.
-          user_ids: of the rows; by default their numbers.
-          item_ids: of the columns; by default their numbers.
+          user_ids: of the rows; by default the index of a frame of pandas, else their numbers.
+          item_ids: of the columns; by default the names of the columns of a frame, else their numbers.
 
         Returns:
           the ratings.
 
         Raises:
           ValueError: for another number of axes, and as `from_triplets` does.
+          TypeError: for a sparse matrix, and values that are not numbers.
         """
+        if hasattr(matrix, "tocoo"):
+            raise TypeError("matrix must be dense, got a sparse one; use from_scipy")
+        if hasattr(matrix, "columns"):
+            user_ids = getattr(matrix, "index", None) if user_ids is None else user_ids
+            item_ids = matrix.columns if item_ids is None else item_ids
         masked = np.ma.getmaskarray(matrix) if isinstance(matrix, np.ma.MaskedArray) else None
         dense = np.asarray(np.ma.getdata(matrix))
         if dense.ndim != 2:
             raise ValueError(f"matrix must have 2 axes, users and items, got shape {dense.shape}")
+        if dense.dtype == object:
+            dense = from_objects(dense.ravel()).reshape(dense.shape)
         if dense.dtype.kind not in "iufb":
             raise TypeError(f"matrix must hold real numbers, got dtype {dense.dtype}")
         missing = np.isnan(dense) if dense.dtype.kind == "f" else np.zeros(dense.shape, bool)
@@ -178,13 +188,16 @@ class Ratings:
         Raises:
           ValueError: for a column that is not there, and as `from_triplets` does.
         """
-        known = [str(c) for c in (frame.columns if hasattr(frame, "columns") else frame)]
+        names = getattr(getattr(frame, "dtype", None), "names", None)  # of a structured array
+        known = list(names or (frame.columns if hasattr(frame, "columns") else frame))
 
         def column(argument: str, name: str | None) -> Any:
             if name is None:
                 return None
             if name not in known:
-                raise ValueError(f"{argument}={name!r} is not a column of the frame, which has {', '.join(known)}")
+                raise ValueError(
+                    f"{argument}={name!r} is not a column of the frame, which has {', '.join(map(str, known))}"
+                )
             return frame[name]
 
         return cls.from_triplets(
@@ -222,10 +235,19 @@ class Ratings:
 
         Returns:
           ratings, possibly none.
+
+        Raises:
+          ValueError: for booleans of another number, and numbers that come twice.
+          IndexError: for numbers of no entry.
         """
         chosen = np.asarray(entries)
-        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else np.sort(chosen)
-        chosen = chosen if chosen.size else chosen.astype(np.int64)  # an empty list has no kind of its own
+        if chosen.dtype == bool and chosen.shape != (len(self),):
+            raise ValueError(f"entries must be {len(self)} booleans, one for each, got shape {chosen.shape}")
+        # Numbers of entries, counted from the end too; an empty list has no kind of its own.
+        numbers = np.arange(len(self))
+        chosen = np.sort(numbers[chosen if chosen.size else chosen.astype(np.int64)])
+        if (chosen[1:] == chosen[:-1]).any():
+            raise ValueError("entries holds a number twice, and no pair of a user and an item may come twice")
         take = lambda a: None if a is None else a[chosen]  # noqa: E731
         return Ratings(
             self.user_ids, self.item_ids, self.users[chosen], self.items[chosen], self.values[chosen],
@@ -234,6 +256,7 @@ class Ratings:
 
     def positives(self, threshold: float) -> "Ratings":
         """Implicit feedback out of explicit: the entries of at least a threshold, with value one."""
+        check_real("threshold", threshold)
         chosen = self.select(self.values >= threshold)
         return replace(chosen, values=np.ones_like(chosen.values))
 
@@ -260,12 +283,7 @@ class Ratings:
 
         Raises:
           ValueError: for dates in one and numbers in the other.
-
-        Warns:
-          UserWarning: if all new ids are of another kind, such as text where the others are numbers.
         """
-        positions_or_warning("users", self.user_ids, newer.user_ids.values, stacklevel=2)
-        positions_or_warning("items", self.item_ids, newer.item_ids.values, stacklevel=2)
         users, items = self.user_ids.union(newer.user_ids), self.item_ids.union(newer.item_ids)
         at_users, at_items = users.positions(newer.user_ids.values), items.positions(newer.item_ids.values)
 
@@ -360,7 +378,11 @@ def _positions(name: str, values: Any, given: Any) -> tuple[HostArray, Labels]:
         raise ValueError(f"{name}: {error}") from error
     if (positions < 0).any():
         unknown = values[np.flatnonzero(positions < 0)[0]]
-        raise ValueError(f"{name} has {(positions < 0).sum()} ids that are not in {name[:-1]}_ids, such as {unknown!r}")
+        problem = kind_mismatch(name, labels, values) if (positions < 0).all() else None
+        detail = "" if problem is None else f": {problem}"
+        raise ValueError(
+            f"{name} has {(positions < 0).sum()} ids that are not in {name[:-1]}_ids, such as {unknown!r}{detail}"
+        )
     return positions, labels
 
 

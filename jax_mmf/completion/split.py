@@ -42,7 +42,7 @@ def train_test_split(
     check_choice("by", by, ("random", "user", "time"))
     times = ratings.timestamps
     n, is_count = len(ratings), isinstance(test_size, int | np.integer)
-    if not (1 <= test_size < n if is_count else 0 < test_size < 1):
+    if isinstance(test_size, bool) or not (1 <= test_size < n if is_count else 0 < test_size < 1):
         raise ValueError(f"test_size must be a share in (0, 1) or a number from 1 to {n - 1}, got {test_size!r}")
     if by == "time" and times is None:
         raise ValueError("by='time' needs ratings with timestamps")

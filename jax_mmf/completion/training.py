@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from jax_mmf.completion import metrics
 from jax_mmf.completion.fitted import EpochRecord, Fitted, fitted
+from jax_mmf.completion.labels import positions_or_warning
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.interrupt import deferred_interrupt
@@ -100,8 +101,7 @@ def fit(
     data = model.prepare(train, mesh)
     state = _prepare_state(model, key, data)
     if start is not None:
-        if type(start.model) is not type(model):
-            raise ValueError(f"start must be a {type(model).__name__}, got a {type(start.model).__name__}")
+        _check_start(start, model, state)
         users = start.ratings.user_ids.positions(train.user_ids.values)
         items = start.ratings.item_ids.positions(train.item_ids.values)
         # Copies: epochs write into the memory of the state before, and that of the start is not theirs.
@@ -156,8 +156,15 @@ def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> 
 
     Returns:
       a model of all users and items.
+
+    Warns:
+      UserWarning: if all users, or all items, of the new ratings are unknown and of another kind than those of the
+        model, such as text where these are numbers.
     """
-    return fit(previous.model, previous.ratings.union(newer), key=key, n_epochs=n_epochs, start=previous)
+    known = previous.ratings
+    positions_or_warning("users", known.user_ids, newer.user_ids.values, stacklevel=2)
+    positions_or_warning("items", known.item_ids, newer.item_ids.values, stacklevel=2)
+    return fit(previous.model, known.union(newer), key=key, n_epochs=n_epochs, start=previous)
 
 
 def _check_arguments(model: Any, train: Any, n_epochs: Any, validation: Any, patience: Any, score: Any) -> None:
@@ -165,13 +172,29 @@ def _check_arguments(model: Any, train: Any, n_epochs: Any, validation: Any, pat
     for name, ratings in (("train", train), ("validation", validation)):
         if ratings is not None and not isinstance(ratings, Ratings):
             raise TypeError(f"{name} must be Ratings, got {type(ratings).__name__}; see Ratings.from_triplets")
-    if len(train) == 0:
-        raise ValueError("train holds no rating")
+        if ratings is not None and len(ratings) == 0:
+            raise ValueError(f"{name} holds no rating")
+    if train.weights is not None and not train.weights.any():
+        raise ValueError("train has weights that are all zero")
     check_count("n_epochs", n_epochs)
     if patience is not None:
         check_count("patience", patience)
     if validation is None and (patience is not None or score is not None):
         raise ValueError("patience and score need validation ratings")
+
+
+def _check_start(start: Any, model: Model, state: Any) -> None:
+    if not isinstance(start, Fitted):
+        raise TypeError(f"start must be what fit returned, got {type(start).__name__}")
+    wanted, got = (
+        (type(m).__name__, getattr(m, "n_components", None), jax.tree.structure(s))
+        for m, s in ((model, state), (start.model, start.state))
+    )
+    if wanted != got:
+        raise ValueError(
+            f"start must be of the configuration of model, {wanted[0]} with {wanted[1]} components, got {got[0]} with "
+            f"{got[1]}{', and another kind of state' if wanted[:2] == got[:2] else ''}"
+        )
 
 
 def default_score(model: Model, train: Ratings) -> Score:
