@@ -462,6 +462,23 @@ def test_missing_recommendations_of_numbers_are_minus_one():
     assert (found.scores == -np.inf).tolist() == [[True] * 3, [False, True, True]]
 
 
+@pytest.mark.parametrize(
+    ("ids", "missing"),
+    [
+        (np.array([3, 2**63 + 1, 2**63 + 5], np.uint64), -1),
+        (np.array([1, 2, 200], np.uint8), -1),
+        (np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "datetime64[ns]"), np.datetime64("NaT")),
+        (["a", "b", "c"], None),
+    ],
+)
+def test_missing_recommendations_beside_ids_of_any_kind(ids, missing):
+    ratings = completion.Ratings.from_triplets([1, 1, 2], [ids[0], ids[2], ids[1]], [1.0, 2.0, 3.0], item_ids=ids)
+    found = completion.fit(EXPLICIT["ridge"], ratings, key=KEY, n_epochs=1).recommend(n=2)
+    assert found.items[0, 0] == ids[1]
+    assert set(found.items[1].tolist()) == set(np.asarray(ids)[[0, 2]].tolist())
+    assert found.items[0, 1] is missing or found.items[0, 1] == missing or np.isnat(found.items[0, 1])
+
+
 def test_similar_items_are_by_cosine(named):
     factors = np.asarray(named.factors.items, float)
     for position, item in enumerate(ITEMS):

@@ -2,11 +2,12 @@
 
 import tracemalloc
 
+import jax
 import numpy as np
 import pytest
 
 from jax_mmf import completion
-from jax_mmf.completion import read_movielens, read_movielens_items
+from jax_mmf.completion import command, read_movielens, read_movielens_items
 
 ENTRIES = [(196, 242, 3.0, 881250949), (186, 302, 3.5, 891717742), (196, 302, 1.0, 878887116)]
 
@@ -276,6 +277,14 @@ def test_titles_with_commas_and_quotes(tmp_path):
     assert items.titles.tolist() == expected
     assert items.genres[0] == ("Comedy", "Drama")
     assert items.titles_of(np.array([5])) == expected[2:]
+
+
+def test_titles_beside_missing_recommendations(tmp_path):
+    items = completion.Items(completion.Labels(["x", "y"]), np.array(["Ex", "Why"], object), [(), ()])
+    ratings = completion.Ratings.from_triplets(["a", "a", "b"], ["x", "y", "y"], [1, 2, 3])
+    fitted = completion.fit(completion.ExplicitALS(2), ratings, key=jax.random.key(0), n_epochs=1)
+    rows = [(r["user"], r["item"], r["title"]) for r in command.rows_of(fitted, 2, True, items)]
+    assert rows == [("b", "x", "Ex")]
 
 
 def test_items_without_a_year(tmp_path):

@@ -29,7 +29,8 @@ class Recommendations(NamedTuple):
 
     Attributes:
       users: ``(m,)`` ids.
-      items: ``(m, n)`` ids, the best first; None (or, for numbers, -1) where a user has seen nearly everything.
+      items: ``(m, n)`` ids, the best first; None (for numbers -1, for dates NaT) where a user has seen nearly
+        everything.
       scores: ``(m, n)`` predictions, ``-inf`` where there is no item.
     """
 
@@ -144,10 +145,13 @@ class Fitted:
         if self.limits is not None:
             scores = np.where(np.isfinite(scores), np.clip(scores, *self.limits), scores)
         labels = self.ratings.item_ids.values
-        missing: Any = -1 if labels.dtype.kind in "iu" else None
         items = labels[columns]
         if (columns < 0).any():
-            items = items.astype(np.int64 if missing == -1 else object)
+            missing: Any = {"i": -1, "u": -1, "M": np.datetime64("NaT"), "m": np.timedelta64("NaT")}.get(
+                labels.dtype.kind
+            )
+            wide = {"i": np.int64, "u": object if labels.dtype == np.uint64 else np.int64}.get(labels.dtype.kind)
+            items = items if wide is None else items.astype(wide)
             items[columns < 0] = missing
         given = ids.values if users is None else as_labels(users)
         return Recommendations(given, items, scores)
