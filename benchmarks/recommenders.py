@@ -31,8 +31,8 @@ def as_fitted(
     zeros = lambda bias, n: np.zeros(n) if bias is None else bias  # noqa: E731
     arrays = (mean, zeros(user_bias, len(users)), zeros(item_bias, len(items)), users, items)
     factors = completion.Factors(*(np.asarray(a, np.float32) for a in arrays))
-    known = np.bincount(train.items, minlength=train.n_items) > 0
-    return Fitted(None, None, without_unrated(factors, train), train, known, limits, [])  # type: ignore[arg-type]
+    counts = np.bincount(train.items, minlength=train.n_items)
+    return Fitted(None, None, without_unrated(factors, train), train, counts, limits, [])  # type: ignore[arg-type]
 
 
 def our_model(name: str, values: Values) -> completion.Model:

@@ -58,6 +58,23 @@ def test_model_file_needs_plain_ids_and_the_optimiser(tmp_path):
     assert completion.load_model(tmp_path / "m.h5", model=model).model is model
 
 
+def test_model_file_of_dates_and_of_large_and_odd_ids(tmp_path):
+    users, items = [5, 2**63 + 1, 2**63 + 5], ["a", "ab", "b"]
+    ratings = completion.Ratings.from_triplets(
+        users, items, [1, 2, 3], timestamps=["2020-01-03", "2020-01-01T12:00", "2020-01-02"]
+    )
+    fitted = completion.fit(MODELS["als"], ratings, key=jax.random.key(0), n_epochs=1)
+    completion.save_model(tmp_path / "m.h5", fitted)
+    loaded = completion.load_model(tmp_path / "m.h5").ratings
+    assert loaded.user_ids.values.tolist() == users
+    assert loaded.item_ids.values.tolist() == items
+    np.testing.assert_array_equal(loaded.timestamps, ratings.timestamps)
+    assert loaded.timestamps.dtype == ratings.timestamps.dtype
+    nul = completion.Ratings.from_triplets(["a\0", "a"], [1, 1], [1, 2])
+    with pytest.raises(TypeError, match="without NUL"):
+        completion.save_model(tmp_path / "n.h5", completion.fit(MODELS["als"], nul, key=jax.random.key(0), n_epochs=1))
+
+
 def test_damaged_model_files_are_named(tmp_path):
     path = tmp_path / "m.h5"
     with pytest.raises(FileNotFoundError, match=r"m\.h5"):

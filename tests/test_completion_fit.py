@@ -1,6 +1,9 @@
 """`fit`, and what `Fitted` answers."""
 
 import dataclasses
+import re
+import signal
+import warnings
 
 import chex
 import jax
@@ -25,6 +28,7 @@ from jax.test_util import check_grads
 
 import jax_mmf as mmf
 from jax_mmf import completion
+from jax_mmf.completion import fitted as module
 from jax_mmf.completion import training
 from jax_mmf.completion.explicit import ALSState
 from jax_mmf.completion.implicit import ImplicitState
@@ -108,6 +112,90 @@ def test_callbacks():
     np.testing.assert_array_equal(seen[-1][2], fitted.factors.items)
 
 
+def test_what_ended_a_run():
+    ratings, _, _ = make_ratings(counts=True)
+    fit = lambda **kw: completion.fit(EXPLICIT["ridge"], ratings, key=KEY, n_epochs=5, **kw)
+    assert fit().stopped_by == "epochs"
+    assert fit(callbacks=[lambda e: e.record.epoch == 2]).stopped_by == "callback"
+    stale = fit(validation=ratings, patience=1, score=scripted([1.0, 2.0]))
+    assert (stale.stopped_by, len(stale.history)) == ("patience", 2)
+
+
+@pytest.mark.parametrize("when", ["callback", "score"])
+def test_an_interrupt_returns_what_is_learned(when, capsys):
+    ratings, _, _ = make_ratings(counts=True)
+    fit = lambda n, **kw: completion.fit(EXPLICIT["ridge"], ratings, key=KEY, n_epochs=n, **kw)
+
+    def second(epoch):
+        if epoch == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    if when == "callback":
+        found = fit(9, callbacks=[lambda event: second(event.record.epoch)])
+    else:
+        scores = iter([3.0, 2.0])
+        score = lambda fitted, _: second(len(fitted.history) + 1) or next(scores)
+        found = fit(9, validation=ratings, score=score)
+    assert found.stopped_by == "interrupt"
+    assert len(found.history) == 2
+    chex.assert_trees_all_equal(found.factors, fit(2).factors)
+    assert "once more" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_interrupt_is_raised():
+    def twice(event):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=9, callbacks=[twice])
+    assert len(caught.value.result.history) == 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("name", ["ridge", "bpr"])
+def test_an_error_of_a_callback_carries_the_result(name):
+    ratings, _, _ = make_ratings(counts=True)
+
+    def third(event):
+        if event.record.epoch == 3:
+            raise RuntimeError("disk full")
+
+    fit = lambda n, **kw: completion.fit(EVERY[name], ratings, key=KEY, n_epochs=n, **kw)
+    with pytest.raises(RuntimeError, match="disk full") as caught:
+        fit(9, callbacks=[third])
+    assert "`result`" in caught.value.__notes__[0]
+    assert caught.value.result.stopped_by == "error"
+    chex.assert_trees_all_equal(caught.value.result.factors, fit(3).factors)
+    # With validation it is the best epoch.
+    with pytest.raises(RuntimeError) as caught:
+        fit(9, callbacks=[third], validation=ratings, score=scripted([2.0, 1.0, 3.0]))
+    chex.assert_trees_all_equal(caught.value.result.factors, fit(2).factors)
+    # An error of the score keeps the best one too.
+    with pytest.raises(StopIteration) as caught:
+        fit(9, validation=ratings, score=scripted([2.0, 3.0]))
+    chex.assert_trees_all_equal(caught.value.result.factors, fit(1).factors)
+
+
+def test_an_interrupted_search_keeps_its_trials():
+    scores = []
+
+    def score(fitted, validation):
+        scores.append(float(len(scores)))
+        if len(scores) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return scores[-1]
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        completion.search(
+            EXPLICIT["ridge"], RATINGS, {"alpha": [0.1, 0.2, 0.3]}, key=KEY, n_epochs=2, patience=None,
+            validation=RATINGS, score=score,
+        )  # fmt: skip
+    assert [t.values["alpha"] for t in caught.value.trials] == [0.1]
+    assert caught.value.trials[0].score == 0
+
+
 @pytest.mark.parametrize("name", MAIN)
 def test_one_compilation_for_a_run_and_none_for_other_numbers(name):
     ratings, _, _ = make_ratings(counts=True)
@@ -177,6 +265,10 @@ def test_mesh_must_be_none_where_steps_are_in_order():
 
 
 RATINGS = make_ratings(counts=True)[0]
+NOTHING = RATINGS.positives(99)
+WEIGHTLESS = completion.Ratings.from_triplets([0, 1], [0, 1], weights=[0, 0])
+ZEROS = completion.Ratings.from_triplets([0, 1], [0, 1], [0, 0])
+NEGATIVE = completion.Ratings.from_triplets([0, 1], [0, 1], [1, -1])
 
 
 @pytest.mark.parametrize(
@@ -195,6 +287,14 @@ RATINGS = make_ratings(counts=True)[0]
             lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, patience=0, validation=RATINGS),
         ),
         (ValueError, "n_epochs", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=0)),
+        (ValueError, "validation", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, validation=NOTHING)),
+        (ValueError, "train.*weights", lambda: completion.fit(EXPLICIT["ridge"], WEIGHTLESS, key=KEY)),
+        (ValueError, "train.*weights", lambda: completion.fit(IMPLICIT["implicit"], WEIGHTLESS, key=KEY)),
+        (ValueError, "not zero", lambda: completion.fit(IMPLICIT["implicit"], ZEROS, key=KEY)),
+        (ValueError, "not zero", lambda: completion.fit(IMPLICIT["bpr"], ZEROS, key=KEY)),
+        (ValueError, "counts", lambda: completion.fit(IMPLICIT["bpr"], NEGATIVE, key=KEY)),
+        (TypeError, "start", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, start=RATINGS)),
+        (ValueError, "test_size", lambda: completion.train_test_split(RATINGS, test_size=True, key=KEY)),
         (ValueError, "n_components", lambda: completion.ExplicitALS(0)),
         (ValueError, "alpha", lambda: completion.ExplicitALS(alpha=-1)),
         (ValueError, "l1_ratio", lambda: completion.ExplicitALS(l1_ratio=1.5)),
@@ -224,13 +324,29 @@ def test_overflow_is_told():
 
 def test_start_of_another_model():
     start = completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=1)
-    with pytest.raises(ValueError, match="start"):
-        completion.fit(IMPLICIT["implicit"], RATINGS, key=KEY, start=start)
+    other = completion.ExplicitALS(3, alpha=0.1, variational=False)
+    for model in (IMPLICIT["implicit"], other, EXPLICIT["variational"]):
+        with pytest.raises(ValueError, match="start must be of the configuration"):
+            completion.fit(model, RATINGS, key=KEY, start=start)
+
+
+def test_entries_without_weight_are_no_clicks_of_bpr():
+    ratings = completion.Ratings.from_triplets([0, 0, 1, 1], [0, 1, 1, 2], [1, 0, 1, 1], weights=[1, 1, 1, 0])
+    data = completion.BPR(2).prepare(ratings)
+    assert data.users.tolist() == [0, 1]
+    assert data.items.tolist() == [0, 1]
+    assert data.starts.tolist() == [0, 1, 2]
+    assert data.item_numbers.shape == (3,)
 
 
 # What a fitted model answers
 
 USERS, ITEMS = ["ann", "bob", "cem", "dan"], [(1, "a"), (2, "b"), (3, "c"), (4, "d"), (5, "e")]
+
+
+@pytest.fixture(scope="module")
+def numbered():
+    return completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, n_epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +462,23 @@ def test_missing_recommendations_of_numbers_are_minus_one():
     assert (found.scores == -np.inf).tolist() == [[True] * 3, [False, True, True]]
 
 
+@pytest.mark.parametrize(
+    ("ids", "missing"),
+    [
+        (np.array([3, 2**63 + 1, 2**63 + 5], np.uint64), -1),
+        (np.array([1, 2, 200], np.uint8), -1),
+        (np.array(["2020-01-01", "2020-01-02", "2020-01-03"], "datetime64[ns]"), np.datetime64("NaT")),
+        (["a", "b", "c"], None),
+    ],
+)
+def test_missing_recommendations_beside_ids_of_any_kind(ids, missing):
+    ratings = completion.Ratings.from_triplets([1, 1, 2], [ids[0], ids[2], ids[1]], [1.0, 2.0, 3.0], item_ids=ids)
+    found = completion.fit(EXPLICIT["ridge"], ratings, key=KEY, n_epochs=1).recommend(n=2)
+    assert found.items[0, 0] == ids[1]
+    assert set(found.items[1].tolist()) == set(np.asarray(ids)[[0, 2]].tolist())
+    assert found.items[0, 1] is missing or found.items[0, 1] == missing or np.isnat(found.items[0, 1])
+
+
 def test_similar_items_are_by_cosine(named):
     factors = np.asarray(named.factors.items, float)
     for position, item in enumerate(ITEMS):
@@ -378,6 +511,36 @@ def test_fold_in_is_one_more_half_step_of_users(x64, name):
         np.testing.assert_allclose(folded.factors.user_bias[rows], bias[rows], rtol=1e-6, atol=1e-6)
         np.testing.assert_array_equal(folded.factors.items, fitted.factors.items)
     assert (np.asarray(folded.factors.users)[0] == 0).all()
+
+
+def test_few_programs_for_many_sizes(numbered):
+    """One of some seconds for each new number of ratings, or of users, would be what a service spends its time on."""
+    fold_in, best = module._fold_in._cache_size(), module._best._cache_size()
+    full = completion.Ratings.from_triplets(np.repeat(range(9), 5), np.tile(range(5), 9), np.arange(45) % 5 + 1.0)
+    for n in range(1, 21):
+        part = full.select(np.arange(45) < n)
+        folded = numbered.fold_in(part)
+        assert folded.factors.users.shape == (9, 2)
+        folded.recommend(range(n), 3)
+        numbered.fold_in(completion.Ratings.from_triplets([7] * (n % 5 + 1), range(n % 5 + 1), [1.0] * (n % 5 + 1)))
+    assert module._fold_in._cache_size() - fold_in <= 3
+    assert module._best._cache_size() - best <= 6
+
+
+def test_padding_of_fold_ins_changes_nothing(x64):
+    """Rows of many lengths, against the same rows one by one."""
+    rng = np.random.default_rng(2)
+    many, _, _ = make_ratings(n_users=30, n_items=90, counts=True)
+    fitted = completion.fit(EXPLICIT["ridge"], many, key=KEY, n_epochs=2)
+    lengths = [1, 2, 8, 9, 33, 70, 3, 3, 1, 1, 90]
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    items = np.concatenate([rng.permutation(90)[:n] for n in lengths])
+    others = completion.Ratings.from_triplets(users, items, rng.integers(1, 6, len(users)))
+    together = fitted.fold_in(others).factors
+    rows = completion.ragged_rows(others.users, others.items, others.values, None, len(lengths))
+    expected, bias = jax.jit(fitted.model.fold_in)(fitted.state, rows)
+    np.testing.assert_allclose(together.users, expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(together.user_bias, bias, rtol=1e-8, atol=1e-10)
 
 
 @pytest.mark.slow
@@ -445,3 +608,86 @@ def test_gradients_of_folding_in_clicks(x64):
 
     args = (items, values, jnp.asarray(0.3), jnp.asarray(0.2))
     check_grads(jax.jit(prediction), args, 1, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-5)
+
+
+# Users of whom nothing is known, and ids of another kind
+
+CLICKS = completion.Ratings.from_triplets(
+    [0, 0, 1, 1, 2, 2, 3, 3], [9, 5, 9, 7, 9, 5, 9, 8], user_ids=[0, 1, 2, 3, 99], item_ids=range(10)
+)  # item 9 is the most popular one, then 5; nobody has items 0 to 4 and 6
+
+
+@pytest.mark.parametrize("model", [completion.ImplicitALS(2), completion.ExplicitALS(2, biases=False)])
+def test_users_without_ratings_get_the_most_popular_items(model):
+    fitted = completion.fit(model, CLICKS, key=KEY, n_epochs=2)
+    both = fitted.recommend([99, 1234, 0], 5)
+    assert both.items.tolist()[:2] == [[9, 5, 7, 8, -1]] * 2
+    assert np.isfinite(both.scores[:2, :4]).all()
+    assert set(both.items[2, :2].tolist()) == {7, 8}
+    others = completion.Ratings.from_triplets([7, 8], [5, 9], user_ids=[7, 8, 9])
+    assert fitted.fold_in(others).recommend(9, 3).items.tolist() == [[9, 5, 7]]
+
+
+def test_biases_of_items_say_better_than_popularity():
+    ratings = completion.Ratings.from_triplets([0, 1, 2, 0, 1], [1, 1, 1, 2, 2], [2.0, 2, 2, 5, 5])
+    assert completion.fit(EXPLICIT["ridge"], ratings, key=KEY).recommend(77, 2).items.tolist() == [[2, 1]]
+
+
+def test_items_without_ratings_resemble_none():
+    fitted = completion.fit(completion.ImplicitALS(2), CLICKS, key=KEY, n_epochs=2)
+    ids, cosines = fitted.similar_items(9, 8)
+    assert sorted(ids) == [5, 7, 8]
+    assert np.isfinite(cosines).all()
+    with pytest.raises(ValueError, match="item 3 has no ratings"):
+        fitted.similar_items(3)
+
+
+def test_scalars_of_any_library_are_one_id(numbered):
+    for one in (np.array(1), np.int64(1), jnp.asarray(1), np.float64(1.0)):
+        np.testing.assert_array_equal(numbered.predict(one, [0, 2]), numbered.predict(1, [0, 2]))
+        np.testing.assert_array_equal(numbered.predict([0, 2], one), numbered.predict([0, 2], 1))
+        assert numbered.predict(one, one).shape == (1,)
+        assert numbered.recommend(one, 2).items.tolist() == numbered.recommend([1], 2).items.tolist()
+        assert numbered.similar_items(one, 2)[0].tolist() == numbered.similar_items(1, 2)[0].tolist()
+
+
+def test_ids_of_another_kind_are_told(numbered):
+    text = completion.fit(
+        EXPLICIT["ridge"], completion.Ratings.from_triplets(["1", "2"], ["a", "b"], [1.0, 2.0]), key=KEY, n_epochs=1
+    )
+    numbers, words = "whole numbers, such as", "text, such as"
+    for call, word in (
+        (lambda: numbered.predict("1", 1), f"users is known: they are {words} '1'.*{numbers} 0"),
+        (lambda: numbered.predict(1, ["1.0", "2.0"]), f"2 items is known: they are {words} '1.0'"),
+        (lambda: numbered.recommend(["1", "2"]), "none of the 2 users"),
+        (lambda: text.predict(1, "a"), f"users is known: they are {numbers} 1.*{words} '1'"),
+        (lambda: text.predict(1.0, "a"), f"they are {numbers} 1"),
+        (lambda: text.predict("1.0", "a"), "such as '1.0'.*such as '1'"),
+        (lambda: completion.rmse(text, RATINGS), "none of the 6 users"),
+        (lambda: completion.update(text, RATINGS, key=KEY), "none of the 6 users is known"),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            call()
+        assert re.search(word, str(caught[0].message))
+        assert caught[0].category is UserWarning
+        assert caught[0].filename == __file__
+    with pytest.raises(ValueError, match="6 ids.*whole numbers.*text"):
+        text.predict(range(6), "a", unknown="error")
+    with pytest.raises(ValueError, match="none is: .*whole numbers.*text"):
+        text.fold_in(RATINGS)
+
+
+def test_new_ids_of_the_same_kind_are_no_mistake(numbered):
+    numbered.predict(10**6, 1)
+    numbered.predict(["1", 10**6], 1)
+    numbered.recommend([10**6, 10**7], 2)
+
+
+@pytest.mark.parametrize("bad", [np.nan, None, [1, np.nan], np.array([0.5])])
+def test_ids_that_are_none_are_named(numbered, bad):
+    if bad is not None:  # all users
+        with pytest.raises(ValueError, match="users: ids must not be"):
+            numbered.recommend(bad)
+    with pytest.raises(ValueError, match="items: ids must not be"):
+        numbered.predict(1, bad)

@@ -25,7 +25,7 @@ def fitted_of(scores, ratings, known=None, limits=None):
         jnp.zeros(()), jnp.zeros(n_users), jnp.zeros(n_items), jnp.asarray(scores, jnp.float32), jnp.eye(n_items)
     )
     known = np.ones(n_items, bool) if known is None else known
-    return Fitted(completion.ExplicitALS(n_items), None, factors, ratings, known, limits, [])
+    return Fitted(completion.ExplicitALS(n_items), None, factors, ratings, np.asarray(known, int), limits, [])
 
 
 def ratings_of(mask, values=None, users=USERS, items=ITEMS, **kwargs):

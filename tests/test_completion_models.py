@@ -462,13 +462,60 @@ def test_online_epoch_is_that_of_numpy(x64):
 
     after = jax.jit(model.epoch)(KEY, state, data)
     np.testing.assert_allclose(after.c, c, rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(after.counts, counts, rtol=1e-10)
+    np.testing.assert_allclose(after.rates, counts / 8, rtol=1e-10)
     np.testing.assert_allclose(after.model.users.factors, codes, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(after.model.users.bias, user_bias, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(after.model.items.factors, atoms.T, rtol=1e-7, atol=1e-9)
     np.testing.assert_allclose(after.model.items.bias, item_bias, rtol=1e-9)
     np.testing.assert_allclose(after.residual, residual, rtol=1e-7, atol=1e-9)
     assert after.n_seen == 8
+
+
+def test_counters_of_the_online_model_stay_at_their_end():
+    """Weights of the steps around 2^31 users are those of just before: nothing wraps around."""
+    ratings, _, weights = make_ratings(seed=5, n_users=96, full=0.7)
+    model = completion.ExplicitOnline(2, batch_size=48)
+    data = model.prepare(ratings)
+    epoch, first = jax.jit(model.epoch), model.init(KEY, data)
+    rates = jnp.asarray(weights.mean(0), jnp.float32)
+    after = {}
+    for n_seen in (2**31 - 200, 2**31 - 5000):
+        state = first._replace(n_seen=jnp.asarray(n_seen, jnp.int32), rates=rates)
+        for number in range(3):
+            state = epoch(jax.random.fold_in(KEY, number), state, data)
+        after[n_seen] = state
+    end, before = after.values()
+    assert int(end.n_seen) == 2**31 - 2
+    assert int(before.n_seen) == 2**31 - 5000 + 3 * 96
+    # All items are in many ratings, whatever the number of users: 288 more change nothing of their rates.
+    np.testing.assert_allclose(end.rates, rates, rtol=1e-5)
+    assert np.abs(end.c).max() > 0
+    # The sum of the weights i^-0.9, times second moments: no factor of 2 between wrapped and right ones.
+    np.testing.assert_allclose(end.c, before.c, rtol=1e-4)
+    np.testing.assert_allclose(end.residual, before.residual, rtol=1e-3, atol=1e-9)
+
+
+def test_rates_of_items_do_not_stop_where_counts_do():
+    """In single precision 2^24 + 1 is 2^24, so that a count of ratings would stop while that of users goes on."""
+    ratings, _, weights = make_ratings(seed=5, n_users=96, full=0.7)
+    model = completion.ExplicitOnline(2, batch_size=48)
+    data = model.prepare(ratings)
+    first = model.init(KEY, data)
+    twice = jnp.asarray(2 * weights.mean(0), jnp.float32)  # of an earlier time: the mean has to fall
+    state = first._replace(n_seen=jnp.asarray(96 * 100, jnp.int32), rates=twice)
+    state = jax.jit(model.epoch)(KEY, state, data)
+    np.testing.assert_allclose(state.rates, (100 * twice + weights.mean(0)) / 101, rtol=1e-5)
+
+
+def test_more_entries_than_int32_are_refused():
+    class Many(completion.Ratings):
+        def __len__(self):
+            return 2**31
+
+    few = make_ratings()[0]
+    many = Many(**{f.name: getattr(few, f.name) for f in dataclasses.fields(few)})
+    with pytest.raises(ValueError, match="2,147,483,647 entries.*2,147,483,648; ImplicitALS"):
+        completion.BPR(2).prepare(many)
 
 
 def transposed(ratings):

@@ -1,10 +1,13 @@
 """Files of ratings and of items, written here line by line."""
 
+import tracemalloc
+
+import jax
 import numpy as np
 import pytest
 
 from jax_mmf import completion
-from jax_mmf.completion import read_movielens, read_movielens_items
+from jax_mmf.completion import command, read_movielens, read_movielens_items
 
 ENTRIES = [(196, 242, 3.0, 881250949), (186, 302, 3.5, 891717742), (196, 302, 1.0, 878887116)]
 
@@ -119,6 +122,54 @@ def test_digits_are_numbers_whatever_the_other_columns(tmp_path):
             read_movielens(write(tmp_path, "u.data", f"007\t1\t{rating}\n7\t1\t4\n"))
 
 
+def test_large_whole_numbers_and_text_like_numbers_stay_apart(tmp_path):
+    ratings = read_movielens(write(tmp_path, "u.data", f"{2**63 + 1}\t1_0\t3\t1\n{2**63 + 5}\t10\t4\t2\n"))
+    assert triplets(ratings) == {(2**63 + 1, "1_0"): 3.0, (2**63 + 5, "10"): 4.0}
+    ratings = read_movielens(write(tmp_path, "u.data", "a\0\t1\t3\t1\na\t1\t4\t2\n"))
+    assert triplets(ratings) == {("a\0", 1): 3.0, ("a", 1): 4.0}
+
+
+def test_ids_that_pandas_wrote_as_floats(tmp_path):
+    head = "userId,movieId,rating\n"
+    ratings = read_movielens(write(tmp_path, "ratings.csv", f"{head}1.0,7,3\n12.0,8,4\n"))
+    assert triplets(ratings) == {(1, 7): 3.0, (12, 8): 4.0}
+    ratings = read_movielens(write(tmp_path, "ratings.csv", f"{head}1.5,7,3\n12.0,8,4\n"))
+    assert triplets(ratings) == {("1.5", 7): 3.0, ("12.0", 8): 4.0}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252", "latin-1"])
+@pytest.mark.parametrize("name", ["u.data", "ratings.csv"])
+def test_encodings(tmp_path, name, encoding):
+    text = FILES[name].encode(encoding)
+    ratings = read_movielens(write(tmp_path, name, text))
+    assert triplets(ratings) == {e[:2]: e[2] for e in ENTRIES}
+    assert ratings.user_ids.values.dtype.kind == "i"
+    named = FILES[name].replace("186", "è").replace("196", "é")
+    assert set(read_movielens(write(tmp_path, name, named.encode(encoding))).user_ids.values) == {"è", "é"}
+
+
+def test_dates_are_times(tmp_path):
+    head = "userId,movieId,rating,timestamp\n"
+    text = f"{head}1,7,3,2020-01-31 12:00:00\n2,7,3,2020-01-31T13:00:00+02:00\n3,7,3,2020-02-01\n"
+    ratings = read_movielens(write(tmp_path, "ratings.csv", text))
+    expected = np.array(["2020-01-31T12:00", "2020-01-31T11:00", "2020-02-01"], "datetime64[us]")
+    np.testing.assert_array_equal(ratings.timestamps, expected)
+    train, test = completion.train_test_split(ratings, test_size=1, by="time")
+    assert triplets(test) == {(3, 7): 3.0}
+    assert len(train) == 2
+
+
+def test_one_long_cell_takes_its_own_room_alone(tmp_path):
+    head, n, long = "userId,movieId,rating,comment\n", 2000, "x" * 200_000
+    text = head + "".join(f"{u},1,3,{long if u == 5 else 'good'}\n" for u in range(n))
+    path = write(tmp_path, "ratings.csv", text)
+    tracemalloc.start()
+    assert len(read_movielens(path)) == n
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6  # of one width, cells would take 1.6 GB
+
+
 def test_aggregate(tmp_path):
     path = write(tmp_path, "u.data", "1\t1\t3\t5\n1\t1\t4\t2\n")
     with pytest.raises(ValueError, match=r"u\.data.*aggregate"):
@@ -138,7 +189,7 @@ def test_aggregate(tmp_path):
         ("u.data", "1\n", "columns"),
         ("u.data", "1 2 3 4\n", "columns"),
         ("u.data", "1\t2\t3\t4\t5\n", "columns"),
-        ("u.data", "1\t2\t3\t4\n1\t2\t3\n", "read"),
+        ("u.data", "1\t2\t3\t4\n1\t2\t3\n", "read: .*row 2"),
         ("u.data", "1\t2\t3\n1\t2\t3\t4\n", "read"),
         ("ratings.dat", "1::2::3::4\n1::3::4\n", "read"),
         ("ratings.csv", "userId,movieId,rating\n1,2\n", "columns"),
@@ -149,7 +200,13 @@ def test_aggregate(tmp_path):
         ("u.data", "1\t2\tinf\t4\n", "finite"),
         ("u.data", "1\t2\tnan\t4\n", "finite"),
         ("ratings.csv", "userId,movieId,rating\n1,2,3\n1,3,\n", "ratings.csv"),
-        ("u.data", "1\t2\t3\tlately\n", "lately"),
+        ("u.data", "1\t2\t3\tlately\n", "timestamp.*ISO dates.*'lately' in line 1"),
+        ("u.data", "1\t2\t3\t2020-01-01\n\n1\t3\t3\tlately\n", "timestamp.*ISO dates.*'lately' in line 3"),
+        ("u.data", "1\t2\t3\t5\n\n1\t3\t3\tnan\n", "timestamp.*'nan' in line 3"),
+        ("u.data", "1\t2\t3\t2020-01-01\n1\t3\t3\tNaT\n", "timestamp.*'NaT' in line 2"),
+        ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,3,3,\n", "timestamp.*'' in line 3"),
+        ("ratings.csv", "userId,movieId,rating\n1,2,3\n1,3,1_0\n", "rating.*'1_0' in line 3"),
+        ("ratings.csv", "userId,movieId,rating\n1,2,3\n\n,3,1\n", "line 4 has '' as userid"),
         ("u.data", "nan\t2\t3\t4\n1\t2\t3\t4\n", "users"),
         ("ratings.parquet", "1,2,3\n", r"\.csv"),
         ("ratings", "1,2,3\n", "ending"),
@@ -198,6 +255,16 @@ def test_items(tmp_path, name, encoding):
     assert items.titles_of(np.array([2, 9, 1])) == ["Les Misérables (1995)", "9", "Toy Story (1995)"]
 
 
+@pytest.mark.parametrize("name", ITEM_FILES)
+def test_items_of_windows(tmp_path, name):
+    """Quotes and dots that Latin 1 does not have are in one byte, of which some would end a line."""
+    titled = ITEM_FILES[name].replace("Les Misérables", "Les Misérables… “à”")
+    for encoding in ("cp1252", "utf-8-sig", "utf-16"):
+        items = read_movielens_items(write(tmp_path, name, titled.encode(encoding)))
+        assert items.ids.values.tolist() == [1, 2]
+        assert items.titles.tolist()[1] == "Les Misérables… “à” (1995)"
+
+
 def test_titles_with_commas_and_quotes(tmp_path):
     text = (
         "movieId,title,genres\n"
@@ -210,6 +277,14 @@ def test_titles_with_commas_and_quotes(tmp_path):
     assert items.titles.tolist() == expected
     assert items.genres[0] == ("Comedy", "Drama")
     assert items.titles_of(np.array([5])) == expected[2:]
+
+
+def test_titles_beside_missing_recommendations(tmp_path):
+    items = completion.Items(completion.Labels(["x", "y"]), np.array(["Ex", "Why"], object), [(), ()])
+    ratings = completion.Ratings.from_triplets(["a", "a", "b"], ["x", "y", "y"], [1, 2, 3])
+    fitted = completion.fit(completion.ExplicitALS(2), ratings, key=jax.random.key(0), n_epochs=1)
+    rows = [(r["user"], r["item"], r["title"]) for r in command.rows_of(fitted, 2, True, items)]
+    assert rows == [("b", "x", "Ex")]
 
 
 def test_items_without_a_year(tmp_path):

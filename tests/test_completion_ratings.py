@@ -1,9 +1,11 @@
 """Ratings and ids, against dictionaries and SciPy; ragged rows, against the entries that went in."""
 
+import datetime
 import os
 import subprocess
 import sys
 from collections import Counter
+from fractions import Fraction
 
 import hypothesis
 import hypothesis.strategies as st
@@ -40,7 +42,7 @@ KINDS = {
     "dates": np.array(["2020-01-03", "2020-01-01", "2021-01-01", "1999-01-01", "2000-01-01"], "datetime64[D]"),
     "whole floats": np.array([3.0, 1.0, -2.0, 7.0, 0.0]),
 }
-SORTED = ("int", "str", "numpy int", "numpy str", "dates", "whole floats")
+SORTED = ("int", "str", "numpy int", "numpy str", "object str", "dates", "whole floats")
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -107,6 +109,88 @@ def test_labels_keep_their_order_and_are_compared():
     for bad in ([None], [float("nan"), "a"], [[1]], [([1],)], np.array([1.0, np.nan]), [{}]):
         with pytest.raises(ValueError, match="id"):
             Labels(bad)
+
+
+BIG = [1, 2**63 + 1, 2**63 + 5]
+
+
+@pytest.mark.parametrize("make", [list, lambda v: np.array(v, np.uint64), lambda v: np.array(v, object)])
+def test_whole_numbers_of_64_bits_stay_apart(make):
+    labels, positions = Labels.factorize(make(BIG[::-1]))
+    assert labels.values.tolist() == BIG
+    assert positions.tolist() == [2, 1, 0]
+    for other in (BIG, np.array(BIG, np.uint64), [*BIG, -1][:3]):
+        assert labels.positions(other).tolist() == [0, 1, 2]
+    assert labels.positions([2**63 + 2, 2**63, -1]).tolist() == [-1, -1, -1]
+    assert labels.positions(np.array([1, -1])).tolist() == [0, -1]
+    assert Labels([1, 2]).positions(make(BIG)).tolist() == [0, -1, -1]
+    assert Labels([1, 2]).union(labels).values.tolist() == [1, 2, *BIG[1:]]
+    assert labels.union(Labels([3, -4])).values.tolist() == [*BIG, 3, -4]
+    assert Labels([2**63 + 4, 1]) != Labels([2**63 + 5, 1])
+
+
+def test_whole_numbers_of_any_size():
+    huge = [2**64, -1, 2**63, 2**64 + 1]
+    labels, positions = Labels.factorize(huge)
+    assert labels.values[positions].tolist() == huge
+    assert labels.positions([2**64 + 1, 2**63, 5]).tolist() == [positions[3], positions[2], -1]
+    assert Labels(np.array([1, 5], np.uint64)).positions(np.array([5, -1])).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("make", [list, lambda v: np.array(v, object)])
+def test_text_with_nul_at_its_end_is_another_text(make):
+    labels, positions = Labels.factorize(make(["A", "A\0", "A"]))
+    assert labels.values.tolist() == ["A", "A\0"]
+    assert positions.tolist() == [0, 1, 0]
+    assert labels.positions(["A\0", "A", "A\0\0"]).tolist() == [1, 0, -1]
+    assert Labels(["A"]).union(Labels(["A\0"])).values.tolist() == ["A", "A\0"]
+
+
+def test_one_long_text_does_not_widen_the_others():
+    labels, _ = Labels.factorize(["x" * 100_000, *map(str, range(1000))])
+    assert labels.values.nbytes == 1001 * 8
+
+
+def test_text_is_numbered_the_same_from_any_container():
+    names = ["b", "a", "c", "a"]
+    for values in (names, tuple(names), np.array(names), np.array(names, object)):
+        labels, positions = Labels.factorize(values)
+        assert labels.values.tolist() == ["a", "b", "c"]
+        assert positions.tolist() == [1, 0, 2, 0]
+
+
+def test_scalars_of_arrays_are_single_ids():
+    labels = Labels([1, 2])
+    for two in (2, np.int8(2), np.array(2), jnp.asarray(2), 2.0, np.float32(2), np.array(2.0)):
+        assert labels.positions(two).tolist() == [1]
+    assert labels.positions([jnp.asarray(2), 1]).tolist() == [1, 0]
+    assert labels.positions(jnp.asarray([2, 1, 3])).tolist() == [1, 0, -1]
+    assert Labels(["a"]).positions(np.array("a")).tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "word"),
+    [
+        (np.array([1.0, 2.0**53]), "9007199254740992.*text"),  # 2**53 + 1 is rounded to it
+        (np.array([2**24 + 2], np.float32), "16777216"),
+        ([1.0, np.inf], "infinite"),
+        (np.array(["2020-01-01", "NaT"], "datetime64[D]"), "NaT"),
+        ([np.datetime64("NaT"), "a"], "NaT"),
+        (np.ma.array([1, 2], mask=[False, True]), "masked"),
+    ],
+)
+def test_ids_that_are_none(bad, word):
+    for make in (Labels, Labels.factorize):
+        with pytest.raises(ValueError, match=word):
+            make(bad)
+
+
+def test_ids_of_nullable_columns():
+    pandas = pytest.importorskip("pandas")
+    for bad in (pandas.Series([1, None], dtype="Int64"), pandas.Series(["a", None]), [pandas.NA, "a"], [pandas.NaT]):
+        with pytest.raises(ValueError, match="ids must not be"):
+            Labels(bad)
+    assert Labels(pandas.Series([3, 1], dtype="Int64")).values.tolist() == [3, 1]
 
 
 # Where ratings come from
@@ -235,6 +319,13 @@ ENTRY = st.tuples(
 )  # user, item, value, weight, time
 
 
+def mean_of(group, weighted):
+    """The weighted mean, exactly; a plain one where nothing has weight."""
+    weights = [e[3] if weighted else 1 for e in group]
+    weights = weights if any(weights) else [1] * len(group)
+    return Fraction(sum(w * e[2] for w, e in zip(weights, group, strict=True)), sum(weights))
+
+
 @hypothesis.given(st.lists(ENTRY, min_size=1, max_size=15), st.booleans(), st.booleans())
 def test_aggregates_are_those_of_a_dictionary(entries, weighted, timed):
     users, items, values, weights, times = (list(c) for c in zip(*entries, strict=True))
@@ -244,7 +335,7 @@ def test_aggregates_are_those_of_a_dictionary(entries, weighted, timed):
     for group in groups.values():
         group.sort(key=lambda e: e[4] if timed else 0)  # stable: the order given
     value = {
-        "mean": lambda g: float(np.float32(sum(e[2] for e in g) / len(g))),
+        "mean": lambda g: float(np.float32(mean_of(g, weighted))),
         "sum": lambda g: sum(e[2] for e in g),
         "min": lambda g: min(e[2] for e in g),
         "max": lambda g: max(e[2] for e in g),
@@ -284,6 +375,69 @@ def test_dates_are_timestamps():
     assert ratings.timestamps[0] == dates[0]
 
 
+def test_the_mean_is_weighted():
+    mean = lambda weights: Ratings.from_triplets([1, 1], [1, 1], [1, 3], weights=weights, aggregate="mean")
+    assert mean([1, 3]).values.tolist() == [2.5]
+    assert mean([1, 3]).weights.tolist() == [4]
+    assert mean([0, 3]).values.tolist() == [3]
+    assert mean([0, 0]).values.tolist() == [2]
+    assert mean([0, 0]).weights.tolist() == [0]
+    assert mean(None).values.tolist() == [2]
+    for how, value in (("sum", 4), ("min", 1), ("max", 3)):
+        ratings = Ratings.from_triplets([1, 1], [1, 1], [1, 3], weights=[0, 3], aggregate=how)
+        assert ratings.values.tolist() == [value]
+
+
+def test_sums_that_overflow_are_an_error():
+    with pytest.raises(ValueError, match=r"values.*float32.*scale"):
+        Ratings.from_triplets([1, 1], [1, 1], [3e38, 3e38], aggregate="sum")
+    with pytest.raises(ValueError, match=r"weights.*float32.*scale"):
+        Ratings.from_triplets([1, 1], [1, 1], weights=[3e38, 3e38], aggregate="max")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2020-01-02", "2020-01-01"],
+        np.array(["2020-01-02 00:00", "2020-01-01"]),
+        [datetime.date(2020, 1, 2), datetime.date(2020, 1, 1)],
+        [datetime.datetime(2020, 1, 2), datetime.datetime(2020, 1, 1)],
+        ["2020-01-02T01:00+01:00", "2020-01-01T00:00:00Z"],
+    ],
+)
+def test_text_and_objects_are_dates_in_utc(times):
+    ratings = Ratings.from_triplets([1, 2], [1, 1], timestamps=times)
+    expected = np.array(["2020-01-02", "2020-01-01"], "datetime64[us]")
+    np.testing.assert_array_equal(ratings.timestamps, expected)
+    assert ratings.timestamps.dtype.kind == "M"
+
+
+@pytest.mark.parametrize(
+    "times", [[1, np.nan, 2], np.array(["2020", "NaT", "2021"], "M8[D]"), [1, np.inf, 2], [5, None, 6]]
+)
+def test_times_that_are_missing_are_named(times):
+    for how in (None, "last"):
+        with pytest.raises(ValueError, match=r"timestamps must be finite, got (nan|NaT|inf) in 1 of 3.*entry 1 "):
+            Ratings.from_triplets([1, 1, 2], [1, 2, 3], timestamps=times, aggregate=how)
+
+
+def test_union_of_dates_and_numbers_is_an_error():
+    make = lambda t: Ratings.from_triplets([1], [1], timestamps=[t])
+    with pytest.raises(ValueError, match="timestamps are dates in one"):
+        make(3).union(make("2020-01-01"))
+
+
+def test_nullable_and_masked_columns():
+    pandas = pytest.importorskip("pandas")
+    full, holed = pandas.Series([1, 2.5], dtype="Float64"), pandas.Series([1, None], dtype="Float64")
+    assert Ratings.from_triplets([1, 2], [1, 2], full).values.tolist() == [1, 2.5]
+    with pytest.raises(ValueError, match="values must be finite, got nan in 1 of 2"):
+        Ratings.from_triplets([1, 2], [1, 2], holed)
+    for name in ("values", "weights", "timestamps"):
+        with pytest.raises(ValueError, match=f"{name} must not be masked"):
+            Ratings.from_triplets([1, 2], [1, 2], **{name: np.ma.array([1, 2], mask=[0, 1])})
+
+
 def test_message_of_duplicates_names_the_pair_and_the_way_out():
     with pytest.raises(ValueError, match=r"(?s)1 entries.*user ann and item \('x', 2\).*aggregate=.*'mean'"):
         Ratings.from_triplets(["bob", "ann", "ann"], [("x", 2)] * 3, [1, 2, 3])
@@ -316,6 +470,16 @@ def test_message_of_duplicates_names_the_pair_and_the_way_out():
         (ValueError, "users", lambda: Ratings.from_triplets([([1],), ([2],)], [1, 2])),
         (ValueError, "users", lambda: Ratings.from_triplets(5, [1, 2])),
         (ValueError, "user", lambda: Ratings.from_triplets([1], [1], user_ids=[1, 1])),
+        (ValueError, "users: .* got a str", lambda: Ratings.from_triplets("ab", "cd")),
+        (ValueError, "items: .* got a dict", lambda: Ratings.from_triplets([1], {1: 2})),
+        (ValueError, "users: .* got a set", lambda: Ratings.from_triplets({1, 2}, [1, 2])),
+        (ValueError, "users.*whole numbers.*text", lambda: Ratings.from_triplets([1], [1], user_ids=["1", "2"])),
+        (ValueError, "2 axes", lambda: Ratings.from_scipy(scipy.sparse.coo_array([1, 0, 2]))),
+        (ValueError, "values.*nan", lambda: Ratings.from_scipy(scipy.sparse.csr_array([[1, np.nan]]))),
+        (ValueError, "at least one entry", lambda: Ratings.from_scipy(scipy.sparse.csr_array((3, 4)))),
+        (ValueError, "at least one entry", lambda: Ratings.from_dense(np.full((2, 2), np.nan))),
+        (ValueError, "values.*inf", lambda: Ratings.from_dense([[np.inf, 1.0]])),
+        (TypeError, "from_scipy", lambda: Ratings.from_dense(scipy.sparse.csr_array((3, 4)))),
         (ValueError, "user", lambda: Ratings.from_triplets([1, 2], [1, 2], user_ids=[1])),
     ],
 )
@@ -401,6 +565,41 @@ def test_select_positives_and_starts(entries, data):
     assert csr.nnz == len(ratings)
     back = Ratings.from_scipy(csr, user_ids=ratings.user_ids.values, item_ids=ratings.item_ids.values)
     assert as_dict(back) == as_dict(ratings)
+
+
+def test_selections_that_are_none():
+    ratings = Ratings.from_triplets([1, 1, 2], [1, 2, 1], [1, 2, 3])
+    assert ratings.select([-1, 0]).values.tolist() == [1, 3]
+    assert as_dict(ratings.select([-1, 0])) == {(1, 1): 1, (2, 1): 3}
+    with pytest.raises(ValueError, match="3 booleans"):
+        ratings.select([True, False])
+    for twice in ([0, 0], [2, -1]):
+        with pytest.raises(ValueError, match="twice"):
+            ratings.select(twice)
+    with pytest.raises(IndexError):
+        ratings.select([3])
+    with pytest.raises(ValueError, match="threshold must be finite"):
+        ratings.positives(np.nan)
+
+
+def test_frames_and_objects_as_matrices():
+    holes = [[1, None], [2, 3]]
+    assert as_dict(Ratings.from_dense(holes)) == {(0, 0): 1, (1, 0): 2, (1, 1): 3}
+    pandas = pytest.importorskip("pandas")
+    named = {("a", "x"): 1, ("b", "x"): 2, ("b", "y"): 3}
+    for dtype in (float, "Float64", object):
+        frame = pandas.DataFrame(holes, index=["a", "b"], columns=["x", "y"], dtype=dtype)
+        assert as_dict(Ratings.from_dense(frame)) == named
+    assert as_dict(Ratings.from_dense(frame, user_ids=[7, 8], item_ids=[1, 2])) == {(7, 1): 1, (8, 1): 2, (8, 2): 3}
+
+
+def test_columns_of_any_name():
+    table = {0: [1, 2], 1: [3, 4], 2: [5, 6]}
+    pandas = pytest.importorskip("pandas")
+    expected = {(1, 3): 5, (2, 4): 6}
+    assert as_dict(Ratings.from_frame(pandas.DataFrame(table), user=0, item=1, value=2)) == expected
+    structured = np.array([(1, 3, 5.0), (2, 4, 6.0)], [("user", int), ("item", int), ("rating", float)])
+    assert as_dict(Ratings.from_frame(structured)) == expected
 
 
 def test_nothing_selected():

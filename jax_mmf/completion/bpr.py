@@ -1,16 +1,18 @@
 """Implicit feedback by gradients: Bayesian personalised ranking (Rendle et al. 2009) with any optax optimiser."""
 
+import pickle
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 from jax.sharding import Mesh
 
 from jax_mmf.completion.factors import Factors, carry_over, predict
-from jax_mmf.completion.implicit import ImplicitALS, ImplicitState
+from jax_mmf.completion.implicit import ImplicitALS, ImplicitState, check_counts
 from jax_mmf.completion.ragged import RaggedRows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.pytrees import register_configuration
@@ -18,6 +20,7 @@ from jax_mmf.typing import Array, Float, HostArray, Key
 from jax_mmf.validation import check_count, check_methods, check_real
 
 _INITIAL_SCALE = 0.1
+_STEP = 0.01  # of Adam
 _SHARE_CLICKED = 0.02  # of the items, by a mean user: for the strength of the penalty when other users are folded in
 
 
@@ -55,7 +58,8 @@ class BPR:
     Attributes:
       n_components: k, number of factors (static).
       alpha: strength of the penalty, >= 0.
-      optimizer: an `optax.GradientTransformation` (static); by default Adam with a step of 0.01.
+      optimizer: an `optax.GradientTransformation` (static); None is Adam with a step of 0.01. A model with another one
+        can't be pickled, since those of optax can't.
       batch_size: pairs in a step (static).
 
     Raises:
@@ -65,7 +69,7 @@ class BPR:
 
     n_components: int = field(default=64, metadata={"static": True})
     alpha: Float = 0.01
-    optimizer: optax.GradientTransformation = field(default=optax.adam(0.01), metadata={"static": True})
+    optimizer: optax.GradientTransformation | None = field(default=None, metadata={"static": True})
     batch_size: int = field(default=1024, metadata={"static": True})
 
     feedback = "implicit"
@@ -74,12 +78,42 @@ class BPR:
         check_count("n_components", self.n_components)
         check_count("batch_size", self.batch_size)
         check_real("alpha", self.alpha, low=0.0)
-        check_methods("optimizer", self.optimizer, "optax.GradientTransformation", ("init", "update"))
+        if self.optimizer is not None:
+            check_methods("optimizer", self.optimizer, "optax.GradientTransformation", ("init", "update"))
+
+    def __getstate__(self) -> dict[str, Any]:
+        try:
+            pickle.dumps(self.optimizer)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TypeError(
+                "a BPR model whose optimizer is an optax transformation can't be pickled, since that is made of local "
+                "functions; use optimizer=None (Adam), or jax_mmf.completion.save_model and load_model(path, model=...)"
+            ) from error
+        return self.__dict__
+
+    def __copy__(self) -> "BPR":
+        return self  # it can't be changed
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "BPR":
+        return self
+
+    @property
+    def transformation(self) -> optax.GradientTransformation:
+        """The optimiser, also where none is given."""
+        return optax.adam(_STEP) if self.optimizer is None else self.optimizer
 
     def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Clicks:
-        """Ratings as arrays on the device; their values are not looked at."""
+        """Clicks as arrays on the device: the entries whose value and weight are not zero, which all count alike."""
         if mesh is not None:
             raise ValueError("mesh must be None: steps come one after another; ImplicitALS can be spread")
+        if len(ratings) > np.iinfo(np.int32).max:
+            raise ValueError(
+                f"BPR takes at most {np.iinfo(np.int32).max:,} entries, which it numbers in int32, and these are "
+                f"{len(ratings):,}; ImplicitALS takes more, or select a part"
+            )
+        check_counts(ratings)
+        if not ratings.values.all() or (ratings.weights is not None and not ratings.weights.all()):
+            ratings = ratings.select(ratings.values * (1 if ratings.weights is None else ratings.weights) > 0)
         arrays = (ratings.users, ratings.items, ratings.row_starts())
         numbers = jnp.arange(ratings.n_items, dtype=jnp.int32)
         users, items, starts = (jnp.asarray(a, jnp.int32) for a in arrays)
@@ -94,7 +128,7 @@ class BPR:
         )
         zero = jnp.zeros((), users.dtype)
         model = Factors(zero, jnp.zeros(n_users, users.dtype), jnp.zeros(n_items, users.dtype), users, items)
-        return BPRState(model, self.optimizer.init(model))
+        return BPRState(model, self.transformation.init(model))
 
     def epoch(self, key: Key, state: BPRState, data: Clicks) -> BPRState:
         """A step on each mini-batch of entries, in random order, each with a random other item."""
@@ -109,7 +143,7 @@ class BPR:
             users, items = data.users[entries], data.items[entries]
             gradient = jax.grad(self.loss)(state.model, users, items, other, ~_clicked(data, users, other))
             gradient = gradient._replace(mean=jnp.zeros_like(gradient.mean), user_bias=0 * gradient.user_bias)
-            updates, optimizer = self.optimizer.update(gradient, state.optimizer, state.model)
+            updates, optimizer = self.transformation.update(gradient, state.optimizer, state.model)
             return BPRState(optax.apply_updates(state.model, updates), optimizer), None
 
         return lax.scan(step, state, (batches, others))[0]
@@ -154,7 +188,7 @@ def _clicked(data: Clicks, users: Array, items: Array) -> Array:
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
-        middle = (low + high) // 2
+        middle = low + (high - low) // 2  # their sum may not fit into int32
         below = (low < high) & (data.items[jnp.minimum(middle, last)] < items)
         return jnp.where(below, middle + 1, low), jnp.where(below | (low >= high), high, middle)
 

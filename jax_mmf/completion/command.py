@@ -55,6 +55,8 @@ def evaluate(
     explicit = model.feedback == "explicit"
     train, test = train_test_split(ratings, test_size=share, key=key, by="random" if explicit else "user")
     fitted = fit(model, train, key=key, n_epochs=n_epochs, callbacks=(progress,))
+    if fitted.stopped_by == "interrupt":
+        raise KeyboardInterrupt  # nothing of this is kept
     if explicit:
         return Report({"RMSE": metrics.rmse(fitted, test), "MAE": metrics.mae(fitted, test)})
     measured = {"NDCG@10": metrics.ndcg, "recall@10": metrics.recall, "MAP@10": metrics.average_precision}
@@ -68,13 +70,13 @@ def rows_of(fitted: Fitted, n: int, exclude_seen: bool, items: Items | None) -> 
         part = users[first : first + _USERS]
         best = fitted.recommend(part, n, exclude_seen=exclude_seen)
         there = np.isfinite(best.scores)
-        titles = None if items is None else items.titles_of(best.items.ravel())
+        titles = None if items is None else iter(items.titles_of(best.items[there]))
         for row, user in enumerate(part.tolist()):
             for rank in range(int(there[row].sum())):
                 line = {"user": user, "rank": rank + 1, "item": best.items[row, rank]}
                 line["score"] = float(best.scores[row, rank])
                 if titles is not None:
-                    line["title"] = titles[row * n + rank]
+                    line["title"] = next(titles)
                 yield line
 
 

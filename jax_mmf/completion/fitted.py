@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.completion.factors import Factors, predict, score_all
-from jax_mmf.completion.labels import Labels, is_one_label, label_array
+from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, positions_or_warning
 from jax_mmf.completion.model import Model
-from jax_mmf.completion.ragged import ragged_rows
+from jax_mmf.completion.ragged import power_of_two, ragged_rows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.typing import Array, HostArray
 from jax_mmf.validation import check_choice, check_count
 
 _SCORES = 1 << 24  # that are in memory at once
 _PREDICTIONS = 1 << 20
+_FOLDED = 8  # users who are folded in at once, at least
 
 _predict = jax.jit(predict)
 _fold_in = jax.jit(lambda model, state, rows: model.fold_in(state, rows))
@@ -28,7 +29,8 @@ class Recommendations(NamedTuple):
 
     Attributes:
       users: ``(m,)`` ids.
-      items: ``(m, n)`` ids, the best first; None (or, for numbers, -1) where a user has seen nearly everything.
+      items: ``(m, n)`` ids, the best first; None (for numbers -1, for dates NaT) where a user has seen nearly
+        everything.
       scores: ``(m, n)`` predictions, ``-inf`` where there is no item.
     """
 
@@ -61,18 +63,26 @@ class Fitted:
       factors: `Factors`, rows in the order of ``ratings.user_ids`` and ``ratings.item_ids``; zero for users and items
         without ratings.
       ratings: of these users.
-      known_items: ``(n_items,)`` booleans, the items that ratings were learned from.
+      item_counts: ``(n_items,)`` numbers of ratings that were learned from.
       limits: smallest and largest rating, to which predictions are clipped, or None.
       history: an `EpochRecord` per epoch.
+      stopped_by: what ended the run: ``"epochs"``, ``"patience"``, ``"callback"``, ``"interrupt"`` (Ctrl-C) or
+        ``"error"``; None for a model out of a file.
     """
 
     model: Model
     state: Any
     factors: Factors
     ratings: Ratings
-    known_items: HostArray
+    item_counts: HostArray
     limits: tuple[float, float] | None
     history: list[EpochRecord]
+    stopped_by: str | None = None
+
+    @property
+    def known_items(self) -> HostArray:
+        """``(n_items,)`` booleans, the items that ratings were learned from."""
+        return self.item_counts > 0
 
     def predict(self, users: Any, items: Any, *, unknown: str = "bias") -> HostArray:
         """Predictions for pairs of a user and an item.
@@ -88,6 +98,10 @@ class Fitted:
 
         Raises:
           ValueError: for lengths that differ, and for unknown ids with ``unknown="error"``.
+
+        Warns:
+          UserWarning: if all users, or all items, are unknown and of another kind than those of the model, such as text
+            where these are numbers.
         """
         rows = _known("users", self.ratings.user_ids, users, unknown)
         columns = _known("items", self.ratings.item_ids, items, unknown)
@@ -99,7 +113,7 @@ class Fitted:
         """As `predict`, by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 for unknown."""
         n, factors = len(users), self.factors
         out = np.empty(n, np.float32)
-        size = min(_PREDICTIONS, 1 << (n - 1).bit_length()) if n else 0  # few sizes, so that few programs are compiled
+        size = min(_PREDICTIONS, power_of_two(n)) if n else 0
         for first in range(0, n, size or 1):
             part = slice(first, min(n, first + size))
             pairs = [np.resize(a[part], size) for a in (users, items)]
@@ -115,7 +129,8 @@ class Fitted:
           users: ids, or one id; all users of the model by default.
           n: number of items.
           exclude_seen: whether items that a user has rated are left out.
-          unknown: as in `predict`: users that the model has not seen get the items of the largest bias.
+          unknown: as in `predict`: users that the model has not seen get the items of the largest bias; those with the
+            most ratings where the model has no biases of items.
 
         Returns:
           a `Recommendations`, of m users; of one user if one id was given, m = 1.
@@ -130,24 +145,30 @@ class Fitted:
         if self.limits is not None:
             scores = np.where(np.isfinite(scores), np.clip(scores, *self.limits), scores)
         labels = self.ratings.item_ids.values
-        missing: Any = -1 if labels.dtype.kind in "iu" else None
         items = labels[columns]
         if (columns < 0).any():
-            items = items.astype(np.int64 if missing == -1 else object)
+            missing: Any = {"i": -1, "u": -1, "M": np.datetime64("NaT"), "m": np.timedelta64("NaT")}.get(
+                labels.dtype.kind
+            )
+            wide = {"i": np.int64, "u": object if labels.dtype == np.uint64 else np.int64}.get(labels.dtype.kind)
+            items = items if wide is None else items.astype(wide)
             items[columns < 0] = missing
-        given = ids.values if users is None else label_array([users] if is_one_label(users) else users)
+        given = ids.values if users is None else as_labels(users)
         return Recommendations(given, items, scores)
 
     def best_items(self, users: HostArray, n: int, exclude: Ratings | None) -> tuple[HostArray, HostArray]:
         """Positions and scores ``(m, n)`` of the best items of users ``(m,)``, by positions; -1 and -inf for none.
 
-        Items that nothing was learned of are not among them.
+        Items that nothing was learned of are not among them. Users of whom nothing is known get the items with the most
+        ratings, where biases of items don't say better.
         """
         factors, n_items = self.factors, self.ratings.n_items
         width = min(n, n_items)
         columns = np.full((len(users), n), -1, np.int64)
         scores = np.full((len(users), n), -np.inf, np.float32)
-        size = max(1, min(len(users), _SCORES // n_items))
+        size = min(power_of_two(len(users)), max(1, _SCORES // n_items))
+        popularity = np.empty(n_items, np.float32)  # ranks, the largest that of the most rated item
+        popularity[np.argsort(-self.item_counts, kind="stable")] = np.arange(n_items, 0, -1)
         starts = None if exclude is None else exclude.row_starts()
         for first in range(0, len(users), size):
             rows = users[first : first + size]
@@ -157,7 +178,7 @@ class Fitted:
                 at = np.repeat(np.arange(len(rows)), counts)
                 within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
                 barred[at, exclude.items[np.repeat(starts[rows], counts) + within]] = True
-            best, found = _best(factors, np.resize(rows, size), barred, width)
+            best, found = _best(factors, np.resize(rows, size), barred, popularity, width)
             m = len(rows)
             scores[first : first + m, :width] = np.asarray(best)[:m]
             columns[first : first + m, :width] = np.asarray(found)[:m]
@@ -172,19 +193,22 @@ class Fitted:
           n: number of items, at most.
 
         Returns:
-          ids and cosines ``(n,)``, the most similar first, the item itself left out.
+          ids and cosines ``(n,)``, the most similar first; the item itself and items without ratings left out.
 
         Raises:
-          ValueError: for an unknown id, and n below 1.
+          ValueError: for an unknown id, an item without ratings, and n below 1.
         """
         check_count("n", n)
-        (position,) = _known("item", self.ratings.item_ids, [item], "error")
+        (position,) = _known("items", self.ratings.item_ids, [item], "error")
+        if not self.known_items[position]:
+            raise ValueError(f"item {item!r} has no ratings, so that nothing is known that could be similar")
         factors = np.asarray(self.factors.items)
         norms = np.linalg.norm(factors, axis=1)
         unit = factors / np.where(norms > 0, norms, 1)[:, None]
         cosines = unit @ unit[position]
         cosines[position] = -np.inf
-        best = np.argsort(-cosines, kind="stable")[: min(n, len(cosines) - 1)]
+        cosines[~self.known_items] = -np.inf
+        best = np.argsort(-cosines, kind="stable")[: min(n, np.isfinite(cosines).sum())]
         return self.ratings.item_ids.values[best], cosines[best]
 
     def fold_in(self, ratings: Ratings) -> "Fitted":
@@ -202,20 +226,30 @@ class Fitted:
         moved = ratings.relabelled(ratings.user_ids, self.ratings.item_ids)
         moved = moved.select(self.known_items[moved.items])
         if len(moved) == 0:
-            raise ValueError("ratings must be of items that the model knows, and none is; check the kind of the ids")
-        rows = ragged_rows(moved.users, moved.items, moved.values, moved.weights, moved.n_users)
-        users, bias = _fold_in(self.model, self.state, rows)
+            problem = kind_mismatch("items", self.ratings.item_ids, ratings.item_ids.values)
+            detail = "" if problem is None else f": {problem}"
+            raise ValueError(f"ratings must be of items that the model knows, and none is{detail}")
+        n = moved.n_users
+        padded = max(_FOLDED, power_of_two(n))
+        rows = ragged_rows(moved.users, moved.items, moved.values, moved.weights, padded, few_shapes=True)
+        users, bias = (a[:n] for a in jax.device_get(_fold_in(self.model, self.state, rows)))
         rated = np.bincount(moved.users, minlength=moved.n_users) > 0
         factors = self.factors._replace(users=jnp.where(rated[:, None], users, 0), user_bias=jnp.where(rated, bias, 0))
         return replace(self, factors=factors, ratings=moved)
 
 
 def fitted(
-    model: Model, state: Any, ratings: Ratings, limits: tuple[float, float] | None, history: list[EpochRecord]
+    model: Model,
+    state: Any,
+    ratings: Ratings,
+    limits: tuple[float, float] | None,
+    history: list[EpochRecord],
+    stopped_by: str | None = None,
 ) -> Fitted:
     """The model of a state that ratings were learned into."""
-    known = np.bincount(ratings.items, minlength=ratings.n_items) > 0
-    return Fitted(model, state, without_unrated(model.factors(state), ratings), ratings, known, limits, history)
+    counts = np.bincount(ratings.items, minlength=ratings.n_items)
+    factors = without_unrated(model.factors(state), ratings)
+    return Fitted(model, state, factors, ratings, counts, limits, history, stopped_by)
 
 
 def without_unrated(factors: Factors, ratings: Ratings) -> Factors:
@@ -233,15 +267,28 @@ def without_unrated(factors: Factors, ratings: Ratings) -> Factors:
     )
 
 
-@functools.partial(jax.jit, static_argnums=3)
-def _best(factors: Factors, users: Array, barred: Array, n: int) -> tuple[Array, Array]:
-    return jax.lax.top_k(jnp.where(barred, -jnp.inf, score_all(factors, users)), n)
+@functools.partial(jax.jit, static_argnames="n")
+def _best(factors: Factors, users: Array, barred: Array, popularity: Array, n: int) -> tuple[Array, Array]:
+    scores = jnp.where(barred, -jnp.inf, score_all(factors, users))
+    # Without biases of items, all items score the same for users without factors: popularity says more than position.
+    is_unknown = (users < 0) | jnp.all(factors.users[users] == 0, axis=1)
+    is_tie = is_unknown[:, None] & jnp.all(factors.item_bias == 0) & ~barred
+    _, found = jax.lax.top_k(jnp.where(is_tie, popularity.astype(scores.dtype), scores), n)
+    return jnp.take_along_axis(scores, found, 1), found
 
 
 def _known(name: str, labels: Labels, values: Any, unknown: str) -> HostArray:
     check_choice("unknown", unknown, ("bias", "error"))
-    positions = labels.positions(values)
-    if unknown == "error" and (positions < 0).any():
-        ids = label_array([values] if is_one_label(values) else values)[positions < 0]
-        raise ValueError(f"{name} has {len(ids)} ids that the model does not know, such as {ids[0]!r}")
+    try:
+        ids = as_labels(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    if unknown == "bias":
+        return positions_or_warning(name, labels, ids, stacklevel=3)
+    positions = labels.positions(ids)
+    missing = ids[positions < 0]
+    if len(missing):
+        problem = kind_mismatch(name, labels, ids) if len(missing) == len(ids) else None
+        detail = "" if problem is None else f": {problem}"
+        raise ValueError(f"{name} has {len(missing)} ids that the model does not know, such as {missing[0]!r}{detail}")
     return positions

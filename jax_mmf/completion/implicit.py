@@ -93,11 +93,7 @@ class ImplicitALS:
 
     def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Observed:
         """Ratings as arrays on the device, or the devices of a mesh."""
-        if (ratings.values < 0).any():
-            raise ValueError(
-                f"implicit feedback must be counts >= 0, got {ratings.values.min():g}; ratings.positives(threshold) "
-                "makes clicks of ratings"
-            )
+        check_counts(ratings)
         return observed(ratings, mesh)
 
     def init(self, key: Key, data: Observed) -> ImplicitState:
@@ -174,6 +170,17 @@ class ImplicitALS:
         users, items = state.users, state.items
         zeros = lambda rows: jnp.zeros(rows.shape[0], rows.dtype)  # noqa: E731
         return Factors(jnp.zeros((), users.dtype), zeros(users), zeros(items), users, items)
+
+
+def check_counts(ratings: Ratings) -> None:
+    """Raise ValueError unless values are counts, of which some weigh something."""
+    if (ratings.values < 0).any():
+        raise ValueError(
+            f"implicit feedback must be counts >= 0, got {ratings.values.min():g}; ratings.positives(threshold) "
+            "makes clicks of ratings"
+        )
+    if not (ratings.values * (1 if ratings.weights is None else ratings.weights)).any():
+        raise ValueError("implicit feedback must have an entry whose value and weight are not zero")
 
 
 def _chunk_sums(tile: Tile, own: Array, other: Array, part: slice) -> BlockSums:

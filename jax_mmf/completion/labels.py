@@ -1,6 +1,7 @@
 """Ids of users and of items: any hashable values, numbered from zero."""
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from typing import Any
 
@@ -8,60 +9,164 @@ import numpy as np
 
 from jax_mmf.typing import HostArray
 
-_SORTABLE = "iuSUmM"  # kinds of arrays that NumPy sorts and searches as they are
+_SORTABLE = "iumM"  # kinds of arrays that NumPy sorts and searches as they are
 
 
 def label_array(values: Any) -> HostArray:
-    """Ids as a 1-D array: as it is if NumPy has a type for them, else of objects, so that tuples stay tuples."""
-    if isinstance(values, np.ndarray) and values.ndim == 1:
-        array: HostArray = values
-    elif hasattr(values, "to_numpy"):  # a column of a frame
-        array = values.to_numpy()
-    else:
-        items = list(values)
-        plain = all(isinstance(v, str) for v in items) or all(_is_whole(v) for v in items)
-        array = np.asarray(items) if plain and items else _objects(items)
-    if array.dtype.kind == "f":
-        whole = np.isfinite(array).all() and (array == np.floor(array)).all()
-        if not whole:
-            raise ValueError("ids must not be NaN, infinite or fractions; drop such entries first")
-        array = array.astype(np.int64)
-    return array if array.dtype.kind in _SORTABLE else _objects(array.tolist())
+    """Ids as a 1-D array, the same for the same ids in any container.
+
+    Whole numbers and dates are arrays of these. Text and everything else is an array of objects: arrays of text of one
+    width drop NULs at its end, and take the room of the longest in each place.
+    """
+    if isinstance(values, str | bytes | Mapping | Set):
+        raise TypeError(f"ids must be a list or an array with one for each entry, got a {type(values).__name__}")
+    if hasattr(values, "to_numpy"):  # a column of a frame
+        values = values.to_numpy()
+    if isinstance(values, np.ma.MaskedArray):
+        if np.ma.is_masked(values):
+            raise ValueError("ids must not be masked; drop such entries first")
+        values = values.data
+    if hasattr(values, "__array__") and not isinstance(values, np.ndarray) and getattr(values, "ndim", None) == 1:
+        values = np.asarray(values)
+    if not isinstance(values, np.ndarray) or values.ndim != 1:
+        return _from_items(list(values))
+    if values.dtype.kind == "f":
+        return _whole_floats(values)
+    if values.dtype == np.uint64 and (len(values) == 0 or values.max() <= np.iinfo(np.int64).max):
+        return values.astype(np.int64)
+    if values.dtype.kind in "mM" and np.isnat(values).any():
+        raise ValueError("ids must not be NaT; drop such entries first")
+    return values if values.dtype.kind in _SORTABLE else _from_items(values.tolist())
 
 
 def is_one_label(value: Any) -> bool:
     """Whether a value is one id, and not many: text, a tuple, or anything that can't be iterated over."""
-    return isinstance(value, str | bytes | tuple) or not isinstance(value, Iterable)
+    return isinstance(value, str | bytes | tuple) or not isinstance(value, Iterable) or _is_scalar_array(value)
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+def as_labels(value: Any) -> HostArray:
+    """One id, or many, as a 1-D array."""
+    return label_array([value] if is_one_label(value) else value)
 
 
-def _is_hashable(value: Any) -> bool:
+def kind_mismatch(name: str, labels: "Labels", asked: HostArray) -> str | None:
+    """Why ids, none of which is known, can't be, in a sentence: numbers for text, text for numbers, "7.0" for "7".
+
+    Args:
+      name: what the ids are of, such as ``"users"``.
+      labels: those that are known.
+      asked: ids that are not among them.
+
+    Returns:
+      the sentence, or None for ids that may well be new ones.
+    """
+    if len(labels) == 0 or len(asked) == 0:
+        return None
+    known, got = _kinds(labels.values), _kinds(asked)
+    if known & got:
+        spelled = [s for v in asked[:100].tolist() if isinstance(v, str) for s in _spellings(v)]
+        if not spelled or (labels.positions(spelled) < 0).all():
+            return None
+    (example,), (came,) = labels.values[:1].tolist(), asked[:1].tolist()
+    return (
+        f"none of the {len(asked)} {name} is known: they are {', '.join(sorted(got))}, such as {came!r}, and the known "
+        f"ones are {', '.join(sorted(known))}, such as {example!r}; convert them"
+    )
+
+
+def positions_or_warning(name: str, labels: "Labels", asked: HostArray, *, stacklevel: int) -> HostArray:
+    """Positions of ids, with a UserWarning if all are unknown for being of another kind: see `kind_mismatch`."""
+    found = labels.positions(asked)
+    problem = kind_mismatch(name, labels, asked) if (found < 0).all() else None
+    if problem is not None:
+        warnings.warn(problem, UserWarning, stacklevel=stacklevel + 1)
+    return found
+
+
+def _kinds(labels: HostArray) -> set[str]:
+    """What ids are, in words."""
+    if labels.dtype.kind in _SORTABLE:
+        return {"dates" if labels.dtype.kind in "mM" else "whole numbers"}
+    words = {str: "text", int: "whole numbers"}
+    return {words.get(kind, kind.__name__) for kind in map(type, labels.tolist())}
+
+
+def _spellings(text: str) -> list[str]:
+    """How spreadsheets and frames write the same number or name."""
+    plain = text.strip()
+    return [plain, plain.removesuffix(".0"), f"{plain}.0"]
+
+
+def _is_scalar_array(value: Any) -> bool:
+    return getattr(value, "ndim", None) == 0 and hasattr(value, "item")
+
+
+def _is_text(labels: HostArray) -> bool:
+    return labels.dtype.kind == "O" and set(map(type, labels.tolist())) <= {str}
+
+
+def _is_missing(value: Any) -> bool:
+    """None, and what differs from itself: NaN, NaT, and the NA of pandas, which won't say."""
     try:
-        hash(value)
+        return value is None or bool(value != value)  # noqa: PLR0124
+    except (TypeError, ValueError):
+        return type(value).__name__ == "NAType"
+
+
+def _whole_floats(values: HostArray) -> HostArray:
+    if not (np.isfinite(values).all() and (values == np.floor(values)).all()):
+        raise ValueError("ids must not be NaN, infinite or fractions; drop such entries first")
+    limit = 2 ** (np.finfo(values.dtype).nmant + 1)
+    if len(values) and np.abs(values).max() >= limit:
+        raise ValueError(
+            f"ids of dtype {values.dtype} must be below {limit}, from where it rounds them, got "
+            f"{np.abs(values).max():.17g}; give them as integers or as text"
+        )
+    return values.astype(np.int64)
+
+
+def _whole_numbers(items: list[int]) -> HostArray:
+    low, high = min(items), max(items)
+    if np.iinfo(np.int64).min <= low and high <= np.iinfo(np.int64).max:
+        return np.array(items, np.int64)
+    return np.array(items, np.uint64) if low >= 0 and high <= np.iinfo(np.uint64).max else _objects(items)
+
+
+def _from_items(items: list[Any]) -> HostArray:
+    if not set(map(type, items)) <= {str, bytes, int, float}:
+        items = [v.item() if _is_scalar_array(v) and getattr(v.dtype, "kind", "") not in "mM" else v for v in items]
+    kinds = set(map(type, items))
+    if kinds and all(issubclass(kind, int | float) and kind is not bool for kind in kinds):
+        if all(isinstance(v, int) or (v.is_integer() and abs(v) < 2**53) for v in items):
+            return _whole_numbers(list(map(int, items)))
+    elif kinds in ({np.datetime64}, {np.timedelta64}):
+        return label_array(np.array(items))
+    if not kinds <= {str, bytes}:
+        for item in items:
+            _check_id(item)
+    return _objects(items)
+
+
+def _check_id(item: Any) -> None:
+    try:
+        hash(item)
     except TypeError:
-        return False
-    return True
-
-
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float | np.floating) and bool(np.isnan(value))
-
-
-def _comparable(left: np.dtype[Any], right: np.dtype[Any]) -> bool:
-    whole = left.kind in "iu" and right.kind in "iu"
-    return whole or (left.kind == right.kind and left.kind in _SORTABLE)
+        raise ValueError(f"ids must be hashable, got {item!r}") from None
+    if _is_missing(item) or (isinstance(item, float) and not np.isfinite(item)):
+        raise ValueError(f"ids must not be None, NaN or infinite, got {item!r}; drop such entries first")
 
 
 def _objects(items: list[Any]) -> HostArray:
     array = np.empty(len(items), dtype=object)
     for position, item in enumerate(items):
-        if not _is_hashable(item) or item is None or _is_nan(item):
-            raise ValueError(f"ids must be hashable and not None or NaN, got {item!r}")
         array[position] = item
     return array
+
+
+def _comparable(left: np.dtype[Any], right: np.dtype[Any]) -> bool:
+    """Whether NumPy compares such ids as they are: int64 with uint64 it rounds to float64."""
+    both = "".join(sorted({left.kind, right.kind}))
+    return both in ("i", "u", "m", "M") or (both == "iu" and np.result_type(left, right).kind != "f")
 
 
 class Labels:
@@ -72,6 +177,7 @@ class Labels:
 
     Raises:
       ValueError: if an id comes twice, is NaN or None, or can't be hashed.
+      TypeError: for one text, a dictionary or a set.
     """
 
     def __init__(self, values: Any) -> None:
@@ -85,7 +191,7 @@ class Labels:
     def factorize(cls, values: Any) -> tuple["Labels", HostArray]:
         """Distinct ids, and the position of each value among them ``(n,)`` int32.
 
-        Ids that NumPy can sort are numbered in ascending order, others by their first appearance.
+        Numbers, dates and text are numbered in ascending order, others by their first appearance.
         """
         array = label_array(values)
         if array.dtype.kind in _SORTABLE:
@@ -93,32 +199,40 @@ class Labels:
             return cls(distinct), positions.astype(np.int32)
         index: dict[Any, int] = {}
         numbered = np.fromiter((index.setdefault(v, len(index)) for v in array), np.int32, len(array))
-        return cls(list(index)), numbered
+        labels = _objects(list(index))
+        if not _is_text(labels):
+            return cls(labels), numbered
+        order = np.argsort(labels, kind="stable")
+        rank = np.empty(len(order), np.int32)
+        rank[order] = np.arange(len(order), dtype=np.int32)
+        return cls(labels[order]), rank[numbered]
 
     def __len__(self) -> int:
         return len(self.values)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Labels) and len(self) == len(other) and bool(np.all(self.values == other.values))
+        if not isinstance(other, Labels) or len(self) != len(other):
+            return False
+        return bool((self.positions(other.values) == np.arange(len(self))).all())
 
     __hash__ = None  # type: ignore[assignment]
 
     def positions(self, values: Any) -> HostArray:
         """Positions of ids ``(n,)`` int32, -1 for those that are not there. A single id is a batch of one."""
-        array = label_array([values] if is_one_label(values) else values)
+        array = as_labels(values)
         if self._is_sorted and len(self) > 0 and _comparable(array.dtype, self.values.dtype):
             found = np.minimum(np.searchsorted(self.values, array), len(self) - 1)
             return np.where(self.values[found] == array, found, -1).astype(np.int32)
-        plain = (v.item() if isinstance(v, np.generic) else v for v in array.tolist())
-        return np.fromiter((self._index.get(v, -1) for v in plain), np.int32, len(array))
+        return np.fromiter((self._index.get(v, -1) for v in array.tolist()), np.int32, len(array))
 
     def union(self, other: "Labels") -> "Labels":
         """These ids in their positions, and after them those of the other that are new."""
         new = other.values[self.positions(other.values) < 0]
         if len(new) == 0:
             return self
-        both = np.concatenate([self.values, new]) if self.values.dtype.kind == new.dtype.kind else None
-        return Labels([*self.values.tolist(), *new.tolist()] if both is None else both)
+        if _comparable(self.values.dtype, new.dtype):
+            return Labels(np.concatenate([self.values, new]))
+        return Labels([*self.values.tolist(), *new.tolist()])
 
     @cached_property
     def _is_sorted(self) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jax_mmf.completion.labels import positions_or_warning
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.typing import HostArray
 from jax_mmf.validation import check_count
@@ -100,8 +101,10 @@ def coverage(fitted: "Fitted", *, k: int = 10, exclude: Ratings | None = None) -
 def _errors(fitted: "Fitted", test: Ratings) -> HostArray:
     if len(test) == 0:
         raise ValueError("test holds no rating")
-    users = fitted.ratings.user_ids.positions(test.user_ids.values)[test.users]
-    items = fitted.ratings.item_ids.positions(test.item_ids.values)[test.items]
+    if test.weights is not None and not test.weights.any():
+        raise ValueError("test has weights that are all zero")
+    user_positions, item_positions = _positions(fitted, test)
+    users, items = user_positions[test.users], item_positions[test.items]
     errors: HostArray = fitted.predict_positions(users, items).astype(np.float64) - test.values
     return errors
 
@@ -116,9 +119,8 @@ def _hits(
         raise ValueError("test holds nothing relevant; look at threshold")
     starts = test.row_starts()
     rows = np.flatnonzero(np.diff(starts))
-    users = fitted.ratings.user_ids.positions(test.user_ids.values)[rows]
-    found, _ = fitted.best_items(users, k, _aligned(fitted, exclude))
-    items = fitted.ratings.item_ids.positions(test.item_ids.values)
+    users, items = _positions(fitted, test)
+    found, _ = fitted.best_items(users[rows], k, _aligned(fitted, exclude))
     # Pairs as single numbers, so that one search answers for all users; unknown items are never found.
     n_items = fitted.ratings.n_items
     known = items[test.items] >= 0
@@ -129,8 +131,20 @@ def _hits(
     return hits, np.diff(starts)[rows]
 
 
+def _positions(fitted: "Fitted", ratings: Ratings) -> tuple[HostArray, HostArray]:
+    """Positions in a model of the users and the items of other ratings, with a warning if these are of another kind."""
+    known, names = fitted.ratings, ("users", "items")
+    pairs = ((known.user_ids, ratings.user_ids), (known.item_ids, ratings.item_ids))
+    users, items = (
+        positions_or_warning(name, ours, theirs.values, stacklevel=5)
+        for name, (ours, theirs) in zip(names, pairs, strict=True)
+    )
+    return users, items
+
+
 def _aligned(fitted: "Fitted", ratings: Ratings | None) -> Ratings | None:
     """Ratings by the positions of a model's users and items; entries of others are dropped."""
     if ratings is None or (ratings.user_ids is fitted.ratings.user_ids and ratings.item_ids is fitted.ratings.item_ids):
         return ratings
+    _positions(fitted, ratings)
     return ratings.relabelled(fitted.ratings.user_ids, fitted.ratings.item_ids)

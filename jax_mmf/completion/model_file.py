@@ -48,7 +48,7 @@ def save_model(path: str | Path, model: Fitted) -> None:
         for name in ("user_ids", "item_ids"):
             _write_ids(file, name, getattr(model.ratings, name).values)
         for name in _COLUMNS:
-            write_array(file, f"ratings/{name}", getattr(model.ratings, name))
+            _write_column(file, f"ratings/{name}", getattr(model.ratings, name))
         for index, leaf in enumerate(jax.tree.leaves(_kept(model.state))):
             write_array(file, f"state/{index}", leaf)
 
@@ -86,13 +86,13 @@ def _read(file: h5py.File, model: Model | None) -> Fitted:
         raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that or newer")
     model = build(json.loads(file.attrs["model"]), _CLASSES) if model is None else model
     labels = [Labels(_read_ids(file, name)) for name in ("user_ids", "item_ids")]
-    columns = [file[f"ratings/{name}"][...] if f"ratings/{name}" in file else None for name in _COLUMNS]
+    columns = [_read_column(file, f"ratings/{name}") for name in _COLUMNS]
     ratings = Ratings(*labels, *columns)  # type: ignore[arg-type]
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), model.prepare(ratings)))
     leaves = [read_array(file, f"state/{index}") for index in range(len(jax.tree.leaves(_kept(like))))]
     state = jax.tree.unflatten(jax.tree.structure(_kept(like)), leaves)
     if isinstance(model, BPR):
-        state = BPRState(state, model.optimizer.init(state))
+        state = BPRState(state, model.transformation.init(state))
     limits = json.loads(file.attrs["limits"])
     history = [EpochRecord(*record) for record in json.loads(file.attrs["history"])]
     return fitted(model, state, ratings, None if limits is None else (limits[0], limits[1]), history)
@@ -109,15 +109,31 @@ def _kept(state: Any) -> Any:
     return state.model if isinstance(state, BPRState) else state
 
 
+def _write_column(file: h5py.File, name: str, column: HostArray | None) -> None:
+    """HDF5 has no dates: they are written as whole numbers, with their unit beside them."""
+    if column is not None and column.dtype.kind == "M":
+        file[name] = column.astype(np.int64)
+        file[name].attrs["dates"] = column.dtype.str
+    else:
+        write_array(file, name, column)
+
+
+def _read_column(file: h5py.File, name: str) -> HostArray | None:
+    if name not in file:
+        return None
+    column, dates = file[name][...], file[name].attrs.get("dates")
+    return column if dates is None else column.astype(str(dates))
+
+
 def _write_ids(file: h5py.File, name: str, ids: HostArray) -> None:
     if ids.dtype.kind in "iu":
         file[name] = ids
-    elif all(isinstance(i, str) for i in ids.tolist()):
+    elif all(isinstance(i, str) and "\0" not in i for i in ids.tolist()):
         file.create_dataset(name, data=ids.astype(object), dtype=h5py.string_dtype())
     else:
-        raise TypeError(f"{name} must be whole numbers or text to be written, got {ids[0]!r} among them")
+        raise TypeError(f"{name} must be whole numbers or text without NUL to be written, got {ids[0]!r} among them")
 
 
 def _read_ids(file: h5py.File, name: str) -> HostArray:
     stored = file[name]
-    return np.asarray(stored.asstr()[...], dtype=np.str_) if h5py.check_string_dtype(stored.dtype) else stored[...]
+    return stored.asstr()[...] if h5py.check_string_dtype(stored.dtype) else stored[...]

@@ -1,15 +1,15 @@
 """Files of ratings as GroupLens publishes them, and as RecBole does (``.inter``)."""
 
 import csv
-from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from jax_mmf.completion.labels import Labels
 from jax_mmf.completion.ratings import Ratings
+from jax_mmf.completion.text_table import Table, read_lines, whole_or_text
 from jax_mmf.typing import HostArray
 
 _SUFFIXES = {".data": "\t", ".dat": "::", ".csv": ",", ".inter": "\t", ".tsv": "\t", ".txt": "\t"}
@@ -33,7 +33,7 @@ class Items(NamedTuple):
 
     Attributes:
       ids: `Labels` of the items.
-      titles: ``(n,)`` text.
+      titles: ``(n,)`` objects: text.
       genres: ``(n,)`` tuples of text.
     """
 
@@ -60,31 +60,37 @@ def read_movielens(path: str | Path, *, aggregate: str | None = None) -> Ratings
       aggregate: as in `Ratings.from_triplets`.
 
     Returns:
-      ratings. Ids that are whole numbers are integers (007 is 7), others text.
+      ratings. Ids are integers where all of a column are whole numbers (007 is 7, and 7.0 if all are written so),
+      else text. Times are numbers, or dates where they are ISO text (in UTC, unless they say otherwise).
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: for an ending that is not known, missing or ragged columns, ratings that are not finite numbers.
+      ValueError: for an ending that is not known, missing or ragged columns, ratings and times that are not finite
+        numbers or dates.
     """
     path = _rating_file(Path(path))
-    separator = _separator(path)
-    with path.open(encoding="utf-8", errors="replace") as file:
-        names = _header(file, path, separator) if path.suffix in _WITH_HEADER else _NAMES
-        columns = _columns(file, path, separator, names)
-    if not columns or len(next(iter(columns.values()))) == 0:
+    separator, lines = _separator(path), read_lines(path)
+    has_header = path.suffix in _WITH_HEADER
+    names = _header(lines, path, separator) if has_header else _NAMES
+    table = Table(
+        path, lines, names, first=int(has_header), separator=separator, whole=_USER + _ITEM, exact=has_header
+    )  # fmt: skip
+    if not table.columns or len(next(iter(table.columns.values()))) == 0:
         raise ValueError(f"{path} holds no ratings")
-    found = {role: _find(columns, known) for role, known in (("user", _USER), ("item", _ITEM), ("rating", _VALUE))}
-    for role in ("user", "item"):
-        if found[role] is None:
-            raise ValueError(f"{path} has no column of a {role}: it has {', '.join(names)}")
-    values, times = found["rating"], _find(columns, _TIME)
-    try:
-        ratings = None if values is None else _numbers(values)
-        timestamps = None if times is None else _numbers(times)
-        return Ratings.from_triplets(
-            _ids(found["user"]), _ids(found["item"]), ratings, timestamps=timestamps, aggregate=aggregate
+    user, item, value, time = (_find(table, known) for known in (_USER, _ITEM, _VALUE, _TIME))
+    if user is None or item is None:
+        raise ValueError(
+            f"{path} has no column of {'a user' if user is None else 'an item'}: it has {', '.join(names)}"
         )
-    except ValueError as error:
+    try:
+        return Ratings.from_triplets(
+            table.ids(user),
+            table.ids(item),
+            None if value is None else table.reals(value),
+            timestamps=None if time is None else table.times(time),
+            aggregate=aggregate,
+        )
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 
@@ -104,13 +110,7 @@ def read_movielens_items(path: str | Path) -> Items:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
-    # Files of the first sets are in Latin 1.
-    text = path.read_bytes()
-    try:
-        lines = text.decode("utf-8").splitlines()
-    except UnicodeDecodeError:
-        lines = text.decode("latin-1").splitlines()
-    lines = [line for line in lines if line.strip()]
+    lines = [line.rstrip("\n") for line in read_lines(path) if line.strip()]
     try:
         parsed = [_item(path, row) for row in _item_rows(path, lines)]
     except IndexError as error:
@@ -118,7 +118,7 @@ def read_movielens_items(path: str | Path) -> Items:
     if not parsed:
         raise ValueError(f"{path} holds no films")
     ids, titles, genres = zip(*parsed, strict=True)
-    return Items(Labels(_ids(np.asarray(ids))), np.asarray(titles), [tuple(g) for g in genres])
+    return Items(Labels(whole_or_text(list(ids))), np.array(titles, object), [tuple(g) for g in genres])
 
 
 def _item_rows(path: Path, lines: list[str]) -> list[list[str]]:
@@ -180,57 +180,15 @@ def _separator(path: Path) -> str:
     return _SUFFIXES[path.suffix]
 
 
-def _header(file: Iterator[str], path: Path, separator: str) -> list[str]:
+def _header(lines: list[str], path: Path, separator: str) -> list[str]:
     # RecBole writes the type behind a colon.
-    names = [name.strip().strip('"').partition(":")[0].lower() for name in next(file, "").split(separator)]
+    first = lines[0] if lines else ""
+    cells = next(csv.reader([first]), []) if separator == "," else first.split(separator)
+    names = [name.strip().strip('"').partition(":")[0].lower() for name in cells]
     if len(names) < 2:
         raise ValueError(f"{path} must name at least two columns in its first line")
     return names
 
 
-def _columns(lines: Iterable[str], path: Path, separator: str, names: list[str]) -> dict[str, HostArray]:
-    """Columns as numbers where all of them are, else as text."""
-    text = list(lines)
-    single = "\t" if separator == "::" else separator
-    text = [line.replace("::", "\t") for line in text] if separator == "::" else text
-    text = [line for line in text if line.strip()]
-    if not text:
-        return {}
-    quote = '"' if separator == "," else None
-    n_columns = len(text[0].rstrip("\n").split(single)) if quote is None else len(next(csv.reader([text[0]])))
-    if n_columns < 2 or n_columns > len(names) or (path.suffix in _WITH_HEADER and n_columns != len(names)):
-        raise ValueError(f"{path} must have the columns {', '.join(names)}, and its first line has {n_columns}")
-    names = names[:n_columns]
-    whole = [(name, np.int64 if name in _USER + _ITEM else np.float64) for name in names]
-    options: dict[str, Any] = {"delimiter": single, "comments": None, "quotechar": quote}
-    try:
-        table = np.loadtxt(text, dtype=whole, ndmin=1, **options)
-        return {name: table[name] for name in names}
-    except ValueError:  # ids that are text, or values that are none
-        pass
-    try:
-        table = np.loadtxt(text, dtype=np.str_, ndmin=2, **options)
-    except ValueError as error:
-        raise ValueError(f"{path} can't be read: {error}") from error
-    return {name: table[:, at] for at, name in enumerate(names)}
-
-
-def _find(columns: dict[str, HostArray], known: tuple[str, ...]) -> HostArray | None:
-    return next((columns[name] for name in columns if name in known), None)
-
-
-def _numbers(column: HostArray) -> HostArray:
-    return column.astype(np.float64)
-
-
-def _ids(column: HostArray | None) -> HostArray:
-    """Whole numbers as integers, everything else as it is."""
-    assert column is not None
-    if column.dtype.kind in "iu":
-        return column
-    if np.isin(np.char.lower(column), ("", "nan", "none", "null")).any():
-        raise ValueError("users and items must have ids, and some have none")
-    try:
-        return column.astype(np.int64)
-    except (ValueError, OverflowError):
-        return column
+def _find(table: Table, known: tuple[str, ...]) -> str | None:
+    return next((name for name in table.columns if name in known), None)

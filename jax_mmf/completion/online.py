@@ -28,6 +28,7 @@ from jax_mmf.typing import Array, Float, HostArray, Key
 from jax_mmf.validation import check_choice, check_count
 
 _BIAS_EPOCHS = 5
+_MOST_SEEN = 2**31 - 2  # one below the largest int32, to which forgetting rules add one
 _RADIUS = 0.05  # largest mean square of an atom: a matter of the unit of alpha, to mean what it does in ExplicitALS
 
 
@@ -38,14 +39,15 @@ class OnlineState(NamedTuple):
       model: mean, biases and factors, as of alternating least squares; those of a user are of its last visit.
       c: ``(k, k)`` second moments of the factors of the users.
       residual: ``(k, n_items)`` products of these factors and of what they leave of the ratings.
-      counts: ``(n_items,)`` number of ratings of each item seen.
-      n_seen: int32 scalar, number of users seen.
+      rates: ``(n_items,)`` ratings of each item per user seen: a mean, since a count would stop at 2^24 in single
+        precision.
+      n_seen: int32 scalar, number of users seen; it stays at the largest number there is.
     """
 
     model: ALSState
     c: Array
     residual: Array
-    counts: Array
+    rates: Array
     n_seen: Array
 
 
@@ -141,13 +143,13 @@ class ExplicitOnline:
         left_over, seen = _left_over(batch, users, model.items, model.mean)
 
         n_batch = (numbers < model.users.bias.shape[0]).sum()  # the last places of a block may be empty
-        n_seen = state.n_seen + n_batch.astype(jnp.int32)
+        n_seen = state.n_seen + jnp.minimum(n_batch, _MOST_SEEN - state.n_seen).astype(jnp.int32)
         weight = self.forgetting.weight(state.n_seen, size).astype(dtype)
         c = (1 - weight) * state.c + weight * matmul(users.factors.T, users.factors) / n_batch
-        counts = state.counts + seen
-        safe = lambda count: jnp.where(count > 0, count, 1)  # noqa: E731
-        # A feature that m of b samples have gets the share m / b of the weight, over its share n_j / n of all before.
-        share = jnp.minimum(1, weight * seen / n_batch * n_seen.astype(dtype) / safe(counts))
+        safe = lambda number: jnp.where(number > 0, number, 1)  # noqa: E731
+        rates = state.rates + (seen / n_batch - state.rates) * (n_batch.astype(dtype) / n_seen.astype(dtype))
+        # A feature that m of b samples have gets the share m / b of the weight, over its share of all so far.
+        share = jnp.minimum(1, weight * seen / n_batch / safe(rates))
         residual = (1 - share) * state.residual + share / safe(seen) * left_over.T
 
         atoms = model.items.factors.T
@@ -163,7 +165,7 @@ class ExplicitOnline:
             factors=put(model.users.factors, users.factors), bias=put(model.users.bias, users.bias)
         )
         items = model.items._replace(factors=moved.T)
-        return OnlineState(model._replace(users=all_users, items=items), c, b - matmul(c, moved), counts, n_seen)
+        return OnlineState(model._replace(users=all_users, items=items), c, b - matmul(c, moved), rates, n_seen)
 
     def resume(self, old: OnlineState, new: OnlineState, users: HostArray, items: HostArray) -> OnlineState:
         """A first state with the rows and statistics of an old one: arguments as in `Model.resume`."""
@@ -172,7 +174,7 @@ class ExplicitOnline:
             self._ridge(self.n_components).resume(old.model, new.model, streamed, other),
             old.c,
             carry_over(old.residual.T, new.residual.T, other).T,
-            carry_over(old.counts, new.counts, other),
+            carry_over(old.rates, new.rates, other),
             old.n_seen,
         )
 

@@ -27,6 +27,7 @@ from jax_mmf.typing import Array, ArrayLike, HostArray
 MAX_PADDING = 1.2
 _WIDTHS = (32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 _TILE = 64  # chunks
+_FEW_WIDTHS, _FEW_TILE = (32, 8), 4
 BLOCK = 2048  # rows
 
 
@@ -78,6 +79,7 @@ def ragged_rows(
     *,
     mesh: Mesh | None = None,
     block: int = BLOCK,
+    few_shapes: bool = False,
 ) -> RaggedRows:
     """Entries of a matrix, in any order, by rows.
 
@@ -89,12 +91,13 @@ def ragged_rows(
       n_rows: number of rows, those without entries included.
       mesh: of devices to spread the blocks over its only axis, or None.
       block: number of rows of a block, at most.
+      few_shapes: whether to pad more, so that small inputs of nearly any number of entries share a program.
 
     Returns:
       arrays on the device, or devices.
     """
     lengths = np.bincount(rows, minlength=n_rows)
-    width = chunk_width(lengths)
+    width = chunk_width(lengths, _FEW_WIDTHS, 2.0) if few_shapes else chunk_width(lengths)
     n_chunks = -(-lengths // width)
     devices = 1 if mesh is None else mesh.size
     n_blocks = devices * -(-n_rows // (block * devices))
@@ -109,10 +112,11 @@ def ragged_rows(
     first_chunk = np.zeros(n_rows, np.int64)
     first_chunk[in_order] = np.cumsum(n_chunks[in_order]) - n_chunks[in_order]
     per_block = np.bincount(at, weights=n_chunks, minlength=n_blocks).astype(np.int64)
-    tile = int(min(_TILE, max(1, per_block.max())))
-    n_tiles = int(max(1, -(-per_block.max() // tile)))
+    most = int(per_block.max())
+    tile = min(_TILE, max(_FEW_TILE, power_of_two(most)) if few_shapes else max(1, most))
+    n_tiles = max(1, -(-most // tile))
     step = 1 << max(0, n_tiles.bit_length() - 4)  # few sizes, so that parts of the same ratings share a program
-    n_tiles = -(-n_tiles // step) * step
+    n_tiles = power_of_two(n_tiles) if few_shapes else -(-n_tiles // step) * step
     capacity = tile * n_tiles
     first_chunk += at * capacity - (np.cumsum(per_block) - per_block)[at]
 
@@ -187,10 +191,15 @@ def total_weight(rows: RaggedRows, *, values: bool = False) -> Array:
     return per_block.sum()
 
 
-def chunk_width(lengths: HostArray) -> int:
-    """The widest chunks for which padding stays below `MAX_PADDING`: ``(n_rows,)`` lengths to a whole number."""
+def chunk_width(lengths: HostArray, widths: tuple[int, ...] = _WIDTHS, max_padding: float = MAX_PADDING) -> int:
+    """The widest chunks for which padding stays below a limit, or the narrowest: ``(n_rows,)`` lengths to a number."""
     total = lengths.sum()
-    return next(w for w in _WIDTHS if (-(-lengths // w) * w).sum() <= MAX_PADDING * total or w == 1)
+    return next(w for w in widths if (-(-lengths // w) * w).sum() <= max_padding * total or w == widths[-1])
+
+
+def power_of_two(n: int) -> int:
+    """The next one, for few sizes, so that few programs are compiled."""
+    return 1 << max(0, n - 1).bit_length()
 
 
 def _deal(n_chunks: HostArray, n_blocks: int) -> tuple[HostArray, HostArray, int]:

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.completion.labels import Labels, label_array
+from jax_mmf.completion.columns import as_float32, from_objects, real_column, time_column
+from jax_mmf.completion.labels import Labels, kind_mismatch, label_array
 from jax_mmf.typing import HostArray
-from jax_mmf.validation import check_choice
+from jax_mmf.validation import check_choice, check_real
 
 _AGGREGATES = ("mean", "sum", "min", "max", "first", "last")
 
@@ -57,10 +58,11 @@ class Ratings:
           items: ``(n,)`` ids of any hashable kind.
           values: ``(n,)`` real numbers; one each by default (clicks).
           weights: ``(n,)`` real numbers >= 0, or None.
-          timestamps: ``(n,)`` real numbers or NumPy dates, or None.
+          timestamps: ``(n,)`` real numbers, or dates (of NumPy, of `datetime`, or ISO text; UTC), or None.
           aggregate: what becomes of several values of one pair: ``"mean"``, ``"sum"``, ``"min"``, ``"max"``, or the
-            ``"first"`` or ``"last"`` in time (in the order given, without timestamps). None: they are an error. Weights
-            of a pair are added, and its time is the latest; those of the chosen one, with first and last.
+            ``"first"`` or ``"last"`` in time (in the order given, without timestamps). None: they are an error. The
+            mean is weighted, a plain one where all weights of a pair are zero; sum, min and max do not look at weights.
+            Weights of a pair are added, and its time is the latest; those of the chosen one, with first and last.
           user_ids: ids of all rows, for rows without entries or an order of your own; by default those that occur.
           item_ids: ids of all columns, likewise.
 
@@ -68,27 +70,22 @@ class Ratings:
           the ratings.
 
         Raises:
-          ValueError: for no entry at all, lengths that differ, values that are not finite, weights that are negative,
+          ValueError: for no entry at all, lengths that differ, values and times that are not finite, negative weights,
             pairs that come twice and no aggregate, and ids that are NaN, None or not in ``user_ids`` and ``item_ids``.
-          TypeError: for values that are not numbers.
+          TypeError: for values that are not numbers, and times that are neither numbers nor dates.
         """
         rows, row_labels = _positions("users", users, user_ids)
         columns, column_labels = _positions("items", items, item_ids)
         n = len(rows)
         if n == 0:
             raise ValueError("users is empty: ratings need at least one entry")
-        values = np.ones(n, np.float32) if values is None else _column("values", values, n)
-        weights = None if weights is None else _column("weights", weights, n)
+        values = np.ones(n, np.float32) if values is None else real_column("values", values, n)
+        weights = None if weights is None else real_column("weights", weights, n)
         if weights is not None and (weights < 0).any():
             raise ValueError(f"weights must be >= 0, got {weights.min():g}")
         if len(columns) != n:
             raise ValueError(f"items must be as many as users, {n}, got {len(columns)}")
-        if timestamps is not None:
-            timestamps = np.asarray(timestamps)
-            if timestamps.shape != (n,):
-                raise ValueError(f"timestamps must have shape ({n},), as users, got {timestamps.shape}")
-            if timestamps.dtype.kind not in "iufM":
-                raise TypeError(f"timestamps must be numbers or dates, got dtype {timestamps.dtype}")
+        timestamps = None if timestamps is None else time_column("timestamps", timestamps, n)
         if aggregate is not None:
             check_choice("aggregate", aggregate, _AGGREGATES)
         entries = _Entries(rows, columns, values, weights, timestamps).sorted(len(column_labels))
@@ -116,6 +113,8 @@ class Ratings:
         """
         if not hasattr(matrix, "tocoo"):
             raise TypeError(f"matrix must be a SciPy sparse matrix, got {type(matrix).__name__}; use from_dense")
+        if len(matrix.shape) != 2:
+            raise ValueError(f"matrix must have 2 axes, users and items, got shape {matrix.shape}")
         coo = matrix.tocoo(copy=False)
         user_labels, item_labels = _matrix_labels(coo.shape, user_ids, item_ids)
         users, items = user_labels.values[coo.row], item_labels.values[coo.col]
@@ -125,23 +124,31 @@ class Ratings:
 
     @classmethod
     def from_dense(cls, matrix: Any, *, user_ids: Any = None, item_ids: Any = None) -> "Ratings":
-        """Ratings from an array with NaN where there is none, or a NumPy masked array, users in rows.
+        """Ratings from an array with NaN where there is none, a NumPy masked array or a frame, users in rows.
 
         Args:
           matrix: ``(n_users, n_items)`` of real numbers.
-          user_ids: of the rows; by default their numbers.
-          item_ids: of the columns; by default their numbers.
+          user_ids: of the rows; by default the index of a frame of pandas, else their numbers.
+          item_ids: of the columns; by default the names of the columns of a frame, else their numbers.
 
         Returns:
           the ratings.
 
         Raises:
           ValueError: for another number of axes, and as `from_triplets` does.
+          TypeError: for a sparse matrix, and values that are not numbers.
         """
+        if hasattr(matrix, "tocoo"):
+            raise TypeError("matrix must be dense, got a sparse one; use from_scipy")
+        if hasattr(matrix, "columns"):
+            user_ids = getattr(matrix, "index", None) if user_ids is None else user_ids
+            item_ids = matrix.columns if item_ids is None else item_ids
         masked = np.ma.getmaskarray(matrix) if isinstance(matrix, np.ma.MaskedArray) else None
         dense = np.asarray(np.ma.getdata(matrix))
         if dense.ndim != 2:
             raise ValueError(f"matrix must have 2 axes, users and items, got shape {dense.shape}")
+        if dense.dtype == object:
+            dense = from_objects(dense.ravel()).reshape(dense.shape)
         if dense.dtype.kind not in "iufb":
             raise TypeError(f"matrix must hold real numbers, got dtype {dense.dtype}")
         missing = np.isnan(dense) if dense.dtype.kind == "f" else np.zeros(dense.shape, bool)
@@ -181,13 +188,16 @@ class Ratings:
         Raises:
           ValueError: for a column that is not there, and as `from_triplets` does.
         """
-        known = [str(c) for c in (frame.columns if hasattr(frame, "columns") else frame)]
+        names = getattr(getattr(frame, "dtype", None), "names", None)  # of a structured array
+        known = list(names or (frame.columns if hasattr(frame, "columns") else frame))
 
         def column(argument: str, name: str | None) -> Any:
             if name is None:
                 return None
             if name not in known:
-                raise ValueError(f"{argument}={name!r} is not a column of the frame, which has {', '.join(known)}")
+                raise ValueError(
+                    f"{argument}={name!r} is not a column of the frame, which has {', '.join(map(str, known))}"
+                )
             return frame[name]
 
         return cls.from_triplets(
@@ -225,10 +235,19 @@ class Ratings:
 
         Returns:
           ratings, possibly none.
+
+        Raises:
+          ValueError: for booleans of another number, and numbers that come twice.
+          IndexError: for numbers of no entry.
         """
         chosen = np.asarray(entries)
-        chosen = np.flatnonzero(chosen) if chosen.dtype == bool else np.sort(chosen)
-        chosen = chosen if chosen.size else chosen.astype(np.int64)  # an empty list has no kind of its own
+        if chosen.dtype == bool and chosen.shape != (len(self),):
+            raise ValueError(f"entries must be {len(self)} booleans, one for each, got shape {chosen.shape}")
+        # Numbers of entries, counted from the end too; an empty list has no kind of its own.
+        numbers = np.arange(len(self))
+        chosen = np.sort(numbers[chosen if chosen.size else chosen.astype(np.int64)])
+        if (chosen[1:] == chosen[:-1]).any():
+            raise ValueError("entries holds a number twice, and no pair of a user and an item may come twice")
         take = lambda a: None if a is None else a[chosen]  # noqa: E731
         return Ratings(
             self.user_ids, self.item_ids, self.users[chosen], self.items[chosen], self.values[chosen],
@@ -237,6 +256,7 @@ class Ratings:
 
     def positives(self, threshold: float) -> "Ratings":
         """Implicit feedback out of explicit: the entries of at least a threshold, with value one."""
+        check_real("threshold", threshold)
         chosen = self.select(self.values >= threshold)
         return replace(chosen, values=np.ones_like(chosen.values))
 
@@ -259,7 +279,11 @@ class Ratings:
         return Ratings(user_ids, item_ids, *kept.sorted(len(item_ids)).columns())
 
     def union(self, newer: "Ratings") -> "Ratings":
-        """All entries of both; of a pair that is in both, the newer one. New users and items come after the others."""
+        """All entries of both; of a pair that is in both, the newer one. New users and items come after the others.
+
+        Raises:
+          ValueError: for dates in one and numbers in the other.
+        """
         users, items = self.user_ids.union(newer.user_ids), self.item_ids.union(newer.item_ids)
         at_users, at_items = users.positions(newer.user_ids.values), items.positions(newer.item_ids.values)
 
@@ -269,6 +293,8 @@ class Ratings:
                 return None
             if name == "timestamps" and (ours is None or theirs is None):
                 return None
+            if name == "timestamps" and "M" in (kinds := {ours.dtype.kind, theirs.dtype.kind}) and len(kinds) > 1:
+                raise ValueError("timestamps are dates in one of the ratings and numbers in the other; convert one")
             fill = lambda a, like: np.full(len(like), default, np.float32) if a is None else a  # noqa: E731
             return np.concatenate([fill(ours, self), fill(theirs, newer)])
 
@@ -327,12 +353,17 @@ class _Entries:
         chosen = self.take(first if how == "first" else last)
         if how in ("first", "last"):
             return chosen
-        reduce = {"min": np.minimum, "max": np.maximum}.get(how, np.add)
-        values = reduce.reduceat(self.values.astype(np.float64), first)
+        values = self.values.astype(np.float64)
+        total = None if self.weights is None else np.add.reduceat(self.weights.astype(np.float64), first)
         if how == "mean":
-            values = values / (last - first + 1)
-        weights = None if self.weights is None else np.add.reduceat(self.weights, first)
-        return replace(chosen, values=values.astype(np.float32), weights=weights)
+            weights = np.ones(len(values)) if self.weights is None else self.weights.astype(np.float64)
+            if total is not None:
+                weights = np.where(np.repeat(total, last - first + 1) > 0, weights, 1)
+            values = np.add.reduceat(weights * values, first) / np.add.reduceat(weights, first)
+        else:
+            values = {"min": np.minimum, "max": np.maximum, "sum": np.add}[how].reduceat(values, first)
+        values = as_float32("values", values)
+        return replace(chosen, values=values, weights=None if total is None else as_float32("weights", total))
 
 
 def _positions(name: str, values: Any, given: Any) -> tuple[HostArray, Labels]:
@@ -347,7 +378,11 @@ def _positions(name: str, values: Any, given: Any) -> tuple[HostArray, Labels]:
         raise ValueError(f"{name}: {error}") from error
     if (positions < 0).any():
         unknown = values[np.flatnonzero(positions < 0)[0]]
-        raise ValueError(f"{name} has {(positions < 0).sum()} ids that are not in {name[:-1]}_ids, such as {unknown!r}")
+        problem = kind_mismatch(name, labels, values) if (positions < 0).all() else None
+        detail = "" if problem is None else f": {problem}"
+        raise ValueError(
+            f"{name} has {(positions < 0).sum()} ids that are not in {name[:-1]}_ids, such as {unknown!r}{detail}"
+        )
     return positions, labels
 
 
@@ -359,17 +394,3 @@ def _matrix_labels(shape: tuple[int, ...], user_ids: Any, item_ids: Any) -> tupl
             raise ValueError(f"{name} must be {size}, as many as the matrix has, got {len(labels)}")
         pair.append(labels)
     return pair[0], pair[1]
-
-
-def _column(name: str, values: Any, n: int) -> HostArray:
-    array = np.asarray(values)
-    if array.dtype.kind not in "iufb":
-        raise TypeError(f"{name} must be real numbers, got dtype {array.dtype}")
-    if array.shape != (n,):
-        raise ValueError(f"{name} must have shape ({n},), one for each of users, got {array.shape}")
-    bad = ~np.isfinite(array)
-    if bad.any():
-        raise ValueError(f"{name} must be finite, got {array[bad][0]} in {bad.sum()} of {n} entries; drop them first")
-    if np.abs(array).max() > np.finfo(np.float32).max:
-        raise ValueError(f"{name} must fit into float32, got {np.abs(array).max():g}; scale them")
-    return array.astype(np.float32)

@@ -42,7 +42,7 @@ def train_test_split(
     check_choice("by", by, ("random", "user", "time"))
     times = ratings.timestamps
     n, is_count = len(ratings), isinstance(test_size, int | np.integer)
-    if not (1 <= test_size < n if is_count else 0 < test_size < 1):
+    if isinstance(test_size, bool) or not (1 <= test_size < n if is_count else 0 < test_size < 1):
         raise ValueError(f"test_size must be a share in (0, 1) or a number from 1 to {n - 1}, got {test_size!r}")
     if by == "time" and times is None:
         raise ValueError("by='time' needs ratings with timestamps")
@@ -142,10 +142,11 @@ def search(
     Raises:
       ValueError: for no combinations, and as `fit` does.
       FloatingPointError: if numbers overflow with all of them.
+      KeyboardInterrupt: after Ctrl-C, with the trials that were finished as its attribute ``trials``.
     """
     grid = _combinations(values)
     folds = [(ratings, validation)] if validation is not None else list(k_folds(ratings, n_folds, key=key))
-    trials = []
+    trials: list[Trial] = []
     for chosen in grid:
         candidate = replace(model, **chosen)  # type: ignore[type-var]
         scores, epochs = [], []
@@ -158,6 +159,8 @@ def search(
             except FloatingPointError:
                 scores.append(math.inf)  # these values are no good; others may be
                 break
+            if one.stopped_by == "interrupt":
+                raise _interrupted(trials)
             found = [record.score for record in one.history]
             scores.append(min(found))
             epochs.append(int(np.argmin(found)) + 1)
@@ -168,6 +171,13 @@ def search(
     everything = ratings if validation is None else ratings.union(validation)
     final = fit(replace(model, **best.values), everything, key=key, n_epochs=best.n_epochs)  # type: ignore[type-var]
     return SearchResult(final, best.n_epochs, trials)
+
+
+def _interrupted(trials: list[Trial]) -> KeyboardInterrupt:
+    error = KeyboardInterrupt()
+    error.trials = trials  # type: ignore[attr-defined]
+    error.add_note("The trials that were finished are in the attribute `trials` of this error.")
+    return error
 
 
 def _combinations(values: Any) -> list[dict[str, Any]]:

@@ -14,8 +14,10 @@ from jax.sharding import Mesh
 
 from jax_mmf.completion import metrics
 from jax_mmf.completion.fitted import EpochRecord, Fitted, fitted
+from jax_mmf.completion.labels import positions_or_warning
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
+from jax_mmf.interrupt import deferred_interrupt
 from jax_mmf.typing import Key
 from jax_mmf.validation import check_count, check_methods
 
@@ -66,6 +68,9 @@ def fit(
     One program is compiled for the whole run, and none for a run with other numbers (alpha and so on) on the same
     ratings.
 
+    Ctrl-C ends the run after the epoch it is in, and what was learned is returned, ``stopped_by="interrupt"``; a second
+    one raises KeyboardInterrupt at once.
+
     Args:
       model: `ExplicitALS`, `ExplicitOnline`, `ImplicitALS`, `BPR`, or any `Model`.
       train: ratings to learn from.
@@ -86,54 +91,58 @@ def fit(
       ValueError: for no ratings, and patience or a score without validation.
       TypeError: for a model that lacks a method, naming it, and ratings that are none.
       FloatingPointError: if numbers overflow.
+      Exception: what a callback or the score raises. It carries what was learned before, a `Fitted`, as its attribute
+        ``result``.
     """
-    check_methods("model", model, "model of ratings", _METHODS)
-    for name, ratings in (("train", train), ("validation", validation)):
-        if ratings is not None and not isinstance(ratings, Ratings):
-            raise TypeError(f"{name} must be Ratings, got {type(ratings).__name__}; see Ratings.from_triplets")
-    if len(train) == 0:
-        raise ValueError("train holds no rating")
-    check_count("n_epochs", n_epochs)
-    if patience is not None:
-        check_count("patience", patience)
-    if validation is None and (patience is not None or score is not None):
-        raise ValueError("patience and score need validation ratings")
+    _check_arguments(model, train, n_epochs, validation, patience, score)
     score = default_score(model, train) if score is None else score
     limits = (float(train.values.min()), float(train.values.max())) if model.feedback == "explicit" else None
 
     data = model.prepare(train, mesh)
     state = _prepare_state(model, key, data)
     if start is not None:
-        if type(start.model) is not type(model):
-            raise ValueError(f"start must be a {type(model).__name__}, got a {type(start.model).__name__}")
+        _check_start(start, model, state)
         users = start.ratings.user_ids.positions(train.user_ids.values)
         items = start.ratings.item_ids.positions(train.item_ids.values)
         # Copies: epochs write into the memory of the state before, and that of the start is not theirs.
         state = jax.tree.map(jnp.copy, model.resume(start.state, state, users, items))
     history: list[EpochRecord] = []
-    best, best_score, stale, seconds = None, math.inf, 0, 0.0
-    for epoch in range(1, n_epochs + 1):
-        began = time.perf_counter()
-        state = jax.block_until_ready(_epoch(model, jax.random.fold_in(key, epoch), state, data))
-        seconds += time.perf_counter() - began
-        now = math.nan
-        if validation is not None:
-            now = score(fitted(model, state, train, limits, history), validation)
-            better = now < best_score  # never, if it is NaN
-            stale = 0 if better else stale + 1
-            if better or best is None:
-                best, best_score = jax.tree.map(np.asarray, state), now if better else best_score
-        history.append(EpochRecord(epoch, seconds, now))
-        event = CompletionEvent(model, state, history[-1], history)
-        stops = [callback(event) for callback in callbacks]
-        if any(stops) or (patience is not None and stale >= patience):
-            break
-    result = fitted(model, state if best is None else jax.tree.map(jnp.asarray, best), train, limits, history)
-    if not all(np.isfinite(np.asarray(a)).all() for a in result.factors):
+    best, best_score, stale, seconds, stopped_by = None, math.inf, 0, 0.0, "epochs"
+
+    def result() -> Fitted:
+        kept = state if best is None else jax.tree.map(jnp.asarray, best)
+        return fitted(model, kept, train, limits, history, stopped_by)
+
+    with deferred_interrupt("ending after this epoch; Ctrl-C once more to stop at once") as interrupted:
+        for epoch in range(1, n_epochs + 1):
+            began = time.perf_counter()
+            state = jax.block_until_ready(_epoch(model, jax.random.fold_in(key, epoch), state, data))
+            seconds += time.perf_counter() - began
+            now = math.nan
+            try:
+                if validation is not None:
+                    now = score(fitted(model, state, train, limits, history), validation)
+                    better = now < best_score  # never, if it is NaN
+                    stale = 0 if better else stale + 1
+                    if better or best is None:
+                        best, best_score = jax.tree.map(np.asarray, state), now if better else best_score
+                history.append(EpochRecord(epoch, seconds, now))
+                event = CompletionEvent(model, state, history[-1], history)
+                stops = [callback(event) for callback in callbacks]
+            except (Exception, KeyboardInterrupt) as error:
+                stopped_by = "error"
+                error.result = result()  # type: ignore[union-attr]
+                error.add_note("What was learned before is in the attribute `result` of this error.")
+                raise
+            if any(stops) or (patience is not None and stale >= patience) or interrupted():
+                stopped_by = "callback" if any(stops) else "interrupt" if interrupted() else "patience"
+                break
+    learned = result()
+    if not all(np.isfinite(np.asarray(a)).all() for a in learned.factors):
         raise FloatingPointError(
             f"factors are not finite after {len(history)} epochs; scale the ratings, or raise alpha"
         )
-    return result
+    return learned
 
 
 def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> Fitted:
@@ -147,8 +156,45 @@ def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> 
 
     Returns:
       a model of all users and items.
+
+    Warns:
+      UserWarning: if all users, or all items, of the new ratings are unknown and of another kind than those of the
+        model, such as text where these are numbers.
     """
-    return fit(previous.model, previous.ratings.union(newer), key=key, n_epochs=n_epochs, start=previous)
+    known = previous.ratings
+    positions_or_warning("users", known.user_ids, newer.user_ids.values, stacklevel=2)
+    positions_or_warning("items", known.item_ids, newer.item_ids.values, stacklevel=2)
+    return fit(previous.model, known.union(newer), key=key, n_epochs=n_epochs, start=previous)
+
+
+def _check_arguments(model: Any, train: Any, n_epochs: Any, validation: Any, patience: Any, score: Any) -> None:
+    check_methods("model", model, "model of ratings", _METHODS)
+    for name, ratings in (("train", train), ("validation", validation)):
+        if ratings is not None and not isinstance(ratings, Ratings):
+            raise TypeError(f"{name} must be Ratings, got {type(ratings).__name__}; see Ratings.from_triplets")
+        if ratings is not None and len(ratings) == 0:
+            raise ValueError(f"{name} holds no rating")
+    if train.weights is not None and not train.weights.any():
+        raise ValueError("train has weights that are all zero")
+    check_count("n_epochs", n_epochs)
+    if patience is not None:
+        check_count("patience", patience)
+    if validation is None and (patience is not None or score is not None):
+        raise ValueError("patience and score need validation ratings")
+
+
+def _check_start(start: Any, model: Model, state: Any) -> None:
+    if not isinstance(start, Fitted):
+        raise TypeError(f"start must be what fit returned, got {type(start).__name__}")
+    wanted, got = (
+        (type(m).__name__, getattr(m, "n_components", None), jax.tree.structure(s))
+        for m, s in ((model, state), (start.model, start.state))
+    )
+    if wanted != got:
+        raise ValueError(
+            f"start must be of the configuration of model, {wanted[0]} with {wanted[1]} components, got {got[0]} with "
+            f"{got[1]}{', and another kind of state' if wanted[:2] == got[:2] else ''}"
+        )
 
 
 def default_score(model: Model, train: Ratings) -> Score:

@@ -1,0 +1,164 @@
+"""Tables in text files, as columns: encodings, separators, quotes."""
+
+import csv
+import re
+import warnings
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_mmf.completion.columns import utc
+from jax_mmf.typing import HostArray
+
+_WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
+_WHOLE_FLOAT = re.compile(r"\s*[+-]?[0-9]+\.0\s*")
+_REAL = re.compile(
+    r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*|\s*[+-]?(nan|inf|infinity)\s*", re.IGNORECASE
+)
+_MISSING = ("", "nan", "none", "null")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a file in UTF-8 or UTF-16, with or without a byte order mark, or else in Windows-1252 or Latin 1."""
+    with path.open("rb") as file:
+        is_utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
+    for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "cp1252"):
+        try:
+            with path.open(encoding=encoding) as file:
+                return list(file)
+        except UnicodeDecodeError:
+            continue
+    with path.open(encoding="latin-1") as file:
+        return list(file)
+
+
+def whole_or_text(cells: list[str]) -> list[int] | list[str]:
+    """Whole numbers where all are, also if all are written as 7.0; else text as it is."""
+    if all(map(_WHOLE.fullmatch, cells)):
+        return list(map(int, cells))
+    if all(map(_WHOLE_FLOAT.fullmatch, cells)):
+        return [int(cell.partition(".")[0]) for cell in cells]
+    return cells
+
+
+class Table:
+    """Columns of text or numbers by name, and where they come from.
+
+    Args:
+      path: of the file, for messages.
+      lines: of the file, blank ones included.
+      names: of the columns; files may have fewer, unless `exact`.
+      first: number of lines before the first row.
+      separator: of columns; `::` may not be in text.
+      whole: names of columns that may be whole numbers; others may be real ones.
+      exact: whether there must be all columns.
+
+    Raises:
+      ValueError: for too few or too many columns, and rows of different lengths.
+    """
+
+    def __init__(
+        self, path: Path, lines: list[str], names: list[str], *, first: int, separator: str, whole: tuple[str, ...],
+        exact: bool,
+    ) -> None:  # fmt: skip
+        self._path, self._lines, self._first = path, lines, first
+        self._separator = "\t" if separator == "::" else separator
+        self._replaced = separator == "::"
+        self._quote = '"' if separator == "," else None
+        row = self._first_row()
+        self.columns: dict[str, Any] = {}
+        if row is None:
+            return
+        if len(row) < 2 or len(row) > len(names) or (exact and len(row) != len(names)):
+            raise ValueError(f"{path} must have the columns {', '.join(names)}, and its first line has {len(row)}")
+        names = names[: len(row)]
+        kinds = [(name, np.int64 if name in whole else np.float64) for name in names]
+        options: dict[str, Any] = {"delimiter": self._separator, "comments": None, "quotechar": self._quote}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # older versions of NumPy cut 1.5 to a whole number, with a warning
+                table = np.loadtxt(self._rows_of_text(), dtype=kinds, ndmin=1, **options)
+        except (ValueError, DeprecationWarning):  # text among them
+            pass
+        else:
+            self.columns = {name: table[name] for name in names}
+            return
+        try:
+            # Objects, since an array of text takes the room of the longest cell for each.
+            cells = np.loadtxt(self._rows_of_text(), dtype=object, encoding=None, ndmin=2, **options)
+        except ValueError as error:
+            reason = str(error).partition(";")[0]  # without NumPy's advice, which is about its own arguments
+            raise ValueError(f"{path} can't be read: {reason}") from error
+        self.columns = {name: cells[:, at].tolist() for at, name in enumerate(names)}
+
+    def line(self, row: int) -> int:
+        """Number of the line, from 1, that a row is in, as far as no cell has line breaks."""
+        there = (at for at, line in enumerate(self._lines) if at >= self._first and line.strip())
+        return next(at for number, at in enumerate(there) if number == row) + 1
+
+    def ids(self, name: str) -> Any:
+        """Ids: integers where all are whole numbers, also if all are written as 7.0, else text.
+
+        Raises:
+          ValueError: for an empty cell, naming its line.
+        """
+        cells = self.columns[name]
+        if isinstance(cells, np.ndarray):
+            return cells
+        missing = next((row for row, cell in enumerate(cells) if cell.lower() in _MISSING), None)
+        if missing is not None:
+            raise ValueError(
+                f"users and items must have ids, and line {self.line(missing)} has {cells[missing]!r} as {name}; "
+                "drop such lines"
+            )
+        return whole_or_text(cells)
+
+    def reals(self, name: str) -> HostArray:
+        """Finite real numbers.
+
+        Raises:
+          ValueError: for a cell that is none, naming its line.
+        """
+        cells = self.columns[name]
+        if not isinstance(cells, np.ndarray):
+            cells = np.array([float(c) if _REAL.fullmatch(c) else self._refuse(name, r) for r, c in enumerate(cells)])
+        bad = np.flatnonzero(~np.isfinite(cells))
+        if bad.size:
+            self._refuse(name, int(bad[0]))
+        return cells
+
+    def times(self, name: str) -> HostArray:
+        """Finite real numbers, or dates where the first cell is no number.
+
+        Raises:
+          ValueError: for a cell that is neither, naming its line.
+        """
+        cells = self.columns[name]
+        if isinstance(cells, np.ndarray) or _REAL.fullmatch(cells[0]):
+            return self.reals(name)
+        dates = []
+        for row, cell in enumerate(cells):
+            try:
+                dates.append(utc(datetime.fromisoformat(cell)))
+            except ValueError:
+                self._refuse(name, row, "numbers, or ISO dates such as 2020-01-31 12:00:00")
+        return np.array(dates, "datetime64[us]")
+
+    def _first_row(self) -> list[str] | None:
+        line = next(self._rows_of_text(), None)
+        if line is None or self._quote is None:
+            return None if line is None else line.split(self._separator)
+        return next(csv.reader([line]))
+
+    def _rows_of_text(self) -> Iterator[str]:
+        lines = (line for at, line in enumerate(self._lines) if at >= self._first and line.strip())
+        return (line.replace("::", "\t") for line in lines) if self._replaced else lines
+
+    def _refuse(self, name: str, row: int, expected: str = "finite numbers") -> Any:
+        cell = self.columns[name][row]
+        raise ValueError(
+            f"{name} must be {expected}, got {str(cell)!r} in line {self.line(row)}; mend or drop such lines"
+        )
