@@ -18,7 +18,7 @@ import jax_mmf as mmf
 from jax_mmf import cli, completion
 
 N, P, K = 80, 64, 4
-OPTIONS = ["-k", str(K), "--batch-size", "16"]
+OPTIONS = ["-k", str(K), "--batch-size", "16", "--quiet"]
 
 
 def matrix():
@@ -33,6 +33,7 @@ X = matrix()
 def run(capsys, monkeypatch, tmp_path):
     """The command in this process: exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_MMF_CACHE", "0")
     x64 = jax.config.jax_enable_x64
 
     def call(*arguments):
@@ -62,7 +63,8 @@ def model(run, data):
 def command(*arguments, **options):
     """The command in a process of its own."""
     command = [sys.executable, "-m", "jax_mmf", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+    environment = os.environ | {"JAX_MMF_CACHE": "0"} | options.pop("env", {})
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment, **options)
 
 
 # fit
@@ -580,7 +582,7 @@ def interrupted(folder, signals):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "JAX_MMF_CACHE": "0"},
     )
     try:
         deadline = time.monotonic() + 60
@@ -620,13 +622,19 @@ def slow_fit(folder, log):
     code = (
         "import sys, time, jax_mmf as mmf\n"
         "from jax_mmf import cli\n"
-        "show = cli._Log.__call__\n"
-        "cli._Log.__call__ = lambda self, event: (show(self, event), print('step', flush=True), time.sleep(5))[0]\n"
+        "from jax_mmf.cli.report import Log\n"
+        "show = Log.__call__\n"
+        "Log.__call__ = lambda self, event: (show(self, event), print('step', flush=True), time.sleep(5))[0]\n"
         f"sys.argv = ['jax-mmf', 'fit', 'x.h5', '-o', 'm.h5', '-k', '4', '--log', {log!r}]\n"
         "cli.main()\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_MMF_CACHE": "0"},
     )
 
 

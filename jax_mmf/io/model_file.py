@@ -224,6 +224,8 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
+    if str(file.attrs.get("format")) == "jax-mmf ratings model":
+        raise ValueError("it is a model of ratings, for jax_mmf.completion.load_model")
     if str(file.attrs.get("format")) != _FORMAT:
         raise ValueError("it is an HDF5 file, but no model that jax-mmf wrote")
     version = int(file.attrs["format_version"])
