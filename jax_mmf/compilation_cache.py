@@ -6,6 +6,7 @@ import platform
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -32,7 +33,8 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
     Warns:
       UserWarning: if the folder can't be written; then nothing is kept.
     """
-    configured: str | None = jax.config.jax_compilation_cache_dir
+    settings: Any = jax.config
+    configured: str | None = settings.jax_compilation_cache_dir
     if path is None and configured:
         return Path(configured)  # with the limits that were configured with it
     folder = _default_folder() if path is None else Path(path).expanduser()

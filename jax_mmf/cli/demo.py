@@ -19,7 +19,7 @@ Example:
 @option("--output", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("jax-mmf-demo"),
         help="Folder for the data (1 GB), the model and the picture.")  # fmt: skip
 @option("--seconds", type=Real(min=0, min_open=True), default=30.0,
-        help="Time to learn, for each of the three runs. Compiling, evaluating and the first write come on top.")  # fmt: skip
+        help="Time to learn for each of the three runs; compiling and evaluating come on top.")  # fmt: skip
 @option("-k", "--components", type=click.IntRange(min=1), default=64, help="Number of atoms.")
 @option("--alpha", type=Real(min=0), default=0.02, help="Strength of the lasso.")
 @option("--keep-data", is_flag=True, help="Do not delete the HDF5 file of patches at the end.")

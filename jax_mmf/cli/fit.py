@@ -34,7 +34,7 @@ Examples:
 """
 
 
-class _Alpha(click.ParamType):
+class _Alpha(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click alone
     """A number, or a share of alpha_max: "auto" or a percentage."""
 
     name = "alpha"
@@ -43,9 +43,8 @@ class _Alpha(click.ParamType):
         text = "10%" if value == "auto" else str(value)
         try:
             if text.endswith("%"):
-                return mmf.RelativeAlpha(
-                    Real(0, 100, min_open=True, max_open=True).convert(text[:-1], param, ctx) / 100
-                )
+                percent = Real(0, 100, min_open=True, max_open=True).convert(text[:-1], param, ctx)
+                return mmf.RelativeAlpha(percent / 100)  # type: ignore[attr-defined]
             return Real(min=0).convert(text, param, ctx)
         except click.BadParameter as error:
             self.fail(f"{error.message} Give a number that is at least 0, auto, or a share such as 10%", param, ctx)
@@ -69,14 +68,14 @@ class _Alpha(click.ParamType):
 @option("--nonneg", type=click.Choice(["none", "codes", "atoms", "both"]), is_flag=False, flag_value="both",
         default="none", help="Which factors are non-negative; alone: both.")  # fmt: skip
 @option("-r", "--reduction", type=Real(min=1), default=1.0,
-        help="Stochastic subsampling: each step updates one in r of the features, drawn at random. 1 is all of them; 4 "
-             "to 12 pay with many, redundant features.")  # fmt: skip
+        help="Stochastic subsampling: a step codes its samples by one in r of the features, drawn at random, and "
+             "updates the atoms there. 1 is all features; more pay with many, redundant ones.")  # fmt: skip
 @option("--partial-b/--full-b", default=False,
-        help="With --reduction: read only the features of the step too, and code samples by them. Cheaper steps, "
-             "noisier codes.")  # fmt: skip
+        help="With --reduction: partial b reads the features of the step alone and averages over the samples in which "
+             "it saw each of them; full b reads whole samples, and averages over all.")  # fmt: skip
 @option("--forgetting", metavar="RULE:VALUE", default=None, show_default="scaled, C by the penalty",
-        help="How fast old samples lose weight against new ones. scaled:C remembers a share of all samples, less with "
-             "a larger C; power:U as the papers, 1 forgets nothing; constant:W gives each sample the weight W.")  # fmt: skip
+        help="How fast old samples lose weight. scaled:C: the last 1/C of them count most. power:U: sample i weighs "
+             "i^-U, as in the papers. constant:W: a new sample weighs W, for a memory of 1/W samples.")  # fmt: skip
 @option("--init", type=click.Choice(list(INITS)), default="samples", help="Initial dictionary.")
 @option("--epochs", type=click.IntRange(min=1), default=1,
         help="Passes over the data; with --resume, from the beginning of the run.")  # fmt: skip
@@ -95,7 +94,7 @@ class _Alpha(click.ParamType):
 @cache
 @quiet
 @click.pass_context
-def command(ctx: click.Context, data: Path, dataset: str | None, output: Path, **options: Any) -> int:
+def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path, **options: Any) -> int:
     """Learn a dictionary from the matrix in DATA (.h5, .npy or .npz), samples in rows, without loading it.
 
     Ctrl-C ends the run after the step it is in, and writes the model. Exit status: 0, or 130 after Ctrl-C.

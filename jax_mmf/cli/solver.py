@@ -126,8 +126,8 @@ def go_on(path: Path, model: Model, given: Mapping[str, Any], defaults: Mapping[
     guessed = [name for name in ("batch_size", "held_out") if name not in known and name not in given]
     if "held_out" in guessed and any(r["objective"] == r["objective"] for r in model.history):  # not NaN
         raise click.UsageError(
-            f"{path} is of a run with held-out samples, and does not tell how many: without the --held-out of that run, "
-            "they would be learned from"
+            f"{path} is of a run with held-out samples, and does not tell how many; give --held-out as for that run, "
+            "or they are learned from"
         )
     if guessed:
         said = ", ".join(f"{_flag(name)} {defaults[name] or 0}" for name in guessed)
