@@ -6,6 +6,7 @@ from jax_mmf import completion, datasets
 from jax_mmf.code_solvers import FISTA, ActiveSet, Cholesky, CodeSolver, CoordinateDescent, UnrolledFISTA
 from jax_mmf.coding import decode, encode, encode_with_info
 from jax_mmf.compaction import SolveInfo
+from jax_mmf.compilation_cache import enable_compilation_cache
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
 from jax_mmf.defaults import default_solver
 from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryUpdate, GradientUpdate, ProjectedGradient
@@ -75,6 +76,7 @@ __all__ = [
     "datasets",
     "decode",
     "default_solver",
+    "enable_compilation_cache",
     "encode",
     "encode_with_info",
     "explained_variance",

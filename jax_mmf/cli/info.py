@@ -46,7 +46,7 @@ def command(model: Path, as_json: bool) -> None:
         "samples_seen": int(state.n_samples),
         "zeros_in_dictionary": float(np.mean(dictionary == 0)),
         "unused_atoms": int(last["n_dead"]) if last else None,
-        "held_out_objective": last.get("objective"),
+        "held_out_objective": last.get("objective") if last.get("held_out", True) else None,
         "seconds": last.get("seconds"),
         "run": dict(run),
     }

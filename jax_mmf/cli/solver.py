@@ -1,5 +1,6 @@
 """Between the options of ``jax-mmf fit`` and a run: the solver made of them, and the run of a model that goes on."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -119,12 +120,12 @@ def go_on(path: Path, model: Model, given: Mapping[str, Any], defaults: Mapping[
         if not same:
             has = known.get(name, "another one") or 0  # no held-out samples are --held-out 0
             raise click.UsageError(
-                f"{_flag(name)} {value} contradicts the model of --resume, {path}, whose value is {has}; leave the "
-                "option out, or learn a new model without --resume"
+                f"{_flag(name)} {value} contradicts the model of --resume, {path}, which has {has}; leave the option "
+                "out, or learn a new model without --resume"
             )
     check_given(given, {**defaults, **known})
     guessed = [name for name in ("batch_size", "held_out") if name not in known and name not in given]
-    if "held_out" in guessed and any(r["objective"] == r["objective"] for r in model.history):  # not NaN
+    if "held_out" in guessed and any(_held_out(record) for record in model.history):
         raise click.UsageError(
             f"{path} is of a run with held-out samples, and does not tell how many; give --held-out as for that run, "
             "or they are learned from"
@@ -165,6 +166,11 @@ def _name(classes: Mapping[str, type[Any]], part: Any) -> str | None:
     return next((name for name, kind in classes.items() if type(part) is kind), None)
 
 
+def _held_out(record: Mapping[str, Any]) -> bool:
+    """Whether a line of a history is about held-out samples; where it does not tell, NaN stands for none."""
+    return bool(record.get("held_out", not math.isnan(record["objective"])))
+
+
 def _same(known: Mapping[str, Any], name: str, value: Any) -> bool:
     """Whether an option means what the model has, as "scaled:8" and "scaled:8.0" do."""
     if name == "forgetting":
@@ -182,4 +188,6 @@ def _same_key(key: Any, seed: int) -> bool:
 
 
 def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+    """As the help calls it."""
+    special = {"components": "-k", "partial_b": "--partial-b/--full-b"}
+    return special.get(name, f"--{name.replace('_', '-')}")
