@@ -564,8 +564,8 @@ FILES = {
     "damaged.npz": ["bad.npz"],
     "objects.npy": ["bad.npy", "objects"],
     "complex.npy": ["bad.npy", "complex"],
-    "ending": ["bad.csv", ".npy"],
-    "folder": ["bad"],
+    "ending": ["loadtxt('bad.csv'", "delimiter=','", "np.save('bad.npy'"],
+    "folder": ["bad is a folder"],
 }
 
 
@@ -618,6 +618,15 @@ def test_files_that_are_no_data(step, what, run, request, tmp_path):
 def test_options_that_can_not_be(arguments, words, run, data, tmp_path):
     before = [] if "-k" in arguments else OPTIONS
     fails(run, tmp_path, words, "fit", data, "-o", "m.h5", "--log", "log", *before, *arguments)
+
+
+def test_the_advice_for_text_files_can_be_followed(run, tmp_path):
+    np.savetxt(tmp_path / "x.csv", X, delimiter=",")
+    np.savetxt(tmp_path / "y.txt", X)
+    for name in ("x.csv", "y.txt"):
+        err = run("fit", name, "-o", "m.h5", *OPTIONS)[2]
+        exec(err.split('python -c "')[1].rsplit('"')[0], {})
+        np.testing.assert_array_equal(np.load(f"{name[0]}.npy"), X)
 
 
 def test_fit_needs_a_number_of_atoms(run, data, tmp_path):

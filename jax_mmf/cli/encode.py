@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 import jax_mmf as mmf
-from jax_mmf.cli.options import Command, Output, cache, check_outputs, dataset, option, quiet
+from jax_mmf.cli.options import Command, Output, cache, check_outputs, dataset, open_data, option, quiet
 from jax_mmf.io.atomic import HDF5_ENDINGS, hdf5_written_aside, written_aside
 from jax_mmf.io.feed import filled_up, finite_samples
 from jax_mmf.io.model_file import needs_x64
@@ -38,7 +38,7 @@ def command(model: Path, data: Path, dataset: str | None, output: Path, batch_si
     if needs_x64(model):
         jax.config.update("jax_enable_x64", True)
     solver, state, *_ = mmf.load_model(model)
-    source = mmf.open_source(data, dataset)
+    source = open_data(data, dataset)
     dictionary = state.dictionary
     if source.n_features != dictionary.shape[1]:
         raise ValueError(f"{data} has {source.n_features} features, and {model} was trained on {dictionary.shape[1]}")

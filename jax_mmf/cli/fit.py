@@ -17,6 +17,7 @@ from jax_mmf.cli.options import (
     cache,
     check_outputs,
     dataset,
+    open_data,
     option,
     quiet,
     seed,
@@ -120,7 +121,7 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
         run = go_on(resume, model, given, options)
     if plot is not None and run["held_out"] is None:
         raise click.UsageError("--plot draws the held-out objective; give --held-out too")
-    source = mmf.open_source(data, dataset)
+    source = open_data(data, dataset)
     if not options["quiet"]:
         click.echo(report.described(data.name, source), err=True)
 

@@ -11,6 +11,8 @@ import click
 
 from jax_mmf.compilation_cache import enable_compilation_cache
 from jax_mmf.io.atomic import HDF5_ENDINGS
+from jax_mmf.io.files import open_source
+from jax_mmf.io.sources import Source
 
 _NO_TEXT = (*HDF5_ENDINGS, ".npy", ".npz", ".png", ".pdf", ".svg", ".parquet", ".zip", ".gz")
 
@@ -84,6 +86,32 @@ class TextOutput(click.Path):
 
 def _listed(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def open_data(path: Path, dataset: str | None) -> Source:
+    """The matrix in a file; files of other formats are told how to be converted.
+
+    Raises:
+      click.UsageError: for a folder, and for formats that are not read.
+      OSError, ValueError, KeyError, TypeError: as `jax_mmf.open_source`.
+    """
+    if path.is_dir():
+        raise click.UsageError(f"{path} is a folder; give the name of a file, .h5, .npy or .npz")
+    ending = path.suffix.lower()
+    if path.is_file() and ending in _CONVERSIONS:
+        package, read = _CONVERSIONS[ending]
+        line = f"import numpy as np{package}; np.save({str(path.with_suffix('.npy'))!r}, {read.format(path)})"
+        raise click.UsageError(f'files ending in {ending} are not read; convert it once: python -c "{line}"')
+    return open_source(path, dataset)
+
+
+_CONVERSIONS = {  # with skiprows=0 to be changed if there is a line of names
+    ".csv": ("", "np.loadtxt('{}', dtype='float32', delimiter=',', skiprows=0)"),
+    ".tsv": ("", "np.loadtxt('{}', dtype='float32', skiprows=0)"),
+    ".txt": ("", "np.loadtxt('{}', dtype='float32', skiprows=0)"),
+    ".mat": (", scipy.io", "scipy.io.loadmat('{}')['X']"),
+    ".parquet": (", pandas as pd", "pd.read_parquet('{}').to_numpy('float32')"),
+}
 
 
 def check_outputs(outputs: dict[str, Path | None], *inputs: Path | None) -> None:

@@ -151,7 +151,7 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
         with h5py.File(path, "r") as file:
             return _read_model(file, solver)
     except OSError as error:
-        raise ValueError(f"{path} is no model file, or is truncated: {error}") from error
+        raise ValueError(f"{path} is no model file of jax-mmf, or is truncated: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} can't be read as a model file: {error}") from error
 
