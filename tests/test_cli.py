@@ -748,7 +748,7 @@ def test_command_alone_shows_its_help(run):
 
 def interrupted(folder, signals):
     """A long run that gets Ctrl-C once it has logged something: exit status, stderr."""
-    arguments = ["fit", "x.h5", "-o", "m.h5", "--epochs", "100000", "--held-out", "16", "--log", "log", *OPTIONS]
+    arguments = ["fit", "x.h5", "-o", "m.h5", "--epochs", "20000", "--held-out", "16", "--log", "log", *OPTIONS]
     # Steps between evaluations are many in so long a run; a small one is started for the log, and gone on with.
     process = subprocess.Popen(
         [sys.executable, "-m", "jax_mmf", *arguments],
@@ -799,7 +799,7 @@ def slow_fit(folder, log):
         "from jax_mmf.cli.report import Log\n"
         "show = Log.__call__\n"
         "Log.__call__ = lambda self, event: (show(self, event), print('step', flush=True), time.sleep(5))[0]\n"
-        f"sys.argv = ['jax-mmf', 'fit', 'x.h5', '-o', 'm.h5', '-k', '4', '--log', {log!r}]\n"
+        f"sys.argv = ['jax-mmf', 'fit', 'x.h5', '-o', 'm.h5', '-k', '4', '-q', '--log', {log!r}]\n"
         "cli.main()\n"
     )
     return subprocess.Popen(
