@@ -57,7 +57,7 @@ def _place_ticks(axis: Any) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     low, high = axis.get_view_interval()
-    if high < 4 * low:  # too short for powers of ten and their halves and fifths
+    if high < 8 * low:  # too short for powers of ten and their halves and fifths
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
