@@ -7,6 +7,7 @@ from jax_mmf.callbacks import Callback, EarlyStopping, Event, JSONLines, Progres
 from jax_mmf.code_solvers import FISTA, ActiveSet, Cholesky, CodeSolver, CoordinateDescent, UnrolledFISTA
 from jax_mmf.coding import ConvergenceWarning, decode, encode, encode_with_info
 from jax_mmf.compaction import SolveInfo
+from jax_mmf.compilation_cache import enable_compilation_cache
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
 from jax_mmf.defaults import default_solver
 from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryUpdate, GradientUpdate, ProjectedGradient
@@ -94,6 +95,7 @@ __all__ = [
     "datasets",
     "decode",
     "default_solver",
+    "enable_compilation_cache",
     "encode",
     "encode_with_info",
     "explained_variance",

@@ -49,9 +49,22 @@ def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Record]], *, ag
         color="0.4", fontsize=8,
     )  # fmt: skip
     axes.set(xscale="log", yscale="log")
-    axes.yaxis.set_major_formatter("{x:.3g}")
-    axes.yaxis.set_minor_formatter("{x:.3g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        _place_ticks(axis)
     axes.tick_params(which="both", labelsize=8)
+
+
+def _place_ticks(axis: Any) -> None:
+    """A few round numbers on a logarithmic axis, as 0.2 and not as 2 x 10^-1, however short the axis is."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    if high < 8 * low:  # too short for powers of ten and their halves and fifths
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def composite(patches: HostArray, bands: Sequence[int]) -> HostArray:

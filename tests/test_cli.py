@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import click
 import h5py
 import jax
 import jax.numpy as jnp
@@ -16,9 +18,10 @@ import pytest
 
 import jax_mmf as mmf
 from jax_mmf import cli, completion
+from jax_mmf.cli.options import check_outputs
 
 N, P, K = 80, 64, 4
-OPTIONS = ["-k", str(K), "--batch-size", "16"]
+OPTIONS = ["-k", str(K), "--batch-size", "16", "--quiet"]
 
 
 def matrix():
@@ -33,6 +36,7 @@ X = matrix()
 def run(capsys, monkeypatch, tmp_path):
     """The command in this process: exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_MMF_CACHE", "0")
     x64 = jax.config.jax_enable_x64
 
     def call(*arguments):
@@ -62,7 +66,8 @@ def model(run, data):
 def command(*arguments, **options):
     """The command in a process of its own."""
     command = [sys.executable, "-m", "jax_mmf", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, **options)
+    environment = os.environ | {"JAX_MMF_CACHE": "0"} | options.pop("env", {})
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment, **options)
 
 
 # fit
@@ -189,7 +194,7 @@ def test_plot_of_an_unknown_format_is_refused_before_the_work(run, data, tmp_pat
 
 @pytest.mark.parametrize("extra", [[], ["--reduction", "2", "--partial-b"]])
 def test_resume_continues(extra, run, data, tmp_path):
-    once = ["--held-out", 16, "--batch-size", 16]
+    once = ["--held-out", 16, "--batch-size", 16, "-q"]
     first = [*once, "-k", K, "--seed", 4, *extra]
     assert run("fit", data, "-o", "whole.h5", "--epochs", 2, *first)[0] == 0
     assert run("fit", data, "-o", "half.h5", *first)[0] == 0
@@ -242,7 +247,161 @@ def test_float64_model_is_resumed_in_float64(run, data, tmp_path):
         assert "float64" in err
 
 
+CONTRADICTIONS = [
+    (["--alpha", "0.9"], "0.1"),
+    (["-k", 99], str(K)),
+    (["--penalty", "ridge"], "lasso"),
+    (["--constraint", "l1"], "l2"),
+    (["--radius", 2], "1.0"),
+    (["--nonneg"], "none"),
+    (["--reduction", 3], "2.0"),
+    (["--full-b"], "True"),
+    (["--forgetting", "scaled:2"], "scaled:8.0"),
+    (["--forgetting", "power:0.9"], "scaled:8.0"),
+    (["--init", "svd"], "samples"),
+    (["--batch-size", 17], "16"),
+    (["--held-out", 0], "16"),
+    (["--held-out", 0.5], "16"),
+    (["--dtype", "float64"], "float32"),
+    (["--seed", 1], "another"),
+    (["--l1-ratio", 0.3], "lasso"),
+    (["--atom-l1-ratio", 0.3], "l2"),
+]
+
+
+def test_options_that_contradict_the_model_are_errors(run, data, tmp_path):
+    whole = [*OPTIONS, "--held-out", 16, "--reduction", 2, "--partial-b", "--forgetting", "scaled:8"]
+    assert run("fit", data, "-o", "m.h5", *whole)[0] == 0
+    for arguments, has in CONTRADICTIONS:
+        x64 = jax.config.jax_enable_x64
+        fails(run, tmp_path, [arguments[0], has], "fit", data, "--resume", "m.h5", "-o", "n.h5", "-q", *arguments)
+        jax.config.update("jax_enable_x64", x64)
+    same = ["--alpha", "0.10", "--penalty", "lasso", "--seed", 0, "--forgetting", "scaled:8.0", "--init", "samples"]
+    assert run("fit", data, "--resume", "m.h5", "-o", "n.h5", "--epochs", 2, *whole, *same)[0] == 0
+    assert mmf.load_model("n.h5").history[-1]["step"] == 8
+
+
+def test_a_resumed_run_holds_out_what_it_held_out_before(run, data):
+    first = ["--held-out", 0.3, *OPTIONS]
+    assert run("fit", data, "-o", "whole.h5", "--epochs", 3, *first)[0] == 0
+    assert run("fit", data, "-o", "half.h5", *first)[0] == 0
+    assert run("fit", data, "-o", "half.h5", "--resume", "half.h5", "--epochs", 2, "-q")[0] == 0
+    assert run("fit", data, "-o", "half.h5", "--resume", "half.h5", "--epochs", 3, "-q")[0] == 0
+    half, whole = mmf.load_model("half.h5"), mmf.load_model("whole.h5")
+    np.testing.assert_array_equal(half.state.dictionary, whole.state.dictionary)
+    assert half.run == whole.run == {"batch_size": 16, "held_out": 0.3, "revive_every": None}
+    assert half.history[-1]["objective"] == whole.history[-1]["objective"]
+
+
+@pytest.mark.parametrize("held_out", [0, 16])
+def test_models_that_do_not_tell_of_their_run(held_out, run, data, tmp_path):
+    """Their history tells whether samples were held out, but not how many."""
+    assert run("fit", data, "-o", "m.h5", "--held-out", held_out, *OPTIONS)[0] == 0
+    with h5py.File("m.h5", "a") as file:
+        del file.attrs["run"]
+    again = ["fit", data, "--resume", "m.h5", "-o", "n.h5", "--epochs", 2, "-q"]
+    if held_out:
+        fails(run, tmp_path, ["m.h5", "--held-out"], *again)
+    else:
+        code, _, err = run(*again)
+        assert code == 0
+        assert "m.h5" in err
+        assert "--batch-size 128" in err
+    code, _, err = run(*again, "--held-out", held_out, "--batch-size", 16)
+    assert (code, err) == (0, "")
+    assert mmf.load_model("n.h5").run["held_out"] == (held_out or None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--l1-ratio", 0.3], ["--l1-ratio", "elastic-net", "lasso"]),
+        (["--atom-l1-ratio", 0.3], ["--atom-l1-ratio", "elastic-net", "l2"]),
+        (["--partial-b"], ["--partial-b", "--reduction"]),
+    ],
+    ids=lambda v: v[0],
+)
+def test_options_that_the_run_would_not_look_at(arguments, words, run, data, tmp_path):
+    fails(run, tmp_path, words, "fit", data, "-o", "m.h5", *OPTIONS, *arguments)
+
+
+def test_a_run_that_learns_nothing_says_so_with_the_scale(run, data, tmp_path):
+    code, _, err = run("fit", data, "-o", "m.h5", "--alpha", 1000, *OPTIONS)
+    assert code == 0
+    dictionary = np.asarray(mmf.load_model("m.h5").state.dictionary)
+    limit = np.abs(X[:64] @ dictionary.T).max()
+    for word in ("nothing was learned", f"{limit:.3g}", "1000", "--alpha auto"):
+        assert word in err
+    np.save(tmp_path / "zeros.npy", np.zeros((20, 6), "float32"))
+    err = run("fit", "zeros.npy", "-o", "z.h5", *OPTIONS)[2]
+    assert "zeros" in err
+
+
+def test_alpha_is_a_share_of_the_strength_at_which_codes_vanish(run, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(mmf, "RelativeAlpha", lambda share: 100 * share, raising=False)
+    for text, share in (("auto", 10), ("25%", 25), ("7.5%", 7.5)):
+        assert run("fit", data, "-o", "m.h5", "--alpha", text, *OPTIONS)[0] == 0
+        assert mmf.load_model("m.h5").solver.penalty.alpha == pytest.approx(share)
+    for text in ("0%", "100%", "x%", "-5%", "nan%"):
+        fails(run, tmp_path, ["--alpha", "auto", "10%"], "fit", data, "-o", "n.h5", "--alpha", text, *OPTIONS)
+
+
+def test_fit_tells_size_and_scale_of_the_data(run, data):
+    _, _, err = run("fit", data, "-o", "m.h5", "-k", K)
+    assert f"x.h5: {N} x {P} float32, {N * P * 4 / 1e3:.3g} kB" in err
+    assert f"{X[:64].std():.3g}" in err
+    assert f"{np.abs(X[:64]).max():.3g}" in err
+
+
+# Names of files
+
+
+@pytest.mark.parametrize(
+    ("step", "arguments", "words"),
+    [
+        ("fit", ["-o", "m.npz"], ["m.npz", ".h5"]),
+        ("fit", ["-o", "m"], ["m", ".h5"]),
+        ("fit", ["-o", "m.h5", "--log", "log.h5"], ["log.h5", "text"]),
+        ("fit", ["-o", "m.h5", "--log", "log.png"], ["log.png", "text"]),
+        ("fit", ["-o", "m.h5", "--held-out", 16, "--plot", "p.jpg"], ["p.jpg", ".png"]),
+        ("encode", ["-o", "codes.csv"], ["codes.csv", ".h5", ".npy"]),
+        ("encode", ["-o", "codes.npz"], ["codes.npz", ".h5", ".npy"]),
+    ],
+    ids=lambda v: " ".join(map(str, v)) if isinstance(v, list) else v,
+)
+def test_names_promise_the_format_that_is_written(step, arguments, words, run, data, request, tmp_path):
+    first = [request.getfixturevalue("model")] if step == "encode" else []
+    options = OPTIONS if step == "fit" else []
+    fails(run, tmp_path, words, step, *first, data, *options, *arguments)
+
+
+def test_outputs_are_not_one_file(run, tmp_path):
+    """Only a name without an ending could be two outputs of fit; two of recommend have no ending in common."""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(click.UsageError, match=r"--output and --log are both folder/\.\./out"):
+        check_outputs({"--output": Path("out"), "--log": Path("folder/../out"), "--plot": None})
+    with pytest.raises(click.UsageError, match="--log and --plot"):
+        check_outputs({"--output": Path("a"), "--log": Path("b"), "--plot": Path("b")})
+
+
+def test_a_log_is_not_written_over_the_model_of_resume(run, model, data, tmp_path):
+    (tmp_path / "log").write_bytes((tmp_path / model).read_bytes())
+    arguments = ["--resume", "log", "--epochs", 2, "--log", "log", "-q"]
+    fails(run, tmp_path, ["log", "input"], "fit", data, "-o", "n.h5", *arguments)
+
+
 # encode
+
+
+def test_encode_to_npy(run, model, data):
+    assert run("encode", model, data, "-o", "codes.npy", "--batch-size", 32)[0] == 0
+    assert run("encode", model, data, "-o", "codes.h5", "--batch-size", 32)[0] == 0
+    with h5py.File("codes.h5") as file:
+        want = file["codes"][...]
+    assert want.any()
+    codes = np.load("codes.npy")
+    assert codes.dtype == np.float32
+    np.testing.assert_array_equal(codes, want)
 
 
 @pytest.mark.parametrize("kind", ["same", "permuted", "uint16"])
@@ -297,7 +456,10 @@ def test_info_tells_what_a_model_is(run, data):
     assert (facts["n_components"], facts["n_features"], facts["dtype"]) == (K, P, "float32")
     assert (facts["steps"], facts["samples_seen"]) == (4, 64)
     assert facts["held_out_objective"] == model.history[-1]["objective"]
-    assert "Lasso(alpha=0.1" in facts["penalty"]
+    assert facts["penalty"] == {"class": "Lasso", "alpha": 0.1, "nonneg": False}
+    assert facts["forgetting"] == {"class": "ScaledForgetting", "scale": 8.0}
+    assert facts["partial_b"] is False
+    assert facts["run"] == {"batch_size": 16, "held_out": 16, "revive_every": None}
     text = run("info", "m.h5")[1]
     assert all(name.replace("_", " ") in text for name in facts)
     assert "Lasso(alpha=0.1" in text
@@ -402,8 +564,8 @@ FILES = {
     "damaged.npz": ["bad.npz"],
     "objects.npy": ["bad.npy", "objects"],
     "complex.npy": ["bad.npy", "complex"],
-    "ending": ["bad.csv", ".npy"],
-    "folder": ["bad"],
+    "ending": ["loadtxt('bad.csv'", "delimiter=','", "np.save('bad.npy'"],
+    "folder": ["bad is a folder"],
 }
 
 
@@ -456,6 +618,15 @@ def test_files_that_are_no_data(step, what, run, request, tmp_path):
 def test_options_that_can_not_be(arguments, words, run, data, tmp_path):
     before = [] if "-k" in arguments else OPTIONS
     fails(run, tmp_path, words, "fit", data, "-o", "m.h5", "--log", "log", *before, *arguments)
+
+
+def test_the_advice_for_text_files_can_be_followed(run, tmp_path):
+    np.savetxt(tmp_path / "x.csv", X, delimiter=",")
+    np.savetxt(tmp_path / "y.txt", X)
+    for name in ("x.csv", "y.txt"):
+        err = run("fit", name, "-o", "m.h5", *OPTIONS)[2]
+        exec(err.split('python -c "')[1].rsplit('"')[0], {})
+        np.testing.assert_array_equal(np.load(f"{name[0]}.npy"), X)
 
 
 def test_fit_needs_a_number_of_atoms(run, data, tmp_path):
@@ -555,6 +726,11 @@ def test_help(step, run):
     assert out.startswith("Usage: ")
     if step == ["demo"]:
         assert "--seconds" in out
+    brackets = [line for line in out.splitlines() if line.count("[") != line.count("]")]
+    assert brackets == [], "a default or a range is broken across lines"
+    assert "\xa0" not in out
+    if step:
+        assert f"jax-mmf {step[0]} " in out, "no example"
 
 
 def test_version(run):
@@ -572,7 +748,7 @@ def test_command_alone_shows_its_help(run):
 
 def interrupted(folder, signals):
     """A long run that gets Ctrl-C once it has logged something: exit status, stderr."""
-    arguments = ["fit", "x.h5", "-o", "m.h5", "--epochs", "100000", "--held-out", "16", "--log", "log", *OPTIONS]
+    arguments = ["fit", "x.h5", "-o", "m.h5", "--epochs", "20000", "--held-out", "16", "--log", "log", *OPTIONS]
     # Steps between evaluations are many in so long a run; a small one is started for the log, and gone on with.
     process = subprocess.Popen(
         [sys.executable, "-m", "jax_mmf", *arguments],
@@ -580,7 +756,7 @@ def interrupted(folder, signals):
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"PYTHONUNBUFFERED": "1", "JAX_MMF_CACHE": "0"},
     )
     try:
         deadline = time.monotonic() + 60
@@ -620,13 +796,19 @@ def slow_fit(folder, log):
     code = (
         "import sys, time, jax_mmf as mmf\n"
         "from jax_mmf import cli\n"
-        "show = cli._Log.__call__\n"
-        "cli._Log.__call__ = lambda self, event: (show(self, event), print('step', flush=True), time.sleep(5))[0]\n"
-        f"sys.argv = ['jax-mmf', 'fit', 'x.h5', '-o', 'm.h5', '-k', '4', '--log', {log!r}]\n"
+        "from jax_mmf.cli.report import Log\n"
+        "show = Log.__call__\n"
+        "Log.__call__ = lambda self, event: (show(self, event), print('step', flush=True), time.sleep(5))[0]\n"
+        f"sys.argv = ['jax-mmf', 'fit', 'x.h5', '-o', 'm.h5', '-k', '4', '-q', '--log', {log!r}]\n"
         "cli.main()\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"JAX_MMF_CACHE": "0"},
     )
 
 

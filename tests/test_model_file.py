@@ -221,6 +221,16 @@ def put(name, value):
     return lambda file: file.attrs.__setitem__(name, value)
 
 
+def replace(name, value):
+    def change(file):
+        attributes = dict(file[name].attrs)
+        del file[name]
+        file[name] = value
+        file[name].attrs.update(attributes)
+
+    return change
+
+
 DAMAGE = {
     "no dictionary": drop("dictionary"),
     "no key": drop("key"),
@@ -237,6 +247,29 @@ DAMAGE = {
     "solver lacks a part": put("solver", json.dumps({"class": "OnlineFactorization", "n_components": 4})),
     "solver has an unknown option": put("solver", json.dumps({"class": "Lasso", "beta": 0.1})),
     "format is an array": put("format", ["a", "b"]),
+    "version of before the first": put("format_version", -1),
+    "many atoms": lambda file: file.attrs.__setitem__(
+        "solver", file.attrs["solver"].replace("4,", "1000000000000,", 1)
+    ),
+    "history is a number": put("history", "3"),
+    "run is a list": put("run", "[]"),
+    "dictionary is a number": replace("dictionary", 1.0),
+    "dictionary is 1-D": replace("dictionary", np.ones(32, "float32")),
+    "dictionary is complex": replace("dictionary", np.ones((4, 32), "complex64")),
+    "dictionary is of integers": replace("dictionary", np.ones((4, 32), "int32")),
+    "dictionary is of text": replace("dictionary", "a text"),
+    "dictionary holds NaN": replace("dictionary", np.full((4, 32), np.nan, "float32")),
+    "dictionary has another k": replace("dictionary", np.ones((5, 32), "float32")),
+    "b is narrower": replace("surrogate/b", np.ones((4, 31), "float32")),
+    "b is of float16": replace("surrogate/b", np.ones((4, 32), "float16")),
+    "c is not square": replace("surrogate/c", np.ones((4, 5), "float32")),
+    "c holds infinity": replace("surrogate/c", np.full((4, 4), np.inf, "float32")),
+    "gauge is longer": replace("gauge", np.ones(5, "float32")),
+    "step is negative": replace("step", np.int32(-1)),
+    "step is an array": replace("step", np.ones(2, "int32")),
+    "n_samples is negative": replace("n_samples", np.int32(-1)),
+    "key is too long": replace("key", np.ones(7, "uint32")),
+    "key is a float": replace("key", np.ones(2, "float32")),
 }
 
 
@@ -247,6 +280,98 @@ def test_damaged_models_are_told_by_name(damage, tmp_path):
         DAMAGE[damage](file)
     with pytest.raises(ValueError, match=r"m\.h5"):
         mmf.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "partial_b"),
+    [("surrogate/residual", np.ones((4, 1), "float32"), True), ("surrogate/feature_counts", np.ones(3, "int32"), True)],
+)
+def test_damaged_statistics_of_partial_b(name, value, partial_b, tmp_path):
+    solver = make(partial_b=partial_b)
+    mmf.save_model(tmp_path / "m.h5", solver, stepped(solver))
+    with h5py.File(tmp_path / "m.h5", "a") as file:
+        replace(name, value)(file)
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        mmf.load_model(tmp_path / "m.h5")
+
+
+def test_damaged_gram_and_optimiser_state(tmp_path):
+    solver = make(statistics=mmf.AveragedStatistics(0.9), dictionary_update=mmf.GradientUpdate(optax.adam(1e-2)))
+    mmf.save_model(tmp_path / "m.h5", solver, stepped(solver))
+    with h5py.File(tmp_path / "m.h5", "a") as file:
+        gram, moments = file["gram"][...], file["update_state/1"][...]
+        assert moments.shape == (4, 32)
+        replace("gram", gram[1:])(file)
+    with pytest.raises(ValueError, match="gram must be"):
+        mmf.load_model(tmp_path / "m.h5", solver=solver)
+    with h5py.File(tmp_path / "m.h5", "a") as file:
+        replace("gram", gram)(file)
+        replace("update_state/1", moments[:, 1:])(file)
+    with pytest.raises(ValueError, match="update_state/1 must be"):
+        mmf.load_model(tmp_path / "m.h5", solver=solver)
+
+
+def test_bfloat16_that_hdf5_does_not_know_is_named(tmp_path):
+    path = written(tmp_path / "m.h5")
+    with h5py.File(path, "a") as file:
+        replace("dictionary", np.asarray(jnp.ones((4, 32), "bfloat16")))(file)
+    with pytest.raises(ValueError, match=r"dictionary must hold .*bfloat16.*float32"):
+        mmf.load_model(path)
+
+
+# The arguments of the run
+
+
+def test_arguments_of_the_run_come_back_and_the_run_goes_on_with_them(tmp_path):
+    run = {"batch_size": 3, "held_out": 0.25, "shuffle": False}
+    half = mmf.fit(make(), X, key=jax.random.key(0), **run)
+    mmf.save_model(tmp_path / "m.h5", make(), half.state, run=run | {"held_out": np.float64(0.25)})
+    model = mmf.load_model(tmp_path / "m.h5")
+    assert model.run == run
+    got = mmf.fit(model.solver, X, state=model.state, n_epochs=2, **model.run)
+    want = mmf.fit(make(), X, key=jax.random.key(0), n_epochs=2, **run)
+    np.testing.assert_array_equal(got.state.dictionary, want.state.dictionary)
+    assert got.history[-1].objective == want.history[-1].objective
+
+
+def test_checkpoints_keep_the_arguments_of_the_run(tmp_path):
+    run = {"batch_size": 6, "held_out": None}
+    mmf.fit(make(), X, key=jax.random.key(0), callbacks=[mmf.Checkpoint(tmp_path / "m.h5", every=2, run=run)], **run)
+    assert mmf.load_model(tmp_path / "m.h5").run == run
+
+
+def test_files_of_before_have_no_arguments_of_the_run(tmp_path):
+    path = written(tmp_path / "m.h5")
+    with h5py.File(path, "a") as file:
+        del file.attrs["run"]
+    assert mmf.load_model(path).run == {}
+
+
+def test_arrays_are_no_arguments_that_a_file_can_keep(tmp_path):
+    with pytest.raises(TypeError, match="held_out"):
+        mmf.save_model(tmp_path / "m.h5", make(), stepped(make()), run={"held_out": X})
+    assert list(tmp_path.iterdir()) == []
+
+
+# Names of other formats
+
+
+@pytest.mark.parametrize("name", ["m.npz", "m.npy", "m.pkl", "m", "m.h5.bak"])
+@pytest.mark.parametrize("what", ["model", "checkpoint", "permuted"])
+def test_names_of_other_formats_are_refused(what, name, tmp_path):
+    write = {
+        "model": lambda path: mmf.save_model(path, make(), stepped(make())),
+        "checkpoint": lambda path: mmf.Checkpoint(path, every=1),
+        "permuted": lambda path: mmf.write_permuted(path, [X], key=jax.random.key(0)),
+    }[what]
+    with pytest.raises(ValueError, match=r"must end in \.h5 or \.hdf5.*call it m.*\.h5"):
+        write(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["m.hdf5", "m.H5"])
+def test_other_names_of_hdf5_are_taken(name, tmp_path):
+    assert mmf.load_model(written(tmp_path / name)).solver == make()
 
 
 # Writing that fails

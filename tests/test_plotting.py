@@ -60,6 +60,29 @@ def test_curves_are_the_records(against):
     assert lines["one"].get_color() != lines["two"].get_color()
 
 
+@pytest.mark.parametrize("last", [1.15, 1.9, 3.0, 5.0, 30.0, 900.0])
+@pytest.mark.parametrize("against", ["seconds", "bytes_read"])
+def test_ticks_are_a_few_plain_numbers(against, last):
+    axes = Figure(figsize=(4.5, 3)).subplots()
+    steps = np.geomspace(1, last, 10)
+    records = [mmf.Record(i, i, 1, t, int(1e9 * t), 1 / t, 0) for i, t in enumerate(steps.tolist(), 1)]
+    plot_convergence(axes, {"one": records}, against=against)
+    axes.figure.draw_without_rendering()
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        ticks = [tick for tick in axis.get_ticklabels(which="both") if tick.get_text()]
+        inside = [tick.get_text() for tick in ticks if low <= float(tick.get_text()) <= high]  # no 2 x 10^0 among them
+        assert 2 <= len(inside) <= 10
+        assert len(set(inside)) == len(inside)
+
+
+def test_a_run_of_one_record_is_a_dot():
+    axes = Figure().subplots()
+    plot_convergence(axes, {"short": history(n=1), "long": history()})
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["short"].get_marker() == "o"
+
+
 @pytest.mark.parametrize("n", [6, 7, 13])
 def test_every_run_is_drawn(n):
     axes = Figure().subplots()

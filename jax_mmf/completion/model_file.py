@@ -17,7 +17,7 @@ from jax_mmf.completion.labels import Labels
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.online import ExplicitOnline
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.io.atomic import written_aside
+from jax_mmf.io.atomic import hdf5_written_aside
 from jax_mmf.io.model_file import CLASSES, build, describe, read_array, write_array
 from jax_mmf.typing import HostArray
 
@@ -31,14 +31,15 @@ def save_model(path: str | Path, model: Fitted) -> None:
     """Write a model and the ratings it learned from. The file appears under its name when it is complete.
 
     Args:
-      path: of the file, which is replaced if it exists.
+      path: of the file, .h5 or .hdf5, which is replaced if it exists.
       model: what `fit` returned. (Of `BPR` the optimiser is not written.)
 
     Raises:
+      ValueError: if the path has another ending.
       TypeError: if ids are neither whole numbers nor text, or the configuration is no class of this library.
       OSError: if the file can't be written.
     """
-    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+    with hdf5_written_aside(path) as file:
         file.attrs["format"] = _FORMAT
         file.attrs["format_version"] = _FORMAT_VERSION
         file.attrs["jax_mmf_version"] = version("jax-mmf")

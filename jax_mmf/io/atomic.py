@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import h5py
+
+HDF5_ENDINGS = (".h5", ".hdf5")
+
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
@@ -36,3 +40,24 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(FileNotFoundError):
             aside.unlink()
+
+
+@contextmanager
+def hdf5_written_aside(path: str | Path) -> Iterator[h5py.File]:
+    """A new HDF5 file, open for writing, that appears as ``path`` at the end if nothing was raised.
+
+    Raises:
+      ValueError: if the name does not end in .h5 or .hdf5.
+      OSError: if the folder does not exist or can't be written.
+    """
+    check_ending(path, HDF5_ENDINGS)
+    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+        yield file
+
+
+def check_ending(path: str | Path, endings: tuple[str, ...]) -> None:
+    """Raise a ValueError unless a file's name has one of some endings: what reads the file goes by them."""
+    path = Path(path)
+    if path.suffix.lower() not in endings and not path.is_dir():
+        advice = f"call it {path.with_suffix(endings[0]).name}" if path.name else "give the name of a file"
+        raise ValueError(f"{path} must end in {' or '.join(endings)}, the format that is written; {advice}")

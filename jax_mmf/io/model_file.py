@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import h5py
@@ -23,14 +24,14 @@ from jax_mmf import (
     statistics,
     subsampling,
 )
-from jax_mmf.io.atomic import written_aside
+from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, hdf5_written_aside
 from jax_mmf.io.permutation import is_typed_key
 from jax_mmf.linalg import matmul
 from jax_mmf.online import OnlineFactorization
 from jax_mmf.state import State
 from jax_mmf.surrogate import Surrogate
 from jax_mmf.typing import Array
-from jax_mmf.validation import check_count
+from jax_mmf.validation import check_count, check_shape
 
 _FORMAT = "jax-mmf model"
 _FORMAT_VERSION = 2
@@ -74,35 +75,49 @@ class Model(NamedTuple):
       solver: the configuration.
       state: after the last step; ``state.dictionary`` is the result.
       history: list of dictionaries, one per evaluation of the run, of the fields of `jax_mmf.training.Record`.
+      run: arguments of `jax_mmf.fit` that the run had, such as ``batch_size`` and ``held_out``; empty if the file does
+        not tell.
     """
 
     solver: OnlineFactorization
     state: State
     history: list[dict[str, float]]
+    run: Mapping[str, Any] = MappingProxyType({})
 
 
 def save_model(
-    path: str | Path, solver: OnlineFactorization, state: State, history: list[dict[str, float]] | None = None
+    path: str | Path,
+    solver: OnlineFactorization,
+    state: State,
+    history: list[dict[str, float]] | None = None,
+    *,
+    run: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a model file. It appears under its name when it is complete.
 
     Args:
-      path: of the file, which is replaced if it exists.
+      path: of the file, .h5 or .hdf5, which is replaced if it exists.
       solver: made of the classes of this library. (Of a `GradientUpdate` the optimiser is not written.)
       state: of the solver.
       history: of the run, as plain dictionaries.
+      run: arguments of `jax_mmf.fit` with which the run can go on, such as ``{"batch_size": 128, "held_out": 0.05}``:
+        numbers, text, booleans or None by name.
 
     Raises:
-      TypeError: if a part of the solver is a class of the user's own, which a file can't hold.
+      TypeError: if a part of the solver is a class of the user's own, or an argument in ``run`` is an array, which a
+        file can't hold.
+      ValueError: if the path has another ending.
       OSError: if the file can't be written.
     """
     configuration = json.dumps(describe(solver))
-    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+    arguments = json.dumps({name: _plain(name, value) for name, value in (run or {}).items()})
+    with hdf5_written_aside(path) as file:
         file.attrs["format"] = _FORMAT
         file.attrs["format_version"] = _FORMAT_VERSION
         file.attrs["jax_mmf_version"] = version("jax-mmf")
         file.attrs["solver"] = configuration
         file.attrs["history"] = json.dumps(history or [])
+        file.attrs["run"] = arguments
         typed = is_typed_key(state.key)
         file["key"] = np.asarray(jax.random.key_data(state.key) if typed else state.key)
         file["key"].attrs["implementation"] = str(jax.random.key_impl(state.key)) if typed else "raw"
@@ -122,12 +137,12 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
       solver: instead of the one in the file, for models whose solver a file can't hold.
 
     Returns:
-      the model, from which `jax_mmf.fit` can go on: ``fit(model.solver, data, state=model.state)``.
+      the model, from which `jax_mmf.fit` can go on: ``fit(model.solver, data, state=model.state, **model.run)``.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is no model file, is damaged, of a newer format, or holds float64 numbers and JAX is not set to
-        them.
+      ValueError: if it is no model file, is damaged, of a newer format, holds arrays that do not fit its solver or
+        numbers that are not finite, or holds float64 numbers and JAX is not set to them.
     """
     path = Path(path)
     if not path.is_file():
@@ -136,7 +151,7 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
         with h5py.File(path, "r") as file:
             return _read_model(file, solver)
     except OSError as error:
-        raise ValueError(f"{path} is no model file, or is truncated: {error}") from error
+        raise ValueError(f"{path} is no model file of jax-mmf, or is truncated: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} can't be read as a model file: {error}") from error
 
@@ -152,18 +167,23 @@ class Checkpoint:
     """Callback of `jax_mmf.fit` that writes a model file now and then.
 
     Args:
-      path: of the file, which each checkpoint replaces.
+      path: of the file, .h5 or .hdf5, which each checkpoint replaces.
       every: number of steps between checkpoints.
+      run: arguments of `jax_mmf.fit` to keep in the file, as in `save_model`.
+
+    Raises:
+      ValueError: if the path has another ending, or ``every`` is not positive.
     """
 
-    def __init__(self, path: str | Path, *, every: int) -> None:
+    def __init__(self, path: str | Path, *, every: int, run: Mapping[str, Any] | None = None) -> None:
         check_count("every", every)
-        self.path, self.every = Path(path), every
+        check_ending(path, HDF5_ENDINGS)
+        self.path, self.every, self.run = Path(path), every, run
 
     def __call__(self, event: Any) -> None:
         """Write the model if it is time; ``event`` is a `jax_mmf.training.Event`."""
         if event.step % self.every == 0:
-            save_model(self.path, event.solver, event.state, [r._asdict() for r in event.history])
+            save_model(self.path, event.solver, event.state, [r._asdict() for r in event.history], run=self.run)
 
 
 def write_array(file: h5py.File, name: str, value: Any) -> None:
@@ -179,6 +199,8 @@ def read_array(file: h5py.File, name: str) -> Array:
       ValueError: if it holds float64 numbers and JAX is not set to them.
     """
     stored = file[name][...]
+    if stored.dtype.kind not in "biuf":
+        raise ValueError(f"its {name} must hold integers, float32 or float64, got {_name_of(stored.dtype)}")
     if stored.dtype == np.float64 and jax.dtypes.canonicalize_dtype(stored.dtype) != np.float64:
         raise ValueError(
             'it holds float64 numbers, which JAX cuts to float32 without jax.config.update("jax_enable_x64", True)'
@@ -186,15 +208,38 @@ def read_array(file: h5py.File, name: str) -> Array:
     return jnp.asarray(stored)
 
 
+def _name_of(dtype: np.dtype[Any]) -> str:
+    # bfloat16 is unknown to HDF5, which keeps its two bytes without a meaning.
+    return "bytes (bfloat16?); cast the state to float32 before it is saved" if dtype.kind == "V" else str(dtype)
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A value of ``run`` for JSON."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is not None and not isinstance(value, bool | int | float | str):
+        raise TypeError(
+            f"run[{name!r}] must be a number, text, a boolean or None to be kept, got {type(value).__name__}"
+        )
+    return value
+
+
 def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
+    if str(file.attrs.get("format")) == "jax-mmf ratings model":
+        raise ValueError("it is a model of ratings, for jax_mmf.completion.load_model")
     if str(file.attrs.get("format")) != _FORMAT:
         raise ValueError("it is an HDF5 file, but no model that jax-mmf wrote")
-    if file.attrs["format_version"] > _FORMAT_VERSION:
+    version = int(file.attrs["format_version"])
+    if version > _FORMAT_VERSION:
         raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that or newer")
+    if version < 1:
+        raise ValueError(f"its format_version is {version}; the first one was 1")
     solver = build(json.loads(file.attrs["solver"])) if solver is None else solver
     if not isinstance(solver, OnlineFactorization):
         raise TypeError(f"its solver is a {type(solver).__name__}")
-    return Model(solver, _read_state(file, solver), json.loads(file.attrs["history"]))
+    history, run = json.loads(file.attrs["history"]), json.loads(file.attrs.get("run", "{}"))
+    if not isinstance(history, list) or not isinstance(run, dict):
+        raise TypeError("its history is no list, or its run no dictionary")
+    return Model(solver, _read_state(file, solver), history, run)
 
 
 def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
@@ -205,10 +250,15 @@ def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
     key = get("key")
     if implementation != "raw":
         key = jax.random.wrap_key_data(key, impl=implementation)
+    jax.eval_shape(jax.random.bits, key)  # raises unless it is a key
     dictionary = get("dictionary")
+    # The rest is checked against this one.
+    check_shape("dictionary", dictionary, (solver.n_components, None), "(n_components, n_features)")
+    if not jnp.issubdtype(dictionary.dtype, jnp.floating):
+        raise ValueError(f"its dictionary must hold real numbers, got {dictionary.dtype}")
     like = jax.eval_shape(solver.dictionary_update.init, dictionary)
     leaves = [get(f"update_state/{index}") for index in range(len(jax.tree.leaves(like)))]
-    return State(
+    state = State(
         key=key,
         step=get("step"),
         n_samples=get("n_samples"),
@@ -218,6 +268,37 @@ def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
         gram=get("gram") if solver.statistics.needs_gram else None,
         update_state=jax.tree.unflatten(jax.tree.structure(like), leaves),
     )
+    _check_state(state, like)
+    return state
+
+
+def _check_state(state: State, update_state: Any) -> None:
+    """Raise unless all that a state holds fits its dictionary, and is finite; ``update_state`` as it should be."""
+    (k, p), dtype = state.dictionary.shape, state.dictionary.dtype
+    surrogate = state.surrogate
+    arrays = {
+        "dictionary": (state.dictionary, (k, p), dtype),
+        "gauge": (state.gauge, (k,), dtype),
+        "gram": (state.gram, (k, k), dtype),
+        "surrogate/c": (surrogate.c, (k, k), dtype),
+        "surrogate/b": (surrogate.b, (k, p), dtype),
+        "surrogate/residual": (surrogate.residual, (k, p), dtype),
+        "surrogate/feature_counts": (surrogate.feature_counts, (p,), jnp.int32),
+        "step": (state.step, (), jnp.int32),
+        "n_samples": (state.n_samples, (), jnp.int32),
+    }
+    leaves = zip(jax.tree.leaves(state.update_state), jax.tree.leaves(update_state), strict=True)
+    arrays |= {f"update_state/{index}": (got, like.shape, like.dtype) for index, (got, like) in enumerate(leaves)}
+    for name, (array, shape, wanted) in arrays.items():
+        if array is None:
+            continue
+        if array.shape != shape or array.dtype != wanted:
+            raise ValueError(f"its {name} must be {wanted}{list(shape)}, got {array.dtype}{list(array.shape)}")
+        if not bool(jnp.isfinite(array).all()):
+            raise ValueError(f"its {name} holds NaN or infinity")
+    for name, count in {"step": state.step, "n_samples": state.n_samples}.items():
+        if int(count) < 0:
+            raise ValueError(f"its {name} must not be negative, got {int(count)}")
 
 
 def _read_surrogate(

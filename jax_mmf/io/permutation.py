@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.io.atomic import written_aside
+from jax_mmf.io.atomic import hdf5_written_aside
 from jax_mmf.io.sources import check_matrix
 from jax_mmf.state import State
 from jax_mmf.surrogate import Surrogate
@@ -89,7 +89,7 @@ def write_permuted(
     ``partial_b=True``, a twelfth. Models come out in the original order of the features.
 
     Args:
-      path: of the file, which is replaced if it exists.
+      path: of the file, .h5 or .hdf5, which is replaced if it exists.
       batches: ``(b_i, p)`` each, written one after another.
       key: PRNG key of the permutation.
       dataset: name of the data set.
@@ -98,10 +98,10 @@ def write_permuted(
       dtype: of the file; by default that of the first batch.
 
     Raises:
-      ValueError: if there is no batch, or widths differ.
+      ValueError: if there is no batch, widths differ, or the path has another ending.
       OSError: if the file can't be written.
     """
-    with written_aside(path) as aside, h5py.File(aside, "w") as file:
+    with hdf5_written_aside(path) as file:
         data: h5py.Dataset | None = None
         for batch in batches:
             array = np.asarray(batch)

@@ -1,0 +1,175 @@
+"""``jax-mmf fit``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+from click.core import ParameterSource
+
+import jax_mmf as mmf
+from jax_mmf.cli import report
+from jax_mmf.cli.options import (
+    Command,
+    Output,
+    Real,
+    TextOutput,
+    cache,
+    check_outputs,
+    dataset,
+    open_data,
+    option,
+    quiet,
+    seed,
+)
+from jax_mmf.cli.solver import CONSTRAINTS, INITS, PENALTIES, check_given, go_on, make_solver
+from jax_mmf.interrupt import deferred_interrupt
+from jax_mmf.io.atomic import HDF5_ENDINGS
+from jax_mmf.io.model_file import needs_x64
+from jax_mmf.training import Callback, FitResult, Record
+
+_EPILOG = """\b
+Examples:
+  jax-mmf fit data.h5 --dataset X -k 64 --alpha auto --held-out 0.05 -o model.h5
+  jax-mmf fit data.h5 --dataset X --resume model.h5 --epochs 4 -o model.h5
+"""
+
+
+class _Alpha(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click alone
+    """A number, or a share of alpha_max: "auto" or a percentage."""
+
+    name = "alpha"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = "10%" if value == "auto" else str(value)
+        try:
+            if text.endswith("%"):
+                percent = Real(0, 100, min_open=True, max_open=True).convert(text[:-1], param, ctx)
+                return mmf.RelativeAlpha(percent / 100)  # type: ignore[attr-defined]
+            return Real(min=0).convert(text, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message} Give a number that is at least 0, auto, or a share such as 10%", param, ctx)
+
+
+@click.command("fit", cls=Command, epilog=_EPILOG)
+@click.argument("data", type=click.Path(path_type=Path))
+@dataset
+@option("-o", "--output", type=Output("an HDF5 file", HDF5_ENDINGS), required=True, help="Model file to write (.h5).")
+@option("-k", "--components", type=click.IntRange(min=1), help="Number of atoms; needed except with --resume.")
+@option("--penalty", type=click.Choice(list(PENALTIES)), default="lasso",
+        help="On codes: lasso makes them sparse, ridge does not, elastic-net is between.")  # fmt: skip
+@option("--alpha", type=_Alpha(), metavar="NUMBER|auto|SHARE%", default=0.1,
+        help="Strength of the penalty: a number, in the scale of the data, or a share such as 10% of the strength at "
+             "which all codes are zero (auto: 10%).")  # fmt: skip
+@option("--l1-ratio", type=Real(0, 1), default=0.5, help="Share of l1 in --penalty elastic-net.")
+@option("--constraint", type=click.Choice(list(CONSTRAINTS)), default="l2",
+        help="On atoms: l1 and elastic-net make them sparse, simplex makes them distributions.")  # fmt: skip
+@option("--atom-l1-ratio", type=Real(0, 1), default=0.5, help="Share of l1 in --constraint elastic-net.")
+@option("--radius", type=Real(min=0, min_open=True), default=1.0, help="Largest size of an atom.")
+@option("--nonneg", type=click.Choice(["none", "codes", "atoms", "both"]), is_flag=False, flag_value="both",
+        default="none", help="Which factors are non-negative; alone: both.")  # fmt: skip
+@option("-r", "--reduction", type=Real(min=1), default=1.0,
+        help="Stochastic subsampling: a step codes its samples by one in r of the features, drawn at random, and "
+             "updates the atoms there. 1 is all features; more pay with many, redundant ones.")  # fmt: skip
+@option("--partial-b/--full-b", default=False,
+        help="With --reduction: partial b reads the features of the step alone and averages over the samples in which "
+             "it saw each of them; full b reads whole samples, and averages over all.")  # fmt: skip
+@option("--forgetting", metavar="RULE:VALUE", default=None, show_default="scaled, C by the penalty",
+        help="How fast old samples lose weight. scaled:C: the last 1/C of them count most. power:U: sample i weighs "
+             "i^-U, as in the papers. constant:W: a new sample weighs W, for a memory of 1/W samples.")  # fmt: skip
+@option("--init", type=click.Choice(list(INITS)), default="samples", help="Initial dictionary.")
+@option("--epochs", type=click.IntRange(min=1), default=1,
+        help="Passes over the data; with --resume, from the beginning of the run.")  # fmt: skip
+@option("--batch-size", type=click.IntRange(min=1), default=128, help="Samples per step.")
+@option("--held-out", type=Real(min=0), default=0.0,
+        help="Samples to evaluate on, and not to learn from: a share below 1, or a number.")  # fmt: skip
+@option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of the computation.")
+@seed
+@option("--revive-every", type=click.IntRange(min=1), help="Steps between revivals of unused atoms. [default: never]")
+@option("--resume", type=click.Path(dir_okay=False, path_type=Path),
+        help="Model file of a run to go on with, as if it had not stopped. Solver, seed, batch size and held-out "
+             "samples are those of the model; options that say otherwise are errors.")  # fmt: skip
+@option("--log", type=TextOutput(), help="File for one JSON line per evaluation (.jsonl).")
+@option("--plot", type=Output("a picture", (".png", ".pdf", ".svg")),
+        help="Picture of the held-out objective (.png, .pdf, .svg).")  # fmt: skip
+@cache
+@quiet
+@click.pass_context
+def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path, **options: Any) -> int:
+    """Learn a dictionary from the matrix in DATA (.h5, .npy or .npz), samples in rows, without loading it.
+
+    Ctrl-C ends the run after the step it is in, and writes the model. Exit status: 0, or 130 after Ctrl-C.
+    """
+    resume, plot = options["resume"], options["plot"]
+    if options["dtype"] == "float64" or (resume is not None and needs_x64(resume)):
+        jax.config.update("jax_enable_x64", True)
+    check_outputs({"--output": output, "--log": options["log"], "--plot": plot}, data)
+    check_outputs({"--log": options["log"], "--plot": plot}, resume)
+    options["held_out"] = _held_out(options["held_out"])
+    untold = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    given = {name: value for name, value in options.items() if ctx.get_parameter_source(name) not in untold}
+    state, history, key = None, list[Record](), None
+    if resume is None:
+        if options["components"] is None:
+            raise click.UsageError("give the number of atoms, -k")
+        check_given(given, options)
+        solver, key = make_solver(options), jax.random.key(options["seed"])
+        run = {name: options[name] for name in ("batch_size", "held_out", "revive_every")}
+    else:
+        model = mmf.load_model(resume)
+        solver, state, history = model.solver, model.state, [Record(**r) for r in model.history]  # type: ignore[arg-type]
+        run = go_on(resume, model, given, options)
+    if plot is not None and run["held_out"] is None:
+        raise click.UsageError("--plot draws the held-out objective; give --held-out too")
+    source = open_data(data, dataset)
+    if not options["quiet"]:
+        click.echo(report.described(data.name, source), err=True)
+
+    def save(result: FitResult) -> list[Record]:
+        records = report.joined(history, result.history)
+        mmf.save_model(output, solver, result.state, [r._asdict() for r in records], run=run)
+        return records
+
+    note = "jax-mmf: ending after this step; once more to stop at once"
+    with deferred_interrupt(note) as interrupted, report.progress(quiet=options["quiet"]) as show:
+        callbacks: tuple[Callback, ...] = (show, report.Log(options["log"]), lambda _: interrupted())
+        try:
+            result = mmf.fit(
+                solver, source, key=key, state=state, n_epochs=options["epochs"], dtype=options["dtype"],
+                callbacks=callbacks, **run,
+            )  # fmt: skip
+        except Exception as error:
+            partial: FitResult | None = getattr(error, "result", None)
+            if partial is not None:  # what was learned before the error is kept
+                save(partial)
+                steps = int(partial.state.step)
+                click.echo(f"jax-mmf: wrote the model of the {steps} steps before the error: {output}", err=True)
+            raise
+    records = save(result)
+    if plot is not None:
+        from jax_mmf.plotting import plot_history
+
+        title = f"{data.name}: {solver.n_components} atoms, {solver.penalty!r}, {solver.constraint!r}"
+        plot_history(plot, {data.name: records}, title=title)
+    _summarize(records, output, evaluated=run["held_out"] is not None, went=bool(result.history))
+    if records and records[-1].n_dead == solver.n_components:
+        text = report.nothing_learned(solver, result.state.dictionary, source)
+        click.echo(f"jax-mmf: warning: {text}", err=True)
+    return 130 if interrupted() else 0
+
+
+def _held_out(value: float) -> float | int | None:
+    """None for 0; numbers of samples as integers."""
+    if value == 0:
+        return None
+    return int(value) if value >= 1 and value == int(value) else value
+
+
+def _summarize(records: list[Record], output: Path, *, evaluated: bool, went: bool) -> None:
+    if not went:
+        click.echo(f"nothing left to do: the run has its epochs, give more --epochs; {output}")
+        return
+    last = records[-1]
+    value = f", held-out objective {last.objective:.6g}" if evaluated else ""
+    click.echo(f"{last.step} steps, {last.n_samples:,} samples, {last.seconds:.1f} s{value}, "
+               f"{last.n_dead} unused atoms: {output}")  # fmt: skip

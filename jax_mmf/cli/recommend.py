@@ -1,0 +1,85 @@
+"""``jax-mmf recommend``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+from tqdm import tqdm
+
+from jax_mmf.cli.options import Command, Output, Real, cache, check_outputs, option, quiet, seed
+from jax_mmf.io.atomic import HDF5_ENDINGS
+
+_EPILOG = """\b
+Example:
+  jax-mmf recommend ratings.csv --titles movies.csv -n 5 -o recommendations.csv
+"""
+
+
+@click.command("recommend", cls=Command, epilog=_EPILOG)
+@click.argument("ratings", type=click.Path(path_type=Path), required=False)
+@option("--output", "-o", type=Output("a table", (".csv", ".parquet")), default=Path("recommendations.csv"),
+        help="File for the recommendations: .csv or .parquet.")  # fmt: skip
+@option("--demo", is_flag=True, help="Learn from MovieLens 100K out of the package recbole, instead of RATINGS.")
+@option("--model", "kind", type=click.Choice(["als", "online", "implicit", "bpr"]), default="als",
+        help="Ratings: als, online. Clicks and counts: implicit, bpr.")  # fmt: skip
+@option("-k", "--components", type=click.IntRange(min=1), default=32, help="Number of factors.")
+@option("--alpha", type=Real(min=0), help="Strength of the penalty. [default: that of the model]")
+@option("--epochs", type=click.IntRange(min=1), default=20, help="Passes over the ratings.")
+@option("-n", "--top", type=click.IntRange(min=1), default=10, help="Items for each user.")
+@option(
+    "--test", type=Real(0, 0.9), default=0.1, help="Share of the ratings to measure the error on first; 0 for none."
+)
+@option("--threshold", type=Real(), help="Ratings of at least this are clicks (implicit and bpr).")
+@option("--aggregate", type=click.Choice(["mean", "sum", "min", "max", "first", "last"]),
+        help="What becomes of several ratings of one pair. [default: an error]")  # fmt: skip
+@option("--include-seen", is_flag=True, help="Recommend items that a user has rated, too.")
+@option("--titles", type=click.Path(path_type=Path), help="File of titles: u.item, movies.dat, movies.csv, .item.")
+@option("--save", type=Output("an HDF5 file", HDF5_ENDINGS), help="Model file to write (.h5).")
+@seed
+@cache
+@quiet
+def command(ratings: Path | None, output: Path, demo: bool, **options: Any) -> None:
+    """Recommend items to the users in RATINGS: u.data, ratings.dat, ratings.csv, .inter or .tsv, or their folder.
+
+    Measures the error on a part of the ratings, learns from all of them, and writes the best items of each user that
+    it has not rated.
+    """
+    from jax_mmf import completion
+    from jax_mmf.completion import command as steps
+
+    if demo == (ratings is not None):
+        raise click.UsageError("give RATINGS, or --demo instead")
+    source, titles = (ratings, options["titles"]) if ratings is not None else completion.movielens_100k()
+    check_outputs({"--output": output, "--save": options["save"]}, source, titles)
+    data = completion.read_movielens(source, aggregate=options["aggregate"])
+    items = None if titles is None else completion.read_movielens_items(titles)
+    implicit = options["kind"] in ("implicit", "bpr")
+    if options["threshold"] is not None:
+        if not implicit:
+            raise click.UsageError("--threshold is for --model implicit and bpr; als and online predict the ratings")
+        data = data.positives(options["threshold"])
+    click.echo(f"{len(data):,} ratings of {data.n_users:,} users and {data.n_items:,} items")
+    model = steps.configuration(options["kind"], options["components"], options["alpha"])
+    n_epochs, seed = options["epochs"], options["seed"]
+    n_fits = 2 if options["test"] > 0 else 1
+    with tqdm(total=n_fits * n_epochs, unit="epoch", desc="learning", disable=options["quiet"] or None) as bar:
+
+        def progress(_: Any) -> None:
+            bar.update()
+
+        if options["test"] > 0:
+            report = steps.evaluate(model, data, options["test"], seed, n_epochs, progress)
+            bar.write(f"on {options['test']:.0%} of the ratings, learned from the others: {report}", file=sys.stdout)
+        fitted = completion.fit(model, data, key=jax.random.key(seed), n_epochs=n_epochs, callbacks=(progress,))
+    if options["save"] is not None:
+        completion.save_model(options["save"], fitted)
+        click.echo(f"{options['save']}: model")
+    count = steps.write_recommendations(
+        output, fitted, n=options["top"], exclude_seen=not options["include_seen"], items=items
+    )
+    click.echo(f"{output}: {count:,} recommendations")
+    if demo:
+        for line in steps.sample(fitted, items):
+            click.echo(line)

@@ -1,0 +1,193 @@
+"""Between the options of ``jax-mmf fit`` and a run: the solver made of them, and the run of a model that goes on."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+import numpy as np
+
+import jax_mmf as mmf
+from jax_mmf.io.model_file import Model, describe
+
+PENALTIES: dict[str, type[Any]] = {"ridge": mmf.Ridge, "lasso": mmf.Lasso, "elastic-net": mmf.ElasticNet}
+CONSTRAINTS: dict[str, type[Any]] = {
+    "l2": mmf.L2Ball,
+    "l1": mmf.L1Ball,
+    "elastic-net": mmf.ElasticNetBall,
+    "simplex": mmf.Simplex,
+}
+INITS: dict[str, type[Any]] = {
+    "samples": mmf.RandomSamples,
+    "svd": mmf.RandomizedSVD,
+    "kmeans++": mmf.KMeansPlusPlus,
+}
+_FORGETTING: dict[str, tuple[Callable[[float], mmf.Forgetting], str]] = {
+    "power": (mmf.PowerForgetting, "exponent"),
+    "scaled": (mmf.ScaledForgetting, "scale"),
+    "constant": (mmf.ConstantForgetting, "rate"),
+}
+
+
+def make_solver(options: Mapping[str, Any]) -> mmf.OnlineFactorization:
+    """The solver that options ask for."""
+    nonneg = options["nonneg"]
+    codes, atoms = nonneg in ("codes", "both"), nonneg in ("atoms", "both")
+    alpha, radius = options["alpha"], options["radius"]
+    penalties: dict[str, Callable[[], mmf.Penalty]] = {
+        "ridge": lambda: mmf.Ridge(alpha, nonneg=codes),
+        "lasso": lambda: mmf.Lasso(alpha, nonneg=codes),
+        "elastic-net": lambda: mmf.ElasticNet(alpha, options["l1_ratio"], nonneg=codes),
+    }
+    constraints: dict[str, Callable[[], mmf.Constraint]] = {
+        "l2": lambda: mmf.L2Ball(radius, nonneg=atoms),
+        "l1": lambda: mmf.L1Ball(radius, nonneg=atoms),
+        "elastic-net": lambda: mmf.ElasticNetBall(options["atom_l1_ratio"], radius, nonneg=atoms),
+        "simplex": lambda: mmf.Simplex(radius),
+    }
+    return mmf.OnlineFactorization(
+        n_components=options["components"],
+        penalty=penalties[options["penalty"]](),
+        constraint=constraints[options["constraint"]](),
+        subset=mmf.BlockSubset(options["reduction"]) if options["reduction"] > 1 else mmf.FullSubset(),
+        partial_b=options["partial_b"],
+        forgetting=_forgetting(options["forgetting"]),
+        initialization=INITS[options["init"]](),
+    )
+
+
+def _forgetting(value: str | None) -> Any:
+    """The rule; None leaves the choice to the solver."""
+    if value is None:
+        return None
+    rule, _, number = value.partition(":")
+    try:
+        return _FORGETTING[rule][0](float(number))
+    except (KeyError, ValueError) as error:
+        raise click.BadParameter(
+            f"{value!r} is not power:U, scaled:C or constant:W with a number in range ({error})",
+            param_hint="--forgetting",
+        ) from error
+
+
+def check_given(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Refuse options that the run would not look at.
+
+    Args:
+      given: options that the user gave, by name.
+      options: all of them, with defaults, or with what a model has.
+
+    Raises:
+      click.UsageError: naming the option, and what it needs.
+    """
+    needs = {
+        "l1_ratio": ("penalty", "elastic-net"),
+        "atom_l1_ratio": ("constraint", "elastic-net"),
+    }
+    for name, (other, value) in needs.items():
+        if name in given and options[other] != value:
+            raise click.UsageError(f"{_flag(name)} is for {_flag(other)} {value}; this run has {options[other]}")
+    if given.get("partial_b") and options["reduction"] == 1:
+        raise click.UsageError(
+            "--partial-b needs steps that look at some of the features only; give --reduction above 1"
+        )
+
+
+def go_on(path: Path, model: Model, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `jax_mmf.fit` with which the run of a model goes on.
+
+    Args:
+      path: of the model.
+      model: what the file holds.
+      given: options that the user gave, by name.
+      defaults: all options.
+
+    Returns:
+      batch_size, held_out, revive_every, and what else the file tells of the run.
+
+    Raises:
+      click.UsageError: if an option contradicts the model, or the model does not tell which samples were held out.
+    """
+    run = {k: model.run[k] for k in ("batch_size", "held_out", "revive_every", "shuffle") if k in model.run}
+    known = options_of(model.solver) | {"dtype": str(model.state.dictionary.dtype)} | run
+    for name, value in given.items():
+        same = {
+            "seed": lambda value: _same_key(model.state.key, value),
+            "revive_every": lambda _: True,  # when to revive atoms may change on the way
+        }.get(name, lambda value, name=name: name not in known or _same(known, name, value))(value)
+        if not same:
+            has = known.get(name, "another one") or 0  # no held-out samples are --held-out 0
+            raise click.UsageError(
+                f"{_flag(name)} {value} contradicts the model of --resume, {path}, which has {has}; leave the option "
+                "out, or learn a new model without --resume"
+            )
+    check_given(given, {**defaults, **known})
+    guessed = [name for name in ("batch_size", "held_out") if name not in known and name not in given]
+    if "held_out" in guessed and any(_held_out(record) for record in model.history):
+        raise click.UsageError(
+            f"{path} is of a run with held-out samples, and does not tell how many; give --held-out as for that run, "
+            "or they are learned from"
+        )
+    if guessed:
+        said = ", ".join(f"{_flag(name)} {defaults[name] or 0}" for name in guessed)
+        click.echo(f"jax-mmf: warning: {path} does not tell all about its run; it goes on with {said}", err=True)
+    chosen = {name: given.get(name, defaults[name]) for name in ("batch_size", "held_out", "revive_every")}
+    return chosen | run | {name: given[name] for name in ("revive_every",) if name in given}
+
+
+def options_of(solver: mmf.OnlineFactorization) -> dict[str, Any]:
+    """The options of a solver, as far as there are options for it."""
+    penalty, constraint, forgetting = solver.penalty, solver.constraint, solver.forgetting
+    options = {
+        "components": solver.n_components,
+        "penalty": _name(PENALTIES, penalty),
+        "alpha": getattr(penalty, "alpha", None),
+        "l1_ratio": penalty.l1_ratio if isinstance(penalty, mmf.ElasticNet) else None,
+        "constraint": _name(CONSTRAINTS, constraint),
+        "atom_l1_ratio": constraint.l1_ratio if isinstance(constraint, mmf.ElasticNetBall) else None,
+        "radius": constraint.radius,
+        "nonneg": _NONNEG[penalty.nonneg, constraint.nonneg and not isinstance(constraint, mmf.Simplex)],
+        "reduction": solver.subset.reduction,
+        "partial_b": solver.partial_b,
+        "init": _name(INITS, solver.initialization),
+    }
+    for rule, (kind, field) in _FORGETTING.items():
+        if type(forgetting) is kind:
+            options["forgetting"] = f"{rule}:{getattr(forgetting, field)}"
+    return {name: value for name, value in options.items() if value is not None}
+
+
+_NONNEG = {(False, False): "none", (True, False): "codes", (False, True): "atoms", (True, True): "both"}
+
+
+def _name(classes: Mapping[str, type[Any]], part: Any) -> str | None:
+    return next((name for name, kind in classes.items() if type(part) is kind), None)
+
+
+def _held_out(record: Mapping[str, Any]) -> bool:
+    """Whether a line of a history is about held-out samples; where it does not tell, NaN stands for none."""
+    return bool(record.get("held_out", not math.isnan(record["objective"])))
+
+
+def _same(known: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether an option means what the model has, as "scaled:8" and "scaled:8.0" do."""
+    if name == "forgetting":
+        value, has = _forgetting(value), _forgetting(known[name])
+    elif name == "nonneg" and known["constraint"] == "simplex":  # whose atoms are non-negative whatever one says
+        value, has = (v in ("codes", "both") for v in (value, known[name]))
+    else:
+        has = known[name]
+    return bool(describe(value) == describe(has))
+
+
+def _same_key(key: Any, seed: int) -> bool:
+    other = jax.random.key(seed)
+    return key.dtype == other.dtype and np.array_equal(jax.random.key_data(key), jax.random.key_data(other))
+
+
+def _flag(name: str) -> str:
+    """As the help calls it."""
+    special = {"components": "-k", "partial_b": "--partial-b/--full-b"}
+    return special.get(name, f"--{name.replace('_', '-')}")
