@@ -157,7 +157,7 @@ class OnlineFactorization:
             given = as_real_array("dictionary", dictionary, ndim=(2,))
             check_shape("dictionary", given, (k, None), "(n_components, n_features)")
             return step.init_state(self, key, given, from_samples=False)
-        given = as_real_array("samples", samples, ndim=(2,))  # type: ignore[arg-type]
+        given = as_real_array("samples", samples, ndim=(2,))
         if given.shape[0] < k:
             raise ValueError(
                 f"samples must be at least as many as n_components={k}, got {given.shape[0]}; give more, use fewer "

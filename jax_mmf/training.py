@@ -2,7 +2,6 @@
 
 import functools
 import math
-import numbers
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory
 from jax_mmf.step import Filled, step_partial, step_whole
 from jax_mmf.typing import Array, HostArray, Key
-from jax_mmf.validation import as_real_array, check_count, check_shape
+from jax_mmf.validation import as_computing_dtype, check_count, check_shape
 
 _EVALUATIONS = 40  # in a run whose length is known
 _STEPS_PER_EVALUATION = 50  # in one whose length is not
@@ -149,20 +148,22 @@ def fit(
 
     Args:
       solver: the configuration.
-      source: a 2-D array, memory map, `h5py.Dataset`, `jax_mmf.io.Source`, or an iterable of batches ``(b_i, p)``.
+      source: a matrix ``(n, p)`` (an array, memory map, frame, sparse matrix, list of rows, `h5py.Dataset`: see
+        `jax_mmf.io.as_source`), a `jax_mmf.io.Source`, or an iterable of batches ``(b_i, p)``.
       key: PRNG key: initial dictionary, order of the samples, subsets. The same key gives the same bits.
       state: to go on from, instead of a key: the run continues where it was, in the same order of samples, as if it
         had never stopped. ``n_epochs`` counts from its beginning.
       memory: of averaged statistics, to go on with.
       n_epochs: passes over the source. An iterator can be passed over once.
       batch_size: samples per step; the last batch of an epoch may be short. Iterables of batches have their own sizes.
-      held_out: samples to evaluate on and not to train on: a share of the source (float < 1), a number of its samples
-        (int), or an array ``(m, p)``. They are kept in memory.
+      held_out: samples to evaluate on and not to train on: a share of the source (float below 1), a number of its
+        samples (int: 1 is one sample), or an array ``(m, p)``. They are kept in memory.
       evaluate_every: steps between evaluations; by default about 40 in the run, or each 50 steps.
       callbacks: called with an `Event` after each step; one that returns a true value ends the run.
       revive_every: steps between revivals of dead atoms, from samples of the source; None for never.
       shuffle: whether the source is read in random order (in runs of consecutive rows where that is faster).
-      dtype: of all computation; by default that of the source if it is floating, else JAX's default.
+      dtype: of all computation, float32 or float64; by default that of the source if it is one of them (float64 as far
+        as JAX is set to it), float32 if it is a shorter floating dtype, and JAX's default if it is not floating.
       read_ahead: mini-batches that wait at most while others are computed on; 0 reads without a thread.
 
     Returns:
@@ -182,14 +183,15 @@ def fit(
     if (key is None) == (state is None):
         raise ValueError("fit takes key, for a new run, or state, to go on with one; give one of the two")
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
-    share = held_out if isinstance(held_out, numbers.Real) else None
+    if state is not None and dtype is not None and as_computing_dtype(dtype) != state.dictionary.dtype:
+        raise ValueError(f"a run goes on in the dtype of its state, {state.dictionary.dtype}; got dtype={dtype!r}")
     feed = Feed(
         source,
         solver,
         run_key,
         n_epochs=n_epochs,
         batch_size=batch_size,
-        held_out=share,
+        held_out=held_out,
         shuffle=shuffle,
         dtype=dtype if state is None else state.dictionary.dtype,
     )
@@ -201,7 +203,7 @@ def fit(
         raise ValueError("revive_every needs a source that can be read anywhere, not an iterable of batches")
     n_steps = feed.n_steps
     evaluate_every = evaluate_every or (_STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // _EVALUATIONS))
-    evaluate = _Evaluation(solver, _held_out_samples(feed, held_out))
+    evaluate = _Evaluation(solver, feed.held_out_samples())
     step, history = first_step, list[Record]()
     reader = prefetch(feed.items(first_step, with_rows=memory is not None), read_ahead)
     item, info, record, good = None, None, None, None
@@ -310,16 +312,6 @@ class _Evaluation:
     def _mean_objective(self, state: State) -> float:
         total = sum(float(objective(state.dictionary, piece, self._solver.penalty)) for piece in self._pieces)
         return total * self._pieces[0].shape[0] / self._n_samples
-
-
-def _held_out_samples(feed: Feed, held_out: Any) -> Array | None:
-    if held_out is None or isinstance(held_out, numbers.Real):
-        return feed.held_out_samples()
-    given = as_real_array("held_out", held_out, ndim=(2,), dtype=feed.dtype)
-    check_shape("held_out", given, (None, feed.n_features), "(m, n_features)")
-    if not np.isfinite(np.asarray(given)).all():
-        raise ValueError("held_out holds nan or infinity; clean or impute the data first")
-    return feed.to_inside(np.asarray(given))
 
 
 def _initial_state(solver: OnlineFactorization, given: State | None, feed: Feed, key: Key) -> State:

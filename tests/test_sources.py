@@ -94,8 +94,12 @@ def test_every_format_gives_the_rows_and_columns_asked_for(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["array", "h5-chunked", "npy-c", "npy-fortran", "npz-stored"])
 def test_numbers_of_every_dtype_are_read_as_they_are_stored(kind, dtype, tmp_path):
     x = matrix(dtype)
-    got = stored(kind, tmp_path, x).read(np.arange(N)[::-1])
-    np.testing.assert_array_equal(got, x[::-1])
+    source = stored(kind, tmp_path, x)
+    for columns in (None, np.array([3, 1])):
+        got = source.read(np.arange(N)[::-1], columns)
+        np.testing.assert_array_equal(got, x[::-1] if columns is None else x[::-1][:, columns])
+        assert got.dtype == source.dtype == np.dtype(dtype).newbyteorder("=")
+        assert got.dtype.isnative
 
 
 def test_hdf5_reads_wide_runs_of_columns_and_no_more(tmp_path):
@@ -134,7 +138,9 @@ def test_permuted_files_in_a_group_and_in_another_dtype(tmp_path):
     [
         ([], "at least one batch"),
         ([np.zeros((2, 3)), np.zeros((2, 4))], "3 features"),
-        ([np.zeros(3)], "2-D"),
+        ([np.zeros((2, 3, 4))], "2-D"),
+        (np.zeros(3), "2-D"),
+        ({"X": np.zeros((2, 3))}, "batches must be"),
         ([np.zeros((2, 3)), np.zeros((2, 3), complex)], "real"),
     ],
 )
@@ -174,7 +180,8 @@ def test_batches_of_any_size_in_their_order():
 
 
 def test_rows_of_lists_are_samples():
-    np.testing.assert_array_equal(np.concatenate(list(as_source([[1, 2, 3], [4, 5, 6]]))), [[1, 2, 3], [4, 5, 6]])
+    source = as_source([[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(source.read(np.array([1, 0]), np.array([2, 0])), [[6, 4], [3, 1]])
 
 
 @pytest.mark.parametrize("bad", [np.zeros((0, 3)), np.zeros((2, 3, 4)), np.zeros((2, 3), complex), np.array([["a"]])])
@@ -195,7 +202,7 @@ def test_path_is_pointed_to_open_source(data):
 
 @pytest.mark.parametrize("data", [None, 3, {"X": 1}, b"bytes", ArraySource])
 def test_other_things_are_refused_by_their_type(data):
-    with pytest.raises(TypeError, match="source must be a 2-D array"):
+    with pytest.raises(TypeError, match="source must be a 2-D array or frame"):
         as_source(data)
 
 
