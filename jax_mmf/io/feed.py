@@ -1,6 +1,7 @@
 """The feed of a run: which samples, and which of their features, reach which step."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -206,14 +207,14 @@ class Feed:
         # An iterator goes on where it is; what can be iterated over again starts again, and was learned from already.
         step, row, size = first_step if self._batches.once else 0, 0, 0
         for epoch in range(self._n_epochs):
-            batches: Iterable[HostArray] = chain(self._peeked, self._begun) if epoch == 0 else self._batches
             row_before = row
-            for x in batches:
-                if step >= first_step:
-                    size = max(size, len(x))
-                    filled = jnp.asarray(filled_up(self._check(self._shuffled(x), None, first_row=row), size))
-                    yield Item(epoch, len(x), None, filled, None, self._batches.bytes_read - self._bytes_apart)
-                step, row = step + 1, row + len(x)
+            with closing(self._begun if epoch == 0 else iter(self._batches)) as batches:
+                for x in chain(self._peeked if epoch == 0 else (), batches):
+                    if step >= first_step:
+                        size = max(size, len(x))
+                        filled = jnp.asarray(filled_up(self._check(self._shuffled(x), None, first_row=row), size))
+                        yield Item(epoch, len(x), None, filled, None, self._batches.bytes_read - self._bytes_apart)
+                    step, row = step + 1, row + len(x)
             if row == row_before:
                 raise ValueError(
                     f"source gives no batches in epoch {epoch + 1}; give something that can be iterated over "

@@ -1,6 +1,7 @@
 """Sources of samples: arrays, memory maps, frames, sparse matrices, raw files, and iterators of batches."""
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Generator, Iterable, Iterator, Mapping, Set
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -235,36 +236,43 @@ class BatchSource:
         self.bytes_read = 0
         self.feature_names: tuple[str, ...] | None = None
 
-    def __iter__(self) -> Iterator[HostArray]:
+    def __iter__(self) -> Generator[HostArray]:
         """Batches as 2-D arrays; a 1-D batch is one sample.
+
+        A generator that was started here is closed with this one; an iterator that was given can be gone on with.
 
         Raises:
           TypeError: for batches that do not hold real numbers.
           ValueError: for batches that are empty or of more than two axes, and frames whose columns are not those of
             the first batch.
         """
-        index = 0
         iterator = iter(self._batches)
-        while True:
-            try:
-                batch = next(iterator)
-            except StopIteration:
-                return
-            except Exception as error:
-                error.add_note(f"This came from {self._name} when it was to give batch {index}.")
-                raise
-            label = f"batch {index} of {self._name}"
-            array = np.asarray(as_array(label, batch))
-            array = array[None] if array.ndim == 1 else array
-            check_matrix(label, array.shape, array.dtype)
-            names = feature_names(batch)
-            if index == 0:
-                self.feature_names = names
-            if names != self.feature_names:
-                raise ValueError(f"{label} must have the columns {self.feature_names} of the first batch, got {names}")
-            self.bytes_read += array.nbytes
-            yield in_native_order(array)
-            index += 1
+        try:
+            for index in count():
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                except Exception as error:
+                    error.add_note(f"{self._name} raised this when it was asked for batch {index}.")
+                    raise
+                yield self._as_matrix(batch, index)
+        finally:
+            if isinstance(iterator, Generator) and not self.once:
+                iterator.close()
+
+    def _as_matrix(self, batch: Any, index: int) -> HostArray:
+        name = f"batch {index} of {self._name}"
+        array = np.asarray(as_array(name, batch))
+        array = array[None] if array.ndim == 1 else array
+        check_matrix(name, array.shape, array.dtype)
+        names = feature_names(batch)
+        if index == 0:
+            self.feature_names = names
+        if names != self.feature_names:
+            raise ValueError(f"{name} must have the columns {self.feature_names} of the first batch, got {names}")
+        self.bytes_read += array.nbytes
+        return in_native_order(array)
 
 
 def _n_axes(row: Any) -> int | None:
