@@ -185,6 +185,8 @@ def fit(data: Path, dataset: str | None, output: Path, **options: Any) -> int:
         _check_writable(path, data)
     source = mmf.open_source(data, dataset)
     held_out = None if options["held_out"] == 0 else options["held_out"]
+    # On a command line, 16 and 16.0 are the same number.
+    held_out = int(held_out) if held_out is not None and held_out.is_integer() else held_out
     if options["plot"] is not None and held_out is None:
         raise click.UsageError("--plot draws the held-out objective; give --held-out too")
     if options["plot"] is not None and options["plot"].suffix not in (".png", ".pdf", ".svg"):

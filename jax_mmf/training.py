@@ -20,7 +20,7 @@ from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory
 from jax_mmf.step import Filled, step_partial, step_whole
 from jax_mmf.typing import Array, HostArray, Key
-from jax_mmf.validation import as_computing_dtype, check_count, check_shape
+from jax_mmf.validation import check_count, check_shape
 
 _EVALUATIONS = 40  # in a run whose length is known
 _STEPS_PER_EVALUATION = 50  # in one whose length is not
@@ -163,7 +163,8 @@ def fit(
       revive_every: steps between revivals of dead atoms, from samples of the source; None for never.
       shuffle: whether the source is read in random order (in runs of consecutive rows where that is faster).
       dtype: of all computation, float32 or float64; by default that of the source if it is one of them (float64 as far
-        as JAX is set to it), float32 if it is a shorter floating dtype, and JAX's default if it is not floating.
+        as JAX is set to it), float32 if it is a shorter floating dtype, and JAX's default if it is not floating. A run
+        that goes on keeps that of its state.
       read_ahead: mini-batches that wait at most while others are computed on; 0 reads without a thread.
 
     Returns:
@@ -183,8 +184,6 @@ def fit(
     if (key is None) == (state is None):
         raise ValueError("fit takes key, for a new run, or state, to go on with one; give one of the two")
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
-    if state is not None and dtype is not None and as_computing_dtype(dtype) != state.dictionary.dtype:
-        raise ValueError(f"a run goes on in the dtype of its state, {state.dictionary.dtype}; got dtype={dtype!r}")
     feed = Feed(
         source,
         solver,

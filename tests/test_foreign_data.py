@@ -342,13 +342,6 @@ def test_dtype_that_the_computation_does_not_hold(dtype):
         fit(X, dtype=dtype)
 
 
-def test_run_goes_on_in_the_dtype_of_its_state(x64):
-    state = mmf.fit(SOLVER, X, key=KEY).state
-    assert mmf.fit(SOLVER, X, state=state, n_epochs=2, dtype="float32").state.dictionary.dtype == np.float32
-    with pytest.raises(ValueError, match="float32; got dtype='float64'"):
-        mmf.fit(SOLVER, X, state=state, n_epochs=2, dtype="float64")
-
-
 # What is no data
 
 
