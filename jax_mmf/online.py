@@ -166,7 +166,7 @@ class OnlineFactorization:
             check_shape("dictionary", given, (k, None), "(n_components, n_features)")
             _check_finite("dictionary", given)
             return step.init_state(self, key, given, from_samples=False)
-        given = as_real_array("samples", samples, ndim=(2,))  # type: ignore[arg-type]
+        given = as_real_array("samples", samples, ndim=(2,))
         _check_finite("samples", given)
         if given.shape[0] < k:
             raise ValueError(

@@ -76,5 +76,5 @@ class Run:
     def _result(self, state: State, memory: Memory | None, stopped_by: str) -> FitResult:
         restore = self._feed.restore
         best = None if self._best is None else Best(restore(self._best[0]), self._best[1])
-        names = getattr(self._feed, "feature_names", None)
+        names = self._feed.feature_names
         return FitResult(restore(state), self.history, memory, self.solver, stopped_by, best, names)

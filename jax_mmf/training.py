@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jax_mmf.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start, checked, run_of
 from jax_mmf.evaluation import Evaluation
@@ -23,7 +21,7 @@ from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory
 from jax_mmf.step import Filled, step_partial, step_whole
 from jax_mmf.typing import Array, HostArray, Key
-from jax_mmf.validation import as_real_array, check_count, check_shape
+from jax_mmf.validation import check_count, check_shape
 
 __all__ = [
     "Best",
@@ -69,21 +67,24 @@ def fit(
 
     Args:
       solver: the configuration.
-      source: a 2-D array, memory map, `h5py.Dataset`, `jax_mmf.io.Source`, or an iterable of batches ``(b_i, p)``.
+      source: a matrix ``(n, p)`` (an array, memory map, frame, sparse matrix, list of rows, `h5py.Dataset`: see
+        `jax_mmf.io.as_source`), a `jax_mmf.io.Source`, or an iterable of batches ``(b_i, p)``.
       key: PRNG key: initial dictionary, order of the samples, subsets. The same key gives the same bits.
       state: to go on from, instead of a key: the run continues where it was, in the same order of samples, as if it
         had never stopped. ``n_epochs`` counts from its beginning.
       memory: of averaged statistics, to go on with.
       n_epochs: passes over the source. An iterator can be passed over once.
       batch_size: samples per step; the last batch of an epoch may be short. Iterables of batches have their own sizes.
-      held_out: samples to evaluate on and not to train on: a share of the source (float < 1), a number of its samples
-        (int), or an array ``(m, p)``. They are kept in memory. The state of the best evaluation is kept too, as
-        ``result.best``: a copy of the state, whose size is about that of two dictionaries.
+      held_out: samples to evaluate on and not to train on: a share of the source (float below 1), a number of its
+        samples (int: 1 is one sample), or an array ``(m, p)``. They are kept in memory. The state of the best
+        evaluation is kept too, as ``result.best``: a copy of the state, whose size is about that of two dictionaries.
       evaluate_every: steps between evaluations; by default about 40 in the run, or each 50 steps.
       callbacks: called with an `Event` after each step; one that returns a true value ends the run. See `Callback`.
       revive_every: steps between revivals of dead atoms, from samples of the source; None for never.
       shuffle: whether the source is read in random order (in runs of consecutive rows where that is faster).
-      dtype: of all computation; by default that of the source if it is floating, else JAX's default.
+      dtype: of all computation, float32 or float64; by default that of the source if it is one of them (float64 as far
+        as JAX is set to it), float32 if it is a shorter floating dtype, and JAX's default if it is not floating. A run
+        that goes on keeps that of its state.
       read_ahead: mini-batches that wait at most while others are computed on; 0 reads without a thread.
       verbose: whether to show a `ProgressBar`.
 
@@ -110,14 +111,13 @@ def fit(
         raise TypeError(f"state must be a State, such as result.state; got {type(state).__name__}")
     callbacks = checked(callbacks) + ((ProgressBar(),) if verbose else ())
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
-    share = held_out if isinstance(held_out, numbers.Real) else None
     feed = Feed(
         source,
         solver,
         run_key,
         n_epochs=n_epochs,
         batch_size=batch_size,
-        held_out=share,
+        held_out=held_out,
         shuffle=shuffle,
         dtype=dtype if state is None else state.dictionary.dtype,
     )
@@ -128,7 +128,7 @@ def fit(
         raise ValueError("revive_every needs a source that can be read anywhere, not an iterable of batches")
     n_steps = feed.n_steps
     evaluate_every = evaluate_every or (_STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // _EVALUATIONS))
-    evaluation = Evaluation(solver, _held_out_samples(feed, held_out))
+    evaluation = Evaluation(solver, feed.held_out_samples())
     run = Run(solver, feed, evaluation, current, memory)
     start = Start(solver, feed.n_samples, feed.n_features, feed.dtype, evaluation.n_held_out, run.step, n_steps)
     reader = prefetch(feed.items(run.step, with_rows=memory is not None), read_ahead)
@@ -206,16 +206,6 @@ def _advance(
     if rows is not None:
         memory = _put_rows(memory, item.rows, info.memory)
     return state, memory, info if item.n_samples == size else _of_samples(info, item.n_samples)
-
-
-def _held_out_samples(feed: Feed, held_out: Any) -> Array | None:
-    if held_out is None or isinstance(held_out, numbers.Real):
-        return feed.held_out_samples()
-    given = as_real_array("held_out", held_out, ndim=(2,), dtype=feed.dtype)
-    check_shape("held_out", given, (None, feed.n_features), "(m, n_features)")
-    if not np.isfinite(np.asarray(given)).all():
-        raise ValueError("held_out holds nan or infinity; clean or impute the data first")
-    return feed.to_inside(np.asarray(given))
 
 
 def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFactorization, State]:

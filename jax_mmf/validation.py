@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.typing import Array, ArrayLike
+from jax_mmf.foreign import as_array
+from jax_mmf.typing import Array
 
 
 def check_real(
@@ -67,38 +68,89 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
-def as_real_array(name: str, value: ArrayLike, *, ndim: tuple[int, ...], dtype: Any = None) -> Array:
+def check_real_dtype(name: str, dtype: Any) -> None:
+    """Raise TypeError unless a dtype is of real numbers: booleans, integers, or floating numbers."""
+    # NumPy counts differences of dates as integers.
+    real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.integer, jnp.floating, jnp.bool_))
+    if real and getattr(dtype, "kind", None) != "m":
+        return
+    if getattr(dtype, "hasobject", False):
+        raise TypeError(f"{name} must hold real numbers; got Python objects: convert them, as by .astype(float)")
+    what = "convert it first"
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        what = "take real and imaginary parts as features of their own"
+    elif getattr(dtype, "names", None):
+        what = "convert it by numpy.lib.recfunctions.structured_to_unstructured"
+    raise TypeError(f"{name} must hold real numbers; got dtype {dtype}: {what}")
+
+
+def computing_dtype(given: Any) -> np.dtype[Any]:
+    """The dtype in which numbers of a dtype are computed with.
+
+    Floating numbers keep theirs, as far as JAX is set to it, but those of 16 bits and fewer: sums of many of them
+    overflow and are rounded to nothing, so they become float32. Others become JAX's default floating dtype.
+    """
+    if not jnp.issubdtype(given, jnp.floating):
+        return np.dtype(jnp.zeros(()).dtype)
+    # There is no dtype in JAX that is longer than float64.
+    bits = min(max(jnp.finfo(given).bits, 32), 64)
+    return np.dtype(jax.dtypes.canonicalize_dtype(f"float{bits}"))
+
+
+def as_computing_dtype(dtype: Any) -> np.dtype[Any]:
+    """The argument ``dtype`` of a user: float32, or float64 if JAX is set to it.
+
+    Raises:
+      TypeError: for other dtypes.
+      ValueError: for float64 if JAX is not set to it.
+    """
+    try:
+        wanted = np.dtype(dtype).newbyteorder("=")
+    except TypeError as error:
+        raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from error
+    if wanted not in (np.float32, np.float64):
+        raise TypeError(f"dtype must be float32 or float64, which the computation needs; got {wanted}")
+    if jax.dtypes.canonicalize_dtype(wanted) != wanted:
+        raise ValueError(
+            'dtype=float64 needs jax.config.update("jax_enable_x64", True) at the start of the program: without it, '
+            "JAX computes in float32"
+        )
+    return wanted
+
+
+def as_real_array(name: str, value: Any, *, ndim: tuple[int, ...], dtype: Any = None) -> Array:
     """Turn data into a JAX array of real floating numbers.
 
     Args:
       name: of the argument.
-      value: integers, booleans or real numbers.
+      value: integers, booleans or real numbers, in anything that `jax_mmf.foreign.as_array` takes: arrays of any byte
+        order, frames, tensors, sparse matrices (which become dense), nested lists.
       ndim: numbers of axes that are allowed.
-      dtype: the dtype wanted; by default that of a floating ``value``, else JAX's default floating dtype.
+      dtype: the dtype wanted; by default that of a floating ``value`` of at least 32 bits, float32 for fewer bits, and
+        JAX's default floating dtype for other numbers.
 
     Returns:
-      the array.
+      the array. Lengths may be zero.
 
     Raises:
       TypeError: for text, objects and complex numbers.
-      ValueError: for another number of axes.
+      ValueError: for another number of axes, masked entries, and numbers that the dtype can't hold.
     """
-    given = getattr(value, "dtype", None)
-    if given is None:
-        try:
-            value = np.asarray(value)
-        except ValueError as error:
-            raise TypeError(f"{name} must be an array of real numbers, got {type(value).__name__}: {error}") from error
-        given = value.dtype
-    if not any(jnp.issubdtype(given, kind) for kind in (jnp.integer, jnp.floating, jnp.bool_)):
-        raise TypeError(f"{name} must hold real numbers, got dtype {given}; convert it first")
-    if dtype is None:
-        dtype = given if jnp.issubdtype(given, jnp.floating) else jnp.zeros(()).dtype
-    array = jnp.asarray(value, dtype=jax.dtypes.canonicalize_dtype(dtype))
+    array = as_array(name, value)
+    check_real_dtype(name, array.dtype)
+    dtype = computing_dtype(array.dtype) if dtype is None else jax.dtypes.canonicalize_dtype(dtype)
     if array.ndim not in ndim:
         wanted = " or ".join(str(n) for n in ndim)
-        raise ValueError(f"{name} must have {wanted} axes, got shape {array.shape}")
-    return array
+        raise ValueError(f"{name} must have {wanted} axes, got shape {tuple(array.shape)}")
+    if isinstance(array, jax.Array):
+        return jnp.asarray(array, dtype=dtype)
+    try:
+        with np.errstate(over="raise"):
+            return jnp.asarray(array.astype(dtype, copy=False))
+    except FloatingPointError as error:
+        raise ValueError(
+            f"{name} holds numbers that are too large for {np.dtype(dtype)}; scale the data, or compute in float64"
+        ) from error
 
 
 def check_shape(name: str, array: Any, expected: tuple[int | None, ...], meaning: str) -> None:

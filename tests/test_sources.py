@@ -1,5 +1,6 @@
 """Sources of samples: what comes out of them is what a plain array gives, and errors say what is wrong."""
 
+import itertools
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -94,8 +95,12 @@ def test_every_format_gives_the_rows_and_columns_asked_for(kind, tmp_path):
 @pytest.mark.parametrize("kind", ["array", "h5-chunked", "npy-c", "npy-fortran", "npz-stored"])
 def test_numbers_of_every_dtype_are_read_as_they_are_stored(kind, dtype, tmp_path):
     x = matrix(dtype)
-    got = stored(kind, tmp_path, x).read(np.arange(N)[::-1])
-    np.testing.assert_array_equal(got, x[::-1])
+    source = stored(kind, tmp_path, x)
+    for columns in (None, np.array([3, 1])):
+        got = source.read(np.arange(N)[::-1], columns)
+        np.testing.assert_array_equal(got, x[::-1] if columns is None else x[::-1][:, columns])
+        assert got.dtype == source.dtype == np.dtype(dtype).newbyteorder("=")
+        assert got.dtype.isnative
 
 
 def test_hdf5_reads_wide_runs_of_columns_and_no_more(tmp_path):
@@ -134,7 +139,9 @@ def test_permuted_files_in_a_group_and_in_another_dtype(tmp_path):
     [
         ([], "at least one batch"),
         ([np.zeros((2, 3)), np.zeros((2, 4))], "3 features"),
-        ([np.zeros(3)], "2-D"),
+        ([np.zeros((2, 3, 4))], "2-D"),
+        (np.zeros(3), "2-D"),
+        ({"X": np.zeros((2, 3))}, "batches must be"),
         ([np.zeros((2, 3)), np.zeros((2, 3), complex)], "real"),
     ],
 )
@@ -145,6 +152,69 @@ def test_permuted_file_that_fails_leaves_what_was_there(batches, message, tmp_pa
         write_permuted(path, batches, key=KEY)
     assert path.read_bytes() == b"precious"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def sources_of_matrices(x):
+    yield x
+    yield iter([x[:10], x[10:]])
+    yield as_source(x)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_permuted_file_of_a_matrix_is_that_of_its_batches(which, tmp_path):
+    x = matrix()
+    write_permuted(tmp_path / "x.h5", list(sources_of_matrices(x))[which], key=KEY)
+    with open_source(tmp_path / "x.h5") as source:
+        np.testing.assert_array_equal(source.read(np.arange(N)), x[:, source.permutation])
+
+
+def test_permuted_file_of_a_long_matrix_holds_every_row(tmp_path):
+    x = np.arange(5000.0).reshape(2500, 2)
+    write_permuted(tmp_path / "x.h5", x, key=KEY)
+    with open_source(tmp_path / "x.h5") as source:
+        np.testing.assert_array_equal(source.read(np.arange(2500)), x[:, source.permutation])
+
+
+@pytest.mark.parametrize(
+    ("batches", "dtype"),
+    [
+        ([np.ones((2, 3), int), np.full((2, 3), 0.5)], None),
+        ([np.ones((2, 3), "int8"), np.full((2, 3), 1000)], None),
+        ([np.full((2, 3), 0.5)], "int16"),
+        ([np.full((2, 3), 1e300)], "float32"),
+        ([np.full((2, 3), -1)], "uint8"),
+    ],
+)
+def test_permuted_file_does_not_change_numbers(batches, dtype, tmp_path):
+    with pytest.raises(ValueError, match=f"batch {len(batches) - 1} of batches holds.*give another dtype"):
+        write_permuted(tmp_path / "x.h5", batches, key=KEY, dtype=dtype)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_permuted_file_of_numbers_that_fit_another_dtype(tmp_path):
+    write_permuted(tmp_path / "x.h5", [np.array([[1, 2, 200]])], key=KEY, dtype="uint8")
+    with open_source(tmp_path / "x.h5") as source:
+        assert source.dtype == np.uint8
+        np.testing.assert_array_equal(np.sort(source.read(np.array([0]))), [[1, 2, 200]])
+
+
+def test_permuted_file_of_numbers_that_hdf5_does_not_have(tmp_path):
+    x = jnp.asarray(matrix() / 100, jnp.bfloat16)
+    write_permuted(tmp_path / "x.h5", x, key=KEY)
+    with open_source(tmp_path / "x.h5") as source:
+        np.testing.assert_array_equal(source.read(np.arange(N)), np.asarray(x, "float32")[:, source.permutation])
+
+
+def test_file_that_is_permuted_already_is_not_permuted_again(tmp_path):
+    write_permuted(tmp_path / "x.h5", matrix(), key=KEY)
+    with open_source(tmp_path / "x.h5") as source, pytest.raises(ValueError, match="permuted already"):
+        write_permuted(tmp_path / "y.h5", source, key=KEY)
+
+
+@pytest.mark.parametrize("options", [{"block_width": 0}, {"rows_per_chunk": -1}, {"dtype": complex}])
+def test_options_of_a_permuted_file(options, tmp_path):
+    with pytest.raises((ValueError, TypeError), match=next(iter(options))):
+        write_permuted(tmp_path / "x.h5", matrix(), key=KEY, **options)
 
 
 def test_error_of_the_batches_passes_through_and_leaves_no_file(tmp_path):
@@ -174,7 +244,8 @@ def test_batches_of_any_size_in_their_order():
 
 
 def test_rows_of_lists_are_samples():
-    np.testing.assert_array_equal(np.concatenate(list(as_source([[1, 2, 3], [4, 5, 6]]))), [[1, 2, 3], [4, 5, 6]])
+    source = as_source([[1, 2, 3], [4, 5, 6]])
+    np.testing.assert_array_equal(source.read(np.array([1, 0]), np.array([2, 0])), [[6, 4], [3, 1]])
 
 
 @pytest.mark.parametrize("bad", [np.zeros((0, 3)), np.zeros((2, 3, 4)), np.zeros((2, 3), complex), np.array([["a"]])])
@@ -182,6 +253,27 @@ def test_bad_batch_is_named(bad):
     batches = as_source([np.zeros((2, 3)), bad])
     with pytest.raises((ValueError, TypeError), match="batch 1 of source"):
         list(batches)
+
+
+def test_error_of_an_iterator_names_the_batch():
+    def batches():
+        yield np.zeros((2, 3))
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        list(as_source(batches()))
+    assert "batch 1" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("empty", [np.zeros((0, 3)), np.zeros(0), []])
+def test_endless_empty_batches_end_at_the_first(empty):
+    with pytest.raises(ValueError, match="batch 0 of source must have at least one sample"):
+        next(iter(as_source(itertools.repeat(empty))))
+
+
+def test_numbers_are_no_batches():
+    with pytest.raises(ValueError, match="batch 0 of source must be 2-D"):
+        list(as_source([1.0, 2.0]))
 
 
 # Not sources
@@ -195,7 +287,7 @@ def test_path_is_pointed_to_open_source(data):
 
 @pytest.mark.parametrize("data", [None, 3, {"X": 1}, b"bytes", ArraySource])
 def test_other_things_are_refused_by_their_type(data):
-    with pytest.raises(TypeError, match="source must be a 2-D array"):
+    with pytest.raises(TypeError, match="source must be a 2-D array or frame"):
         as_source(data)
 
 
@@ -406,3 +498,102 @@ def test_raw_source_checks_the_size_of_the_file(tmp_path):
     np.testing.assert_array_equal(source.read(np.array([5, 0])), matrix()[[6, 1]])
     with pytest.raises(ValueError, match="truncated"):
         RawSource(tmp_path / "x.raw", 0, (N + 1, P), np.dtype("float32"))
+
+
+# Closing
+
+
+def open_files(folder):
+    """Files of a folder that this process has open or mapped."""
+    opened = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    mapped = Path("/proc/self/maps").read_text()
+    return [p for p in folder.iterdir() if str(p) in mapped or str(p) in opened]
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="open files are listed by Linux alone")
+
+
+@needs_proc
+@pytest.mark.parametrize("kind", KINDS)
+def test_closed_source_lets_go_of_its_file(kind, tmp_path):
+    with stored(kind, tmp_path, matrix()) as source:
+        np.testing.assert_array_equal(source.read(np.array([3])), matrix()[[3]])
+    assert open_files(tmp_path) == []
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"something new")
+    with pytest.raises(ValueError, match="was closed; .*open it again"):
+        source.read(np.array([3]))
+    source.close()
+
+
+@needs_proc
+def test_open_data_set_is_seen_by_the_test_before(tmp_path):
+    source = stored("h5-gzip", tmp_path, matrix())
+    assert open_files(tmp_path) == [tmp_path / "x.h5"]
+    source.close()
+
+
+@needs_proc
+@pytest.mark.parametrize("dataset", [None, "three", "line", "group", "bad"])
+def test_file_that_can_not_be_used_is_not_left_open(dataset, tmp_path):
+    several(tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        file["bad"] = np.zeros((2, 3), complex)
+    with pytest.raises((KeyError, ValueError, TypeError)):
+        open_source(tmp_path / "x.h5", dataset)
+    assert open_files(tmp_path) == []
+
+
+def test_file_closed_by_others_is_named(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        source = as_source(file.create_dataset("X", data=matrix()))
+    with pytest.raises(ValueError, match="x.h5.*its file was closed"):
+        source.read(np.array([0]))
+
+
+# Chunks
+
+
+def chunked(path, chunks, cache=0, **options):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("X", data=np.ones((400, 64), "float32"), chunks=chunks, **options)
+    return HDF5Source(h5py.File(path, rdcc_nbytes=cache)["X"])
+
+
+BLOCK = np.arange(16, 32)
+IN_ROWS = np.r_[0:50, 100:150]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "rows", "columns", "excess"),
+    [
+        ((100, 64), np.arange(100), None, 1),
+        ((200, 64), np.arange(100), None, 2),
+        ((200, 64), np.arange(20), None, 10),
+        ((100, 64), IN_ROWS, None, 2),
+        ((100, 64), np.arange(100), BLOCK, 4),
+        ((200, 64), np.arange(100), BLOCK, 8),
+        ((100, 16), np.arange(100), BLOCK, 1),
+        ((100, 16), np.arange(100), BLOCK + 8, 2),
+    ],
+)
+def test_excess_is_what_compressed_chunks_hold_beside_what_is_needed(chunks, rows, columns, excess, tmp_path):
+    with chunked(tmp_path / "x.h5", chunks, compression="gzip") as source:
+        assert source.excess(rows, columns) == excess
+
+
+@pytest.mark.parametrize("cache", [0, 400 * 64 * 4])
+def test_chunks_that_are_read_in_part_or_kept_cost_nothing_more(cache, tmp_path):
+    options = {"compression": "gzip"} if cache else {}
+    with chunked(tmp_path / "x.h5", (200, 64), cache, **options) as source:
+        assert source.excess(np.arange(20)) == 1
+
+
+def test_columns_in_one_wide_compressed_chunk_are_read_at_once(tmp_path):
+    columns = np.r_[16:32, 48:64]
+    with chunked(tmp_path / "x.h5", (100, 64), compression="gzip") as source:
+        np.testing.assert_array_equal(source.read(np.arange(10), columns), np.ones((10, 32)))
+        assert source.bytes_read == 10 * 64 * 4
+    with chunked(tmp_path / "x.h5", (100, 64)) as source:
+        source.read(np.arange(10), columns)
+        assert source.bytes_read == 10 * 32 * 4

@@ -1,6 +1,7 @@
 """The feed of a run: which samples, and which of their features, reach which step."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_mmf.io.hdf5 import HDF5Source
+from jax_mmf.io.held_out import count_held_out, is_count_or_share, samples_held_out
 from jax_mmf.io.order import SampleOrder
 from jax_mmf.io.permutation import FeaturePermutation
 from jax_mmf.io.sources import BatchSource, as_source
@@ -16,6 +19,7 @@ from jax_mmf.state import State
 from jax_mmf.step import draw_subset
 from jax_mmf.subsampling import Subset
 from jax_mmf.typing import Array, HostArray, Key
+from jax_mmf.validation import as_computing_dtype, computing_dtype
 
 
 class Item(NamedTuple):
@@ -51,15 +55,16 @@ class Feed:
       key: of the run.
       n_epochs: passes over the source.
       batch_size: samples per mini-batch.
-      held_out: share or number of the samples that are kept back, or None.
+      held_out: share or number of the samples that are kept back, samples ``(m, p)`` of their own, or None.
       shuffle: whether the order of the samples is random.
-      dtype: of what comes out, or None for that of the source.
+      dtype: of what comes out, float32 or float64; or None for that of the source if it is one of them.
 
     Attributes:
       n_samples: of the source, or None if it is an iterable of batches.
       n_features: p.
       n_steps: of the whole run, or None.
       dtype: of what comes out.
+      feature_names: of the columns of the source, a tuple of p strings; None if they have no names.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class Feed:
         *,
         n_epochs: int,
         batch_size: int,
-        held_out: float | int | None,
+        held_out: Any,
         shuffle: bool,
         dtype: Any,
     ) -> None:
@@ -84,8 +89,8 @@ class Feed:
         if isinstance(source, BatchSource):
             if source.once and n_epochs > 1:
                 raise ValueError(f"source is an iterator, which can be passed over once; got n_epochs={n_epochs}")
-            if held_out is not None:
-                raise ValueError(f"held_out must be an array if source is an iterable of batches, got {held_out}")
+            if held_out is not None and is_count_or_share(held_out):
+                raise ValueError(f"held_out must be an array if source is an iterable of batches, got {held_out!r}")
             self._batches = source
             self._begun = iter(source)
             self._peeked = list[HostArray]()
@@ -97,16 +102,22 @@ class Feed:
             self.n_samples = source.n_samples
             self.n_features, source_dtype, self._stored = source.n_features, source.dtype, source.permutation
             run = min(source.rows_per_read, batch_size)
-            n_held_out = _count_held_out(held_out, source.n_samples)
+            n_held_out = count_held_out(held_out, source.n_samples)
             self._order = SampleOrder(key, source.n_samples, run, n_held_out, shuffle)
             self.n_steps = n_epochs * -(-self._order.n_training // batch_size)
-        wanted = source_dtype if dtype is None else dtype
-        wanted = wanted if jnp.issubdtype(wanted, jnp.floating) else jnp.zeros(()).dtype
-        self.dtype = np.dtype(jax.dtypes.canonicalize_dtype(wanted))
+        self.dtype = computing_dtype(source_dtype) if dtype is None else as_computing_dtype(dtype)
+        self.feature_names: tuple[str, ...] | None = getattr(source, "feature_names", None)
         # Blocks are random subsets only of features in random order.
         blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
         self._mix = FeaturePermutation.random(key, self.n_features) if blocks and self._stored is None else None
         self._permutation = self._mix if self._stored is None else FeaturePermutation(self._stored)
+        self._given: Array | None = None
+        if not is_count_or_share(held_out):
+            given = samples_held_out(held_out, self.n_features, self.dtype, self.feature_names)
+            self._given = self.to_inside(given)
+        if isinstance(source, HDF5Source) and source.chunks is not None and self._order is not None:
+            rows = next(self._order.batches(batch_size, 1))[1]
+            source.warn_of_excess(rows, self._columns(self._subset(0)), in_order=not shuffle)
 
     # Between the order of the features inside and the original one
 
@@ -159,7 +170,9 @@ class Feed:
         return self._read_whole(self._order.draw(number, count))
 
     def held_out_samples(self) -> Array | None:
-        """The samples kept back, or None."""
+        """The samples kept back, or those given; or None."""
+        if self._given is not None:
+            return self._given
         if self._order is None or self._order.n_held_out == 0:
             return None
         before = self._source.bytes_read
@@ -179,18 +192,12 @@ class Feed:
                 yield from self._items_of_source(self._order, first_step, with_rows=with_rows)
 
     def _items_of_source(self, order: SampleOrder, first_step: int, *, with_rows: bool) -> Iterator[Item]:
-        partial = not self._solver.needs_whole_samples
         all_batches = order.batches(self._batch_size, self._n_epochs, first_step)
         size = min(self._batch_size, order.n_training)
         for step, (epoch, rows) in enumerate(all_batches, first_step):
-            subset = columns = None
-            if partial:
-                # Subsets depend on the key and the number of the step alone: they are known ahead of the steps.
-                subset = draw_subset(self._solver, self._key, jnp.asarray(step % 2**31, jnp.int32), self.n_features)
-                if not subset.is_full:
-                    columns = np.asarray(subset.indices)
-                    columns = columns if self._mix is None else self._mix.order[columns]
-            x = self._source.read(rows, columns)
+            subset = self._subset(step)
+            columns = self._columns(subset)
+            x = self._read(rows, columns)
             x = self._check(self._shuffled(x) if columns is None else x, rows, columns=columns)
             read = self._source.bytes_read - self._bytes_apart
             numbers = jnp.asarray(filled_up(rows, size, order.n_samples)) if with_rows else None
@@ -200,13 +207,19 @@ class Feed:
         # An iterator goes on where it is; what can be iterated over again starts again, and was learned from already.
         step, row, size = first_step if self._batches.once else 0, 0, 0
         for epoch in range(self._n_epochs):
-            batches: Iterable[HostArray] = chain(self._peeked, self._begun) if epoch == 0 else self._batches
-            for x in batches:
-                if step >= first_step:
-                    size = max(size, len(x))
-                    filled = jnp.asarray(filled_up(self._check(self._shuffled(x), None, first_row=row), size))
-                    yield Item(epoch, len(x), None, filled, None, self._batches.bytes_read - self._bytes_apart)
-                step, row = step + 1, row + len(x)
+            row_before = row
+            with closing(self._begun if epoch == 0 else iter(self._batches)) as batches:
+                for x in chain(self._peeked if epoch == 0 else (), batches):
+                    if step >= first_step:
+                        size = max(size, len(x))
+                        filled = jnp.asarray(filled_up(self._check(self._shuffled(x), None, first_row=row), size))
+                        yield Item(epoch, len(x), None, filled, None, self._batches.bytes_read - self._bytes_apart)
+                    step, row = step + 1, row + len(x)
+            if row == row_before:
+                raise ValueError(
+                    f"source gives no batches in epoch {epoch + 1}; give something that can be iterated over "
+                    f"{self._n_epochs} times, or n_epochs=1"
+                )
 
     def _peek(self, n_samples: int) -> None:
         """Take batches of an iterable until there are so many samples, or no more."""
@@ -223,7 +236,29 @@ class Feed:
 
     def _read_whole(self, rows: HostArray) -> Array:
         rows = np.sort(rows)
-        return jnp.asarray(self._check(self._shuffled(self._source.read(rows)), rows))
+        return jnp.asarray(self._check(self._shuffled(self._read(rows, None)), rows))
+
+    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
+        x = np.asarray(self._source.read(rows, columns))
+        wanted = (rows.size, self.n_features if columns is None else columns.size)
+        if x.shape != wanted:
+            raise ValueError(
+                f"source.read must give an array of shape {wanted} for so many rows and columns, got {x.shape}"
+            )
+        return x
+
+    def _subset(self, step: int) -> Subset | None:
+        """The features of a step, or None if it reads all. They depend on the key and the number of the step alone."""
+        if self._solver.needs_whole_samples:
+            return None
+        return draw_subset(self._solver, self._key, jnp.asarray(step % 2**31, jnp.int32), self.n_features)
+
+    def _columns(self, subset: Subset | None) -> HostArray | None:
+        """The columns to read for a subset, or None for all."""
+        if subset is None or subset.is_full:
+            return None
+        indices = np.asarray(subset.indices)
+        return indices if self._mix is None else self._mix.order[indices]
 
     def _check(
         self, x: HostArray, rows: HostArray | None, *, first_row: int = 0, columns: HostArray | None = None
@@ -283,12 +318,3 @@ def finite_samples(
             f"source holds {value} at sample {row}, feature {feature}; clean, impute or scale the data first"
         )
     return cast
-
-
-def _count_held_out(held_out: Any, n_samples: int) -> int:
-    if held_out is None:
-        return 0
-    count = round(held_out * n_samples) if 0 < held_out < 1 else held_out
-    if not 1 <= count < n_samples or count != int(count):
-        raise ValueError(f"held_out must be a share below 1 or a number of samples below {n_samples}, got {held_out}")
-    return int(count)

@@ -10,7 +10,9 @@ from typing import IO, Any, NamedTuple
 import h5py
 import numpy as np
 
-from jax_mmf.io.sources import ArraySource, HDF5Source, RawSource, Source, check_matrix
+from jax_mmf.io.hdf5 import HDF5Source
+from jax_mmf.io.matrix_source import MatrixSource, check_matrix
+from jax_mmf.io.sources import ArraySource, RawSource
 
 # What NumPy and zipfile raise on files that are truncated, overwritten or something else.
 _DAMAGE = (
@@ -25,7 +27,7 @@ _DAMAGE = (
 _HDF5_SUFFIXES = (".h5", ".hdf5", ".hdf", ".he5", ".nxs")
 
 
-def open_source(path: str | Path, dataset: str | None = None) -> Source:
+def open_source(path: str | Path, dataset: str | None = None) -> MatrixSource:
     """Open a matrix in a file.
 
     Args:
@@ -34,7 +36,8 @@ def open_source(path: str | Path, dataset: str | None = None) -> Source:
 
     Returns:
       a source that reads rows from the file as they are asked for. Compressed .npz archives and arrays in the Fortran
-      order are loaded or memory-mapped instead.
+      order are loaded or memory-mapped instead. It keeps HDF5 files and memory maps open until its ``close()``, or the
+      end of ``with open_source(path) as source:``; before that, some systems do not let the file be written again.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -61,17 +64,25 @@ def open_source(path: str | Path, dataset: str | None = None) -> Source:
         raise ValueError(f"{path} is not a NumPy file, or is damaged: {error or type(error).__name__}") from error
 
 
-def _open_hdf5(path: Path, dataset: str | None) -> Source:
+def _open_hdf5(path: Path, dataset: str | None) -> MatrixSource:
     try:
         file = h5py.File(path, "r")
     except OSError as error:
         raise ValueError(f"{path} is not an HDF5 file, or is truncated or in use: {error}") from error
+    try:
+        return HDF5Source(_find_data_set(file, path, dataset))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _find_data_set(file: h5py.File, path: Path, dataset: str | None) -> h5py.Dataset:
     matrices: list[str] = []
     file.visititems(lambda name, item: _note_matrix(matrices, name, item))
     name = _choose(path, matrices, dataset)
     if name not in file or not isinstance(file[name], h5py.Dataset):
         raise KeyError(_missing(path, name, matrices))
-    return HDF5Source(file[name])
+    return file[name]
 
 
 def _note_matrix(matrices: list[str], name: str, item: Any) -> None:
@@ -110,7 +121,7 @@ def _read_header(file: IO[bytes], name: str) -> _Header:
         raise ValueError(f"{name} is not a NumPy array file: {error}") from error
 
 
-def _open_npy(path: Path, name: str, start: int = 0) -> Source:
+def _open_npy(path: Path, name: str, start: int = 0) -> MatrixSource:
     """An array in the .npy format that starts somewhere in a file."""
     with path.open("rb") as file:
         file.seek(start)
@@ -119,11 +130,11 @@ def _open_npy(path: Path, name: str, start: int = 0) -> Source:
     check_matrix(name, header.shape, header.dtype)
     source = RawSource(path, offset, header.shape, header.dtype)
     if header.fortran:
-        return ArraySource(np.memmap(path, header.dtype, "r", offset, header.shape, order="F"))
+        return ArraySource(np.memmap(path, header.dtype, "r", offset, header.shape, order="F"), name)
     return source
 
 
-def _open_npz(path: Path, dataset: str | None) -> Source:
+def _open_npz(path: Path, dataset: str | None) -> MatrixSource:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         matrices = []
@@ -144,4 +155,4 @@ def _open_npz(path: Path, dataset: str | None) -> Source:
     with np.load(path) as arrays:
         array = arrays[name]
     check_matrix(label, array.shape, array.dtype)
-    return ArraySource(array)
+    return ArraySource(array, label)

@@ -12,7 +12,7 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T]:
     """The items, made in a thread up to ``depth`` of them ahead.
 
     An exception of the iterable is raised here, after the items before it. The thread ends when the generator is
-    closed.
+    closed, and closes the items if they are a generator.
 
     Args:
       items: made one after another, in the thread.
@@ -40,7 +40,9 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T]:
         try:
             for item in items:
                 if not put("item", item):
-                    return
+                    break
+            if isinstance(items, Generator):
+                items.close()  # here, and not when nothing refers to it any more
         except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
             put("error", error)
         else:

@@ -1,6 +1,7 @@
-"""Sources of samples: arrays, memory maps, HDF5 data sets, raw files, and iterators of batches."""
+"""Sources of samples: arrays, memory maps, frames, sparse matrices, raw files, and iterators of batches."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping, Set
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -8,14 +9,18 @@ import h5py
 import jax
 import numpy as np
 
+from jax_mmf.foreign import as_array, describe, feature_names, in_native_order, is_in_memory, is_scipy_sparse
+from jax_mmf.io.hdf5 import HDF5Source
+from jax_mmf.io.matrix_source import RUN, MatrixSource, check_matrix, runs_of
 from jax_mmf.typing import HostArray
-
-_RUN = 16  # rows read in one piece from a disk: enough to amortise a seek, few enough to mix a mini-batch
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A matrix whose rows can be read in any order, and perhaps some of its columns only."""
+    """A matrix whose rows can be read in any order, and perhaps some of its columns only.
+
+    A source may have an attribute ``feature_names``, a tuple of p strings or None.
+    """
 
     @property
     def n_samples(self) -> int:
@@ -27,7 +32,7 @@ class Source(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers as they are stored."""
+        """Of the numbers that are read."""
 
     @property
     def rows_per_read(self) -> int:
@@ -49,105 +54,139 @@ class Source(Protocol):
           columns: ``(s,)`` column numbers, or None for all.
 
         Returns:
-          ``(b, s)`` or ``(b, p)``, in the stored dtype.
+          ``(b, s)`` or ``(b, p)``.
         """
 
 
-def as_source(data: Any) -> "Source | BatchSource":
+def as_source(data: Any, name: str = "source") -> "Source | BatchSource":
     """A source of samples from what a user has.
 
     Args:
-      data: a 2-D array (NumPy, JAX, memory map), a 2-D `h5py.Dataset`, an iterable of 2-D batches, or a source.
+      data: a matrix ``(n, p)``, an iterable of batches ``(b_i, p)``, or a source. A matrix is an array (NumPy, JAX,
+        PyTorch, memory map), a frame (pandas, polars, pyarrow), a sparse matrix (SciPy), a list of rows, or anything
+        else that has a shape and gives rows by slices, which are then read as they are needed (`h5py.Dataset`, zarr,
+        dask, xarray).
+      name: of the argument, in error messages.
 
     Returns:
       a source that can be read in any order, or a `BatchSource`.
 
     Raises:
-      TypeError: for anything else, and arrays that do not hold real numbers.
-      ValueError: for arrays that are empty or not 2-D.
+      TypeError: for anything else, and matrices that do not hold real numbers.
+      ValueError: for matrices that are empty, not 2-D, or have masked entries.
     """
-    if isinstance(data, BatchSource) or (isinstance(data, Source) and not isinstance(data, type)):
-        return data
     if isinstance(data, h5py.Dataset):
         return HDF5Source(data)
-    if isinstance(data, np.ndarray | jax.Array):
-        return ArraySource(np.asarray(data) if isinstance(data, jax.Array) else data)
-    if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict | Path):
-        return BatchSource(data)
-    what = "a path; open it with jax_mmf.io.open_source" if isinstance(data, str | Path) else type(data).__name__
-    raise TypeError(f"source must be a 2-D array, an h5py.Dataset, an iterable of batches, or a Source; got {what}")
+    if isinstance(data, BatchSource | Source) and not isinstance(data, type):
+        if isinstance(data, Source):
+            check_matrix(name, (data.n_samples, data.n_features), data.dtype)
+        return data
+    if is_scipy_sparse(data):
+        return SparseSource(data, name)
+    has_rows = isinstance(data, list | tuple) and len(data) > 0 and all(_n_axes(row) == 1 for row in data)
+    if has_rows or is_in_memory(data):
+        return ArraySource(_stacked(data, name) if has_rows else data, name)
+    shape = getattr(data, "shape", None)
+    if isinstance(shape, tuple) and hasattr(data, "__getitem__") and not isinstance(data, type):
+        return SlicedSource(data, name)
+    if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping | Set | Path):
+        return BatchSource(data, name)
+    what = "a path; open it with jax_mmf.open_source" if isinstance(data, str | Path) else describe(data)
+    raise TypeError(f"{name} must be a 2-D array or frame, an iterable of 2-D batches, or a Source; got {what}")
 
 
-class ArraySource:
+class ArraySource(MatrixSource):
     """An array in memory, or a memory map.
 
     Pages of a memory map that were read count as resident memory of the process until the system needs them elsewhere.
 
     Args:
-      array: ``(n, p)`` real numbers.
+      array: ``(n, p)`` real numbers, or anything that `jax_mmf.foreign.as_array` makes an array of.
+      name: in error messages.
     """
 
-    permutation: HostArray | None = None
+    def __init__(self, array: Any, name: str = "source") -> None:
+        values = as_array(name, array)
+        super().__init__(name, values.shape, values.dtype)
+        self._array = np.asarray(values) if isinstance(values, jax.Array) else values
+        self.rows_per_read = RUN if isinstance(self._array, np.memmap) else 1
+        self.feature_names = feature_names(array)
 
-    def __init__(self, array: HostArray) -> None:
-        check_matrix("source", array.shape, array.dtype)
-        self._array = array
-        self.bytes_read = 0
-        self.n_samples, self.n_features = array.shape
-        self.dtype = array.dtype
-        self.rows_per_read = _RUN if isinstance(array, np.memmap) else 1
+    def close(self) -> None:
+        """Let go of the array."""
+        super().close()
+        self._array = np.empty((0, 0))
 
-    def read(self, rows: HostArray, columns: HostArray | None = None) -> HostArray:
-        """Some rows, and some or all of their columns, as in `Source.read`."""
+    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
         out: HostArray = np.take(self._array, rows, axis=0) if columns is None else self._array[np.ix_(rows, columns)]
         self.bytes_read += out.nbytes
         return out
 
 
-class HDF5Source:
-    """A data set in an HDF5 file.
-
-    Only the columns asked for are read where they come in runs; a file written by `write_permuted` is laid out for it.
+class SparseSource(MatrixSource):
+    """A sparse matrix of SciPy, some rows of which are made dense at a time.
 
     Args:
-      dataset: ``(n, p)`` real numbers; its file must stay open. An attribute ``feature_permutation`` names the data set
-        that holds the order in which the columns are stored.
+      matrix: ``(n, p)``, in any format; converted to CSR once.
+      name: in error messages.
     """
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
-        check_matrix(f"data set {dataset.name!r} of {dataset.file.filename}", dataset.shape, dataset.dtype)
-        self._dataset = dataset
-        self.bytes_read = 0
-        self.n_samples, self.n_features = dataset.shape
-        self.dtype = dataset.dtype
-        self.rows_per_read = dataset.chunks[0] if dataset.chunks else _RUN
-        reference = dataset.attrs.get("feature_permutation")
-        self.permutation: HostArray | None = None if reference is None else dataset.file[reference][...]
+    def __init__(self, matrix: Any, name: str = "source") -> None:
+        super().__init__(name, matrix.shape, matrix.dtype)
+        self._matrix = matrix.tocsr()
 
-    def read(self, rows: HostArray, columns: HostArray | None = None) -> HostArray:
-        """Some rows, and some or all of their columns, as in `Source.read`."""
-        column_runs = [(0, self.n_features)] if columns is None else runs_of(columns)
-        # Pieces of a few columns are not worth a read each.
-        some = columns is not None and len(column_runs) * 8 <= columns.size
-        if not some:
-            column_runs = [(0, self.n_features)]
-        out = np.empty((rows.size, sum(b - a for a, b in column_runs)), self.dtype)
-        top = 0
-        for first, last in runs_of(rows):
-            left = 0
-            for a, b in column_runs:
-                here = np.s_[top : top + last - first, left : left + b - a]
-                self._dataset.read_direct(out, np.s_[first:last, a:b], here)
-                left += b - a
-            top += last - first
+    def close(self) -> None:
+        """Let go of the matrix."""
+        super().close()
+        self._matrix = None
+
+    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
+        some = self._matrix[rows]
+        out: HostArray = (some if columns is None else some[:, columns]).toarray()
         self.bytes_read += out.nbytes
-        return out if some or columns is None else out[:, columns]
+        return out
 
 
-class RawSource:
+class SlicedSource(MatrixSource):
+    """Anything with a shape that gives rows by slices: arrays of zarr, dask, xarray and others. Whole rows are read.
+
+    Args:
+      data: ``(n, p)`` real numbers.
+      name: in error messages.
+    """
+
+    def __init__(self, data: Any, name: str = "source") -> None:
+        shape = tuple(data.shape)
+        if not all(isinstance(length, int) for length in shape):
+            raise TypeError(f"{name} must have a known shape, got {shape} of {describe(data)}")
+        # The libraries have dtypes of their own; what a row is converted to tells.
+        check_matrix(name, shape, np.dtype(float))
+        super().__init__(name, shape, as_array(name, data[:1]).dtype)
+        self._data = data
+        chunks = getattr(data, "chunks", None)
+        # Lengths along each axis, or one length for each axis.
+        self.rows_per_read = RUN if not chunks else max(chunks[0]) if isinstance(chunks[0], tuple) else chunks[0]
+        self.feature_names = feature_names(data)
+
+    def close(self) -> None:
+        """Let go of the data, and close them where they can be closed."""
+        super().close()
+        if callable(getattr(self._data, "close", None)):
+            self._data.close()
+        self._data = None
+
+    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
+        pieces = [np.asarray(as_array(self._name, self._data[first:last])) for first, last in runs_of(rows)]
+        out = np.concatenate(pieces)
+        self.bytes_read += out.nbytes
+        return out if columns is None else out[:, columns]
+
+
+class RawSource(MatrixSource):
     """A matrix in the C order in a file, such as the body of an .npy file. Whole rows are read.
 
-    Unlike a memory map, what was read does not stay in the memory of the process.
+    Unlike a memory map, what was read does not stay in the memory of the process, and the file is open only while it
+    is read.
 
     Args:
       path: of the file.
@@ -156,27 +195,22 @@ class RawSource:
       dtype: of the numbers.
     """
 
-    permutation: HostArray | None = None
-    rows_per_read = _RUN
+    rows_per_read = RUN
 
     def __init__(self, path: str | Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        check_matrix(str(path), shape, dtype)
-        self._path, self._offset = Path(path), offset
-        self.bytes_read = 0
-        self.n_samples, self.n_features = shape
-        self.dtype = dtype
-        needed = offset + self.n_samples * self.n_features * dtype.itemsize
+        super().__init__(str(path), shape, dtype)
+        self._path, self._offset, self._stored = Path(path), offset, np.dtype(dtype)
+        needed = offset + self.n_samples * self.n_features * self._stored.itemsize
         if self._path.stat().st_size < needed:
             raise ValueError(f"{path} is truncated: {self._path.stat().st_size} bytes where {needed} are expected")
 
-    def read(self, rows: HostArray, columns: HostArray | None = None) -> HostArray:
-        """Some rows, and some or all of their columns, as in `Source.read`."""
-        row_bytes = self.n_features * self.dtype.itemsize
+    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
+        row_bytes = self.n_features * self._stored.itemsize
         pieces = []
         with self._path.open("rb") as file:
             for first, last in runs_of(rows):
                 file.seek(self._offset + first * row_bytes)
-                pieces.append(np.fromfile(file, self.dtype, (last - first) * self.n_features))
+                pieces.append(np.fromfile(file, self._stored, (last - first) * self.n_features))
         out = np.concatenate(pieces).reshape(rows.size, self.n_features)
         self.bytes_read += out.nbytes
         return out if columns is None else out[:, columns]
@@ -186,39 +220,74 @@ class BatchSource:
     """An iterable of batches ``(b_i, p)``, of any sizes, read in the order in which it gives them.
 
     Args:
-      batches: an iterator, for one pass, or an iterable that can be iterated over again, for several.
+      batches: an iterator, for one pass, or an iterable that can be iterated over again, for several. Batches may be
+        arrays, frames or sparse matrices.
+      name: in error messages.
+
+    Attributes:
+      once: whether there is one pass only.
+      bytes_read: so far.
+      feature_names: of the columns of the first batch, once it was read; None if they have no names.
     """
 
-    def __init__(self, batches: Iterable[Any]) -> None:
-        self._batches = batches
+    def __init__(self, batches: Iterable[Any], name: str = "source") -> None:
+        self._batches, self._name = batches, name
         self.once = isinstance(batches, Iterator)
         self.bytes_read = 0
+        self.feature_names: tuple[str, ...] | None = None
 
-    def __iter__(self) -> Iterator[HostArray]:
-        """Batches as 2-D arrays; a 1-D batch is one sample."""
-        for index, batch in enumerate(self._batches):
-            array = np.atleast_2d(np.asarray(batch))
-            check_matrix(f"batch {index} of source", array.shape, array.dtype)
-            self.bytes_read += array.nbytes
-            yield array
+    def __iter__(self) -> Generator[HostArray]:
+        """Batches as 2-D arrays; a 1-D batch is one sample.
+
+        A generator that was started here is closed with this one; an iterator that was given can be gone on with.
+
+        Raises:
+          TypeError: for batches that do not hold real numbers.
+          ValueError: for batches that are empty or of more than two axes, and frames whose columns are not those of
+            the first batch.
+        """
+        iterator = iter(self._batches)
+        try:
+            for index in count():
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                except Exception as error:
+                    error.add_note(f"{self._name} raised this when it was asked for batch {index}.")
+                    raise
+                yield self._as_matrix(batch, index)
+        finally:
+            if isinstance(iterator, Generator) and not self.once:
+                iterator.close()
+
+    def _as_matrix(self, batch: Any, index: int) -> HostArray:
+        name = f"batch {index} of {self._name}"
+        array = np.asarray(as_array(name, batch))
+        array = array[None] if array.ndim == 1 else array
+        check_matrix(name, array.shape, array.dtype)
+        names = feature_names(batch)
+        if index == 0:
+            self.feature_names = names
+        if names != self.feature_names:
+            raise ValueError(f"{name} must have the columns {self.feature_names} of the first batch, got {names}")
+        self.bytes_read += array.nbytes
+        return in_native_order(array)
 
 
-def runs_of(indices: HostArray) -> list[tuple[int, int]]:
-    """Runs of consecutive numbers: ``[3, 4, 5, 9] -> [(3, 6), (9, 10)]``."""
-    if indices.size == 0:
-        return []
-    cuts = np.flatnonzero(np.diff(indices) != 1)
-    firsts, lasts = indices[np.r_[0, cuts + 1]], indices[np.r_[cuts, indices.size - 1]]
-    return [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
+def _n_axes(row: Any) -> int | None:
+    """Number of axes, or None if it has no shape."""
+    try:
+        return len(row.shape) if hasattr(row, "shape") else np.ndim(row)
+    except (ValueError, TypeError):
+        return None
 
 
-def check_matrix(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Raise unless a shape and a dtype are those of a matrix of real numbers with at least one row and column."""
-    if len(shape) != 2:
-        raise ValueError(f"{name} must be 2-D, (n_samples, n_features); got shape {tuple(shape)}")
-    if 0 in shape:
-        raise ValueError(f"{name} must have at least one sample and one feature; got shape {tuple(shape)}")
-    # Floating types that NumPy does not know of itself, such as bfloat16, have the kind V.
-    if np.dtype(dtype).kind not in "biuf" and not jax.numpy.issubdtype(dtype, jax.numpy.floating):
-        what = "Python objects" if np.dtype(dtype).hasobject else f"dtype {dtype}"
-        raise TypeError(f"{name} must hold real numbers; got {what}")
+def _stacked(rows: list[Any] | tuple[Any, ...], name: str) -> HostArray:
+    """A matrix from its rows."""
+    for index, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise ValueError(
+                f"{name} must have rows of one length; row 0 has {len(rows[0])} numbers and row {index} has {len(row)}"
+            )
+    return np.stack([np.asarray(as_array(f"row {index} of {name}", row)) for index, row in enumerate(rows)])

@@ -1,0 +1,130 @@
+"""Data sets of HDF5 files as sources of samples."""
+
+import math
+import warnings
+from functools import cached_property
+
+import h5py
+import numpy as np
+
+from jax_mmf.io.matrix_source import RUN, MatrixSource, runs_of
+from jax_mmf.typing import HostArray
+
+_MUCH_EXCESS = 4  # numbers read for each one that is needed: worth a warning
+
+
+class HDF5Source(MatrixSource):
+    """A data set in an HDF5 file.
+
+    Only the columns asked for are read where they come in runs; a file written by `write_permuted` is laid out for it.
+
+    Args:
+      dataset: ``(n, p)`` real numbers; its file must stay open until `close`, which closes it. An attribute
+        ``feature_permutation`` names the data set that holds the order in which the columns are stored.
+    """
+
+    def __init__(self, dataset: h5py.Dataset) -> None:
+        if not dataset:
+            raise ValueError("source is an h5py.Dataset of a file that was closed; open the file again")
+        name = f"data set {dataset.name!r} of {dataset.file.filename}"
+        super().__init__(name, dataset.shape or (), dataset.dtype)
+        self._dataset = dataset
+        self.chunks: tuple[int, ...] | None = dataset.chunks
+        self.rows_per_read = self.chunks[0] if self.chunks else RUN
+        reference = dataset.attrs.get("feature_permutation")
+        self.permutation = None if reference is None else dataset.file[reference][...]
+
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        if self._dataset:
+            self._dataset.file.close()
+
+    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
+        if not self._dataset:
+            raise ValueError(f"{self._name} can't be read, since its file was closed; open it again")
+        wanted = self._runs_of_columns(columns)
+        column_runs = wanted or [(0, self.n_features)]
+        out = np.empty((rows.size, sum(b - a for a, b in column_runs)), self.dtype)
+        top = 0
+        for first, last in runs_of(rows):
+            left = 0
+            for a, b in column_runs:
+                here = np.s_[top : top + last - first, left : left + b - a]
+                self._dataset.read_direct(out, np.s_[first:last, a:b], here)
+                left += b - a
+            top += last - first
+        self.bytes_read += out.nbytes
+        return out if columns is None or wanted else out[:, columns]
+
+    def _runs_of_columns(self, columns: HostArray | None) -> list[tuple[int, int]] | None:
+        """What is read of each row to have some columns: these alone, or None for the whole row."""
+        if columns is None:
+            return None
+        runs = runs_of(columns)
+        # Pieces of a few columns are not worth a read each, and each read of a chunk may decompress all of it.
+        few = len(runs) * 8 <= columns.size
+        if self.chunks and self._reads_whole_chunks:
+            few = few and len(runs) <= -(-self.n_features // self.chunks[1])
+        return runs if few else None
+
+    def excess(self, rows: HostArray, columns: HostArray | None = None) -> float:
+        """How many numbers HDF5 reads for each one that `read` is asked for.
+
+        It reads chunks whole and keeps some of them in a cache, except those that are not compressed and larger than
+        the cache, of which it reads what is asked for.
+
+        Args:
+          rows: of a mini-batch.
+          columns: of a mini-batch.
+
+        Returns:
+          a number of at least 1.
+        """
+        fits = self.n_samples * self._bytes_per_row <= self._cache_bytes
+        if self.chunks is None or not self._reads_whole_chunks or fits:
+            return 1.0
+        n_rows = _covered(runs_of(rows), self.chunks[0])
+        n_columns = _covered(self._runs_of_columns(columns) or [(0, self.n_features)], self.chunks[1])
+        return n_rows * n_columns / (rows.size * (self.n_features if columns is None else columns.size))
+
+    def warn_of_excess(self, rows: HostArray, columns: HostArray | None, *, in_order: bool) -> None:
+        """Warn if mini-batches make HDF5 read chunks again and again.
+
+        Args:
+          rows: of a mini-batch.
+          columns: of a mini-batch, or None for all.
+          in_order: whether the mini-batches are read one after another, so that a chunk may stay in the cache.
+        """
+        excess = self.excess(rows, columns)
+        if excess < _MUCH_EXCESS or self.chunks is None:
+            return
+        if in_order and columns is None and self.chunks[0] * self._bytes_per_row <= self._cache_bytes:
+            return
+        n_reads = excess * (1 if columns is None else columns.size / self.n_features)
+        warnings.warn(
+            f"{self._name} is stored in chunks of {self.chunks}, which HDF5 reads whole: a mini-batch of {rows.size} "
+            f"samples makes it read {excess:.0f} times as many numbers as it needs, and an epoch reads each chunk "
+            f"{n_reads:.1f} times. Write the data by jax_mmf.write_permuted with rows_per_chunk=batch_size and the "
+            f"width of the solver's blocks as block_width, or give a batch_size of at least {self.chunks[0]}",
+            UserWarning,
+            stacklevel=4,
+        )
+
+    @cached_property
+    def _reads_whole_chunks(self) -> bool:
+        chunk_bytes = math.prod(self.chunks or ()) * self._dataset.dtype.itemsize
+        return self._dataset.id.get_create_plist().get_nfilters() > 0 or chunk_bytes <= self._cache_bytes
+
+    @property
+    def _bytes_per_row(self) -> int:
+        return self.n_features * self._dataset.dtype.itemsize
+
+    @property
+    def _cache_bytes(self) -> int:
+        return int(self._dataset.id.get_access_plist().get_chunk_cache()[1])
+
+
+def _covered(runs: list[tuple[int, int]], length: int) -> int:
+    """Numbers in the chunks, of some length, that runs touch; those that two runs touch count twice."""
+    return sum((-(-last // length) - first // length) * length for first, last in runs)

@@ -1,0 +1,99 @@
+"""What sources of the rows of a matrix have in common."""
+
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from jax_mmf.foreign import in_native_order
+from jax_mmf.typing import HostArray
+from jax_mmf.validation import check_real_dtype
+
+RUN = 16  # rows read in one piece from a disk: enough to amortise a seek, few enough to mix a mini-batch
+
+
+class MatrixSource:
+    """A matrix whose rows can be read in any order: a `Source` that can be closed, and a context manager that does so.
+
+    Args:
+      name: in error messages.
+      shape: ``(n, p)``.
+      dtype: as it is stored; what is read has the byte order of this machine.
+
+    Attributes:
+      n_samples: number of rows.
+      n_features: number of columns.
+      dtype: of what is read.
+      rows_per_read: number of consecutive rows that are best read in one piece.
+      permutation: the original feature of each column ``(p,)``, or None.
+      feature_names: of the columns, or None.
+      bytes_read: so far.
+
+    Raises:
+      TypeError: if the dtype is not of real numbers.
+      ValueError: if the shape is not that of a matrix with at least one row and column.
+    """
+
+    rows_per_read: int = 1
+    permutation: HostArray | None = None
+    feature_names: tuple[str, ...] | None = None
+
+    def __init__(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+        check_matrix(name, shape, dtype)
+        self._name, self._closed = name, False
+        self.n_samples, self.n_features = map(int, shape)
+        self.dtype: np.dtype[Any] = np.dtype(dtype).newbyteorder("=")
+        self.bytes_read = 0
+
+    def read(self, rows: HostArray, columns: HostArray | None = None) -> HostArray:
+        """Some rows, and some or all of their columns.
+
+        Args:
+          rows: ``(b,)`` row numbers.
+          columns: ``(s,)`` column numbers, or None for all.
+
+        Returns:
+          ``(b, s)`` or ``(b, p)``.
+
+        Raises:
+          ValueError: if the source, or the file behind it, was closed.
+        """
+        if self._closed:
+            raise ValueError(f"{self._name} was closed; read inside of the with block, or open it again")
+        return in_native_order(self._read(rows, columns))
+
+    def close(self) -> None:
+        """Let go of the data and of the file they are in. May be called again."""
+        self._closed = True
+
+    def __enter__(self) -> Self:
+        """The source itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
+        """What `read` gives, in any byte order; adds to ``bytes_read``."""
+        raise NotImplementedError
+
+
+def runs_of(indices: HostArray) -> list[tuple[int, int]]:
+    """Runs of consecutive numbers: ``[3, 4, 5, 9] -> [(3, 6), (9, 10)]``."""
+    if indices.size == 0:
+        return []
+    cuts = np.flatnonzero(np.diff(indices) != 1)
+    firsts, lasts = indices[np.r_[0, cuts + 1]], indices[np.r_[cuts, indices.size - 1]]
+    return [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
+
+
+def check_matrix(name: str, shape: tuple[int, ...], dtype: Any) -> None:
+    """Raise unless a shape and a dtype are those of a matrix of real numbers with at least one row and column."""
+    if len(shape) != 2:
+        raise ValueError(f"{name} must be 2-D, (n_samples, n_features); got shape {tuple(shape)}")
+    if 0 in shape:
+        raise ValueError(f"{name} must have at least one sample and one feature; got shape {tuple(shape)}")
+    check_real_dtype(name, dtype)

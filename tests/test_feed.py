@@ -1,0 +1,255 @@
+"""What a run asks of its source, and what it says where a source does not give it."""
+
+import itertools
+import warnings
+from fractions import Fraction
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jax_mmf as mmf
+from jax_mmf.io.held_out import count_held_out
+
+KEY = jax.random.key(0)
+N, P, K = 40, 6, 3
+X = np.random.default_rng(0).standard_normal((N, P)).astype("float32")
+SOLVER = mmf.OnlineFactorization(n_components=K, penalty=mmf.Ridge(0.1), constraint=mmf.L2Ball())
+
+
+def fit(source, **options):
+    return mmf.fit(SOLVER, source, key=KEY, **({"batch_size": 16} | options))
+
+
+# Samples held out
+
+
+@pytest.mark.parametrize(
+    ("held_out", "count"),
+    [
+        (None, 0),
+        (1, 1),
+        (99, 99),
+        (np.int8(7), 7),
+        (np.array(7), 7),
+        (jnp.array(7), 7),
+        (0.1, 10),
+        (np.float32(0.1), 10),
+        (np.float16(0.1), 10),
+        (np.array(0.1), 10),
+        (jnp.array(0.1), 10),
+        (Fraction(1, 4), 25),
+        (0.006, 1),
+        (0.994, 99),
+    ],
+)
+def test_whole_numbers_are_samples_and_others_are_shares(held_out, count):
+    assert count_held_out(held_out, 100) == count
+
+
+@pytest.mark.parametrize(
+    ("held_out", "error", "words"),
+    [
+        (1.0, ValueError, "share.*below 1; got 1.0. Give an int"),
+        (np.float32(1), ValueError, "share.*below 1"),
+        (2.0, ValueError, "share"),
+        (0.0, ValueError, "share.*above 0.*None to hold none out"),
+        (-0.1, ValueError, "share"),
+        (float("nan"), ValueError, "share.*nan"),
+        (float("inf"), ValueError, "share.*inf"),
+        (0, ValueError, "number of samples.*at least 1.*None to hold none out"),
+        (-1, ValueError, "number of samples"),
+        (100, ValueError, "below the 100 of source"),
+        (np.array(100), ValueError, "below the 100 of source"),
+        (0.004, ValueError, "held_out=0.004 of 100 samples is less than one; give another share"),
+        (0.996, ValueError, "held_out=0.996 of 100 samples is all of them"),
+        (True, TypeError, "got True"),
+        (np.True_, TypeError, "True"),
+        (np.array(True), TypeError, "True"),
+        ("0.1", TypeError, "'0.1'"),
+        (1j, TypeError, "1j"),
+        (np.datetime64("2020"), TypeError, "2020"),
+    ],
+)
+def test_numbers_that_hold_out_nothing_or_everything(held_out, error, words):
+    with pytest.raises(error, match=words) as caught:
+        count_held_out(held_out, 100)
+    assert str(caught.value).startswith("held_out")
+
+
+def test_scalar_arrays_are_numbers_in_fit():
+    for held_out in (np.array(4), jnp.array(4), np.array(0.1), jnp.array(0.1)):
+        assert fit(X, held_out=held_out).history[-1].n_samples == N - 4
+    with pytest.raises(ValueError, match="iterable of batches, got 4"):
+        fit([X], held_out=4)
+
+
+@pytest.mark.parametrize("held_out", [X[:3].tolist(), X[:3].astype(">f8"), np.asarray(X[:3], "float64")])
+def test_samples_of_their_own_are_held_out_whatever_holds_them(held_out):
+    assert fit(X, held_out=held_out).history[-1].objective == fit(X, held_out=X[:3]).history[-1].objective
+
+
+def test_no_samples_of_their_own_are_refused():
+    with pytest.raises(ValueError, match="held_out must hold at least one sample"):
+        fit(X, held_out=X[:0])
+
+
+# Sources that do not do what they should
+
+
+class Mine:
+    """A source of a user's own, some reads of which are spoiled."""
+
+    n_samples, n_features, dtype, rows_per_read, permutation, bytes_read = N, P, X.dtype, 1, None, 0
+
+    def __init__(self, spoil):
+        self.spoil, self.n_reads = spoil, 0
+
+    def read(self, rows, columns=None):
+        self.n_reads += 1
+        x = X[rows] if columns is None else X[np.ix_(rows, columns)]
+        return x if self.n_reads < 3 else self.spoil(x)
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x[1:], lambda x: x[:, 1:], lambda x: x[:0], lambda x: x[0], lambda x: x.T])
+def test_reads_of_the_wrong_shape_are_an_error(spoil):
+    with pytest.raises(ValueError, match=r"source.read must give an array of shape \(16, 6\)") as caught:
+        fit(Mine(spoil))
+    assert int(caught.value.result.state.step) >= 1
+
+
+def test_sources_may_give_lists_and_another_byte_order():
+    want = fit(X).state.dictionary
+    for spoil in (np.ndarray.tolist, lambda x: x.astype(">f4"), jnp.asarray):
+        np.testing.assert_array_equal(fit(Mine(spoil)).state.dictionary, want)
+
+
+@pytest.mark.parametrize("what", [{"n_features": 0}, {"n_samples": 0}, {"dtype": np.dtype(complex)}])
+def test_sources_of_nothing_are_refused(what):
+    source = Mine(None)
+    vars(source).update(what)
+    with pytest.raises((ValueError, TypeError), match="source must"):
+        fit(source)
+
+
+def test_batches_that_can_be_iterated_over_once_and_hide_it():
+    class Once:
+        batches = iter([X[:20], X[20:]])
+
+        def __iter__(self):
+            yield from self.batches
+
+    with pytest.raises(ValueError, match="no batches in epoch 2.*n_epochs=1") as caught:
+        fit(Once(), n_epochs=3)
+    assert int(caught.value.result.state.step) == 2
+
+
+@pytest.mark.parametrize("read_ahead", [0, 2])
+def test_error_in_the_middle_of_a_run_names_the_batch_and_keeps_the_result(read_ahead):
+    def batches():
+        yield X[:20]
+        yield X[20:]
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        fit(batches(), read_ahead=read_ahead)
+    assert any("batch 2" in note for note in caught.value.__notes__)
+    assert int(caught.value.result.state.step) == 2
+
+
+class Files:
+    """Batches out of a file that is open while they are iterated over."""
+
+    def __init__(self, batches):
+        self.batches, self.n_open = batches, 0
+
+    def __iter__(self):
+        self.n_open += 1
+        try:
+            yield from self.batches
+        finally:
+            self.n_open -= 1
+
+
+@pytest.mark.parametrize("read_ahead", [0, 2])
+@pytest.mark.parametrize("n_epochs", [1, 2])
+def test_no_file_stays_open_after_an_error(read_ahead, n_epochs):
+    files = Files([X, X, X])
+
+    def fail(event):
+        if event.step == 3 * n_epochs - 2:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        fit(files, callbacks=[fail], read_ahead=read_ahead, n_epochs=n_epochs)
+    assert caught.value.result is not None  # and so the frames of the run, which hold the source, are still there
+    assert files.n_open == 0
+
+
+def test_iterator_goes_on_after_a_run_that_ended_early():
+    batches = iter([X, X + 1, X + 2])
+    fit(batches, callbacks=[lambda event: True], read_ahead=0)
+    np.testing.assert_array_equal(next(batches), X + 1)
+
+
+def test_endless_batches_end_with_the_run():
+    result = fit(itertools.repeat(X), callbacks=[lambda event: event.step == 3])
+    assert int(result.state.n_samples) == 3 * N
+
+
+# Chunks that are read again and again
+
+
+def chunked(path, chunks, **options):
+    with h5py.File(path, "w") as file:
+        data = np.random.default_rng(0).standard_normal((400, 512)).astype("float32")
+        file.create_dataset("X", data=data, chunks=chunks, **options)
+    return h5py.File(path, rdcc_nbytes=1024)["X"]
+
+
+PARTIAL = mmf.OnlineFactorization(
+    n_components=K,
+    penalty=mmf.Ridge(0.1),
+    constraint=mmf.L2Ball(),
+    subset=mmf.BlockSubset(reduction=4, n_blocks=32),
+    partial_b=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("solver", "chunks", "batch_size", "words"),
+    [
+        (SOLVER, (200, 512), 25, r"\(200, 512\).*batch of 25 samples.* 8 times.*each chunk 8.0 times.*at least 200"),
+        (PARTIAL, (100, 512), 100, r"batch of 100 samples.* 4 times as many numbers.*each chunk 1.0 times"),
+    ],
+)
+def test_compressed_chunks_that_are_read_many_times_are_warned_of_once(solver, chunks, batch_size, words, tmp_path):
+    data = chunked(tmp_path / "x.h5", chunks, compression="gzip")
+    with pytest.warns(UserWarning, match=words) as caught:
+        mmf.fit(solver, data, key=KEY, batch_size=batch_size, n_epochs=2)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    data.file.close()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "options", "batch_size"),
+    [((25, 512), {"compression": "gzip"}, 25), ((200, 512), {"compression": "gzip"}, 100), ((200, 512), {}, 25)],
+)
+def test_chunks_that_suit_the_batches_are_no_reason_to_warn(chunks, options, batch_size, tmp_path):
+    data = chunked(tmp_path / "x.h5", chunks, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mmf.fit(SOLVER, data, key=KEY, batch_size=batch_size)
+    data.file.close()
+
+
+def test_permuted_file_written_for_a_solver_is_no_reason_to_warn(tmp_path):
+    x = np.random.default_rng(0).standard_normal((400, 512)).astype("float32")
+    width = PARTIAL.subset.layout(512)[0]
+    mmf.write_permuted(tmp_path / "x.h5", x, key=KEY, block_width=width, rows_per_chunk=100)
+    with h5py.File(tmp_path / "x.h5", rdcc_nbytes=0) as file, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mmf.fit(PARTIAL, file["X"], key=KEY, batch_size=100)
