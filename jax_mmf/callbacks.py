@@ -192,7 +192,7 @@ class ProgressBar:
 
     def __call__(self, event: Event, /) -> None:
         """Show a step."""
-        if self._bar.desc:
+        if not self._bar.disable and self._bar.desc:
             self._bar.set_description_str("", refresh=False)
         self._bar.update()
         if event.record is not None:

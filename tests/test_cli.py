@@ -325,23 +325,26 @@ def test_options_that_the_run_would_not_look_at(arguments, words, run, data, tmp
     fails(run, tmp_path, words, "fit", data, "-o", "m.h5", *OPTIONS, *arguments)
 
 
+@pytest.mark.filterwarnings("always:fit has learned nothing")
 def test_a_run_that_learns_nothing_says_so_with_the_scale(run, data, tmp_path):
     code, _, err = run("fit", data, "-o", "m.h5", "--alpha", 1000, *OPTIONS)
     assert code == 0
-    dictionary = np.asarray(mmf.load_model("m.h5").state.dictionary)
-    limit = np.abs(X[:64] @ dictionary.T).max()
-    for word in ("nothing was learned", f"{limit:.3g}", "1000", "--alpha auto"):
+    assert len(err.splitlines()) == 1
+    assert err.startswith("jax-mmf: warning: ")
+    for word in ("learned nothing", "1e+03", "alpha_max="):
         assert word in err
     np.save(tmp_path / "zeros.npy", np.zeros((20, 6), "float32"))
     err = run("fit", "zeros.npy", "-o", "z.h5", *OPTIONS)[2]
-    assert "zeros" in err
+    assert "zero" in err
 
 
-def test_alpha_is_a_share_of_the_strength_at_which_codes_vanish(run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(mmf, "RelativeAlpha", lambda share: 100 * share, raising=False)
-    for text, share in (("auto", 10), ("25%", 25), ("7.5%", 7.5)):
+def test_alpha_is_a_share_of_the_strength_at_which_codes_vanish(run, data, tmp_path):
+    """The strength is found once, by `fit`; the model has the number."""
+    for text, share in (("auto", 0.1), ("25%", 0.25), ("7.5%", 0.075)):
         assert run("fit", data, "-o", "m.h5", "--alpha", text, *OPTIONS)[0] == 0
-        assert mmf.load_model("m.h5").solver.penalty.alpha == pytest.approx(share)
+        solver = mmf.OnlineFactorization(n_components=K, penalty=mmf.Lasso(mmf.RelativeAlpha(share)))
+        want = mmf.fit(solver, mmf.open_source(data), key=jax.random.key(0), batch_size=16).solver.penalty.alpha
+        assert mmf.load_model("m.h5").solver.penalty.alpha == pytest.approx(want, rel=1e-6)
     for text in ("0%", "100%", "x%", "-5%", "nan%"):
         fails(run, tmp_path, ["--alpha", "auto", "10%"], "fit", data, "-o", "n.h5", "--alpha", text, *OPTIONS)
 
@@ -796,9 +799,9 @@ def slow_fit(folder, log):
     code = (
         "import sys, time, jax_mmf as mmf\n"
         "from jax_mmf import cli\n"
-        "from jax_mmf.cli.report import Log\n"
-        "show = Log.__call__\n"
-        "Log.__call__ = lambda self, event: (show(self, event), print('step', flush=True), time.sleep(5))[0]\n"
+        "show = mmf.JSONLines.__call__\n"
+        "slow = lambda self, event: (show(self, event), print('step', flush=True), time.sleep(5))[0]\n"
+        "mmf.JSONLines.__call__ = slow\n"
         f"sys.argv = ['jax-mmf', 'fit', 'x.h5', '-o', 'm.h5', '-k', '4', '-q', '--log', {log!r}]\n"
         "cli.main()\n"
     )

@@ -45,7 +45,7 @@ class _Alpha(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
         try:
             if text.endswith("%"):
                 percent = Real(0, 100, min_open=True, max_open=True).convert(text[:-1], param, ctx)
-                return mmf.RelativeAlpha(percent / 100)  # type: ignore[attr-defined]
+                return mmf.RelativeAlpha(percent / 100)
             return Real(min=0).convert(text, param, ctx)
         except click.BadParameter as error:
             self.fail(f"{error.message} Give a number that is at least 0, auto, or a share such as 10%", param, ctx)
@@ -127,12 +127,14 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
 
     def save(result: FitResult) -> list[Record]:
         records = report.joined(history, result.history)
-        mmf.save_model(output, solver, result.state, [r._asdict() for r in records], run=run)
+        mmf.save_model(output, result.solver, result.state, [r._asdict() for r in records], run=run)
         return records
 
     note = "jax-mmf: ending after this step; once more to stop at once"
-    with deferred_interrupt(note) as interrupted, report.progress(quiet=options["quiet"]) as show:
-        callbacks: tuple[Callback, ...] = (show, report.Log(options["log"]), lambda _: interrupted())
+    callbacks: list[Callback] = [mmf.ProgressBar(disable=options["quiet"] or None)]
+    if options["log"] is not None:
+        callbacks.append(mmf.JSONLines(options["log"]))
+    with deferred_interrupt(note) as interrupted:
         try:
             result = mmf.fit(
                 solver, source, key=key, state=state, n_epochs=options["epochs"], dtype=options["dtype"],
@@ -149,12 +151,9 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
     if plot is not None:
         from jax_mmf.plotting import plot_history
 
-        title = f"{data.name}: {solver.n_components} atoms, {solver.penalty!r}, {solver.constraint!r}"
+        title = f"{data.name}: {solver.n_components} atoms, {result.solver.penalty!r}, {solver.constraint!r}"
         plot_history(plot, {data.name: records}, title=title)
     _summarize(records, output, evaluated=run["held_out"] is not None, went=bool(result.history))
-    if records and records[-1].n_dead == solver.n_components:
-        text = report.nothing_learned(solver, result.state.dictionary, source)
-        click.echo(f"jax-mmf: warning: {text}", err=True)
     return 130 if interrupted() else 0
 
 
