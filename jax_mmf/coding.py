@@ -1,6 +1,5 @@
 """Codes of samples in a dictionary, and their derivatives."""
 
-import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +17,10 @@ from jax_mmf.parts import in_parts, parts_of
 from jax_mmf.penalties import Penalty, is_ridge, penalty_value
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, ArrayLike, Float
+from jax_mmf.user_warnings import warn, warn_of_blas_threads
 from jax_mmf.validation import as_real_array, check_methods, check_shape
+
+_ON_THE_BALL = 1e-3  # difference from one, of the norms of atoms that were learned on a ball
 
 
 class ConvergenceWarning(UserWarning):
@@ -123,10 +125,13 @@ def _encode_rows(
     parts = parts_of(solver, rows, dictionary, penalty, mask)
     if parts is None:
         return _encode(dictionary, None, rows, penalty, mask, solver)
+    if is_ridge(penalty):
+        warn_of_blas_threads(k)
     # In a function that is traced, but of constants alone, codes are a constant too, and worked out here and now.
     with jax.ensure_compile_time_eval():
         if rows.init is not None and not np.isfinite(np.asarray(rows.init)).all():
             raise ValueError("init holds nan or infinity; start from zeros, by init=None, or from finite codes")
+        _warn_if_swapped(dictionary, rows.x)
         gram = _shared_gram(dictionary, mask) if rows.mask is None else None
         codes, info = in_parts(lambda part: _encode(dictionary, gram, part, penalty, mask, solver), rows, parts)
         _check_codes(dictionary, rows, mask, codes)
@@ -152,16 +157,29 @@ def _check_codes(dictionary: Array, rows: _Rows, shared_mask: Array | None, code
     raise FloatingPointError(f"codes are not finite: {codes.dtype} overflowed; scale dictionary and x, or use float64")
 
 
+def _warn_if_swapped(dictionary: Array, x: Array) -> None:
+    """Warn where x looks like a dictionary, in the order of scikit-learn's arguments: a few rows, all of norm one."""
+    if not 1 < x.shape[0] < dictionary.shape[0]:
+        return
+    rows, atoms = np.asarray(x), np.asarray(dictionary)
+    for order in (1, 2):
+        norms, others = (np.linalg.norm(a, order, axis=1) for a in (rows, atoms))
+        if np.abs(norms - 1).max() < _ON_THE_BALL and (np.abs(others - 1) > _ON_THE_BALL).all():
+            warn(
+                f"encode(dictionary, x, penalty) takes the dictionary first: all {len(rows)} rows of x have norm 1, as "
+                f"atoms have, and none of the {len(atoms)} rows of dictionary has. Are they in the wrong order?"
+            )
+
+
 def _warn_unless_converged(info: SolveInfo) -> None:
     converged = np.asarray(info.converged)
     if not converged.all():
         n_open = converged.size - int(converged.sum())
-        warnings.warn(
+        warn(
             f"codes of {n_open} of {converged.size} samples are not within the tolerance of the solver: the largest "
             f"duality gap is {np.asarray(info.gap).max():.1e} of the objective. Give the solver more max_iter or a "
             "larger tol, raise alpha, or compute in float64",
             ConvergenceWarning,
-            stacklevel=5,
         )
 
 

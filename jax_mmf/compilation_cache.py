@@ -4,11 +4,12 @@ import hashlib
 import os
 import platform
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from jax_mmf.user_warnings import warn
 
 
 def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
@@ -48,7 +49,7 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
         text = (
             f"compiled programs are not kept: can't write the folder {folder} ({reason}); set XDG_CACHE_HOME to another"
         )
-        warnings.warn(text, UserWarning, stacklevel=2)
+        warn(text)
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

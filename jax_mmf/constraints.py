@@ -125,12 +125,24 @@ class L2Ball:
         """Nearest point of the ball, in closed form; arguments as in `ElasticNetBall.project`."""
         atom = _nonneg_part(atom, self.nonneg)
         radius = jnp.asarray(self.radius if radius is None else radius, atom.dtype)
-        positive = radius > 0
-        wanted = jnp.sqrt(jnp.where(positive, radius, 1))
+        limits, gauge = jnp.finfo(atom.dtype), self.gauge(atom)
+        usual = (gauge > limits.tiny / limits.eps) & (gauge < limits.max)
+        # Of squares that are out of range, those of the normalised atom are taken, which costs two passes more.
+        point = lax.cond(usual, self._shrink, self._shrink_normalised, atom, radius)
+        return jnp.where(radius > 0, point, 0)
+
+    def _shrink(self, atom: Array, radius: Array) -> Array:
+        gauge = self.gauge(atom)
+        outside = gauge > radius
+        # The inner `where` keeps derivatives finite inside the ball and at radius zero.
+        ratio = jnp.where(outside & (radius > 0), radius / jnp.where(outside, gauge, 1), 1)
+        return atom * jnp.sqrt(ratio)
+
+    def _shrink_normalised(self, atom: Array, radius: Array) -> Array:
+        wanted = jnp.sqrt(jnp.where(radius > 0, radius, 1))
         zero, unit, inverse = _normalised(atom)
         norm = jnp.sqrt(jnp.where(zero, 1, jnp.sum(unit**2)))
-        outside = norm > wanted * inverse
-        return jnp.where(positive, jnp.where(outside, unit * (wanted / norm), atom), 0)
+        return jnp.where(norm > wanted * inverse, unit * (wanted / norm), atom)
 
     def scale(self, atom: Array) -> Array:
         """Stretch or shrink an atom ``(p,)`` so that its squared norm is the radius; zeros stay zeros."""

@@ -1,10 +1,12 @@
 """Evaluation in the course of a run: objectives, the clock, and signs that nothing is learned."""
 
 import time
+import warnings
 
 import jax
 import jax.numpy as jnp
 
+from jax_mmf.coding import ConvergenceWarning
 from jax_mmf.io.feed import Item
 from jax_mmf.linalg import matmul
 from jax_mmf.metrics import objective
@@ -28,7 +30,7 @@ class Evaluation:
 
     def __init__(self, solver: OnlineFactorization, samples: Array | None) -> None:
         self._solver, self._pieces = solver, list[Array]()
-        self.n_held_out = 0
+        self.n_held_out, self._told = 0, False
         if samples is not None:
             self.n_held_out = samples.shape[0]
             # Pieces of one size, for one program; samples of zeros fill up the last one, whose objective is zero.
@@ -58,7 +60,11 @@ class Evaluation:
         )
 
     def _of_held_out(self, state: State) -> float:
-        total = sum(float(objective(state.dictionary, piece, self._solver.penalty)) for piece in self._pieces)
+        with warnings.catch_warnings():
+            if self._told:  # once a run
+                warnings.simplefilter("ignore", ConvergenceWarning)
+            total = sum(float(objective(state.dictionary, piece, self._solver.penalty)) for piece in self._pieces)
+        self._told = True
         return total * self._pieces[0].shape[0] / self.n_held_out
 
     def _of_batch(self, state: State, item: Item, info: Info) -> float:

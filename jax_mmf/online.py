@@ -5,7 +5,6 @@ static. Its methods are pure functions of a `State`, jitted with the configurati
 compiles nothing, ``jax.vmap`` over a batch of them trains a whole path, and ``jax.grad`` reaches them.
 """
 
-import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -25,6 +24,7 @@ from jax_mmf.state import Info, State
 from jax_mmf.statistics import MaskedStatistics, Memory, Statistics
 from jax_mmf.subsampling import FeatureSubset, FullSubset, Subset
 from jax_mmf.typing import Array, ArrayLike, Key
+from jax_mmf.user_warnings import warn
 from jax_mmf.validation import as_real_array, check_count, check_methods, check_shape
 
 _FEW_BLOCKS = 16  # with fewer, partial statistics end measurably higher
@@ -115,7 +115,7 @@ class OnlineFactorization:
             if n_blocks == 1:
                 raise ValueError(f"{reason}, and the run fails; use n_blocks=32, or partial_b=False")
             if n_blocks < _FEW_BLOCKS:
-                warnings.warn(f"{reason}; use n_blocks=32, or partial_b=False", UserWarning, stacklevel=3)
+                warn(f"{reason}; use n_blocks=32, or partial_b=False")
 
     def __repr__(self) -> str:
         """With the parts that are not the default ones."""
@@ -198,7 +198,8 @@ class OnlineFactorization:
 
         Args:
           state: before the step.
-          x: ``(b, p)``, or one sample ``(p,)``; any batch size, each of which compiles once. Cast to the state's dtype.
+          x: ``(b, p)``, or one sample ``(p,)``. Cast to the state's dtype. Outside of transformations, batches of all
+            sizes up to the next power of two share a compiled program; inside, each size has its own.
           memory: rows of the samples, with averaged statistics.
           codes: ``(b, k)`` to start the code solver from; zeros by default.
 
@@ -289,9 +290,9 @@ class OnlineFactorization:
         if memory is not None:
             check_shape("memory.beta", memory.beta, (batch, self.n_components), "(batch, n_components)")
 
-    def _start(self, codes: ArrayLike | None, state: State, batch: int) -> Array:
+    def _start(self, codes: ArrayLike | None, state: State, batch: int) -> Array | None:
         if codes is None:
-            return jnp.zeros((batch, self.n_components), state.dictionary.dtype)
+            return None
         codes = as_real_array("codes", codes, ndim=(2,), dtype=state.dictionary.dtype)
         check_shape("codes", codes, (batch, self.n_components), "(batch, n_components)")
         return codes

@@ -51,24 +51,33 @@ def parts_of(solver: Any, rows: Any, *inputs: Any) -> Parts | None:
       inputs: pytrees of all that the result depends on beside the rows. A number of a penalty that is traced is
         enough for a transformation.
     """
-    leaves = jax.tree.leaves((solver, rows, inputs))
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
-        return None
-    devices = {device for leaf in leaves if isinstance(leaf, jax.Array) for device in leaf.devices()}
-    if len(devices) > 1:
+    platforms = places_of(solver, rows, inputs)
+    if platforms is None:
         return None
     samples = jax.tree.leaves(rows)[0]
     n_samples = samples.shape[0]
-    if any(device.platform != "cpu" for device in devices):
-        return Parts(_power_of_two(n_samples), 1, on_host=False)
+    if platforms - {"cpu"}:
+        return Parts(power_of_two(n_samples), 1, on_host=False)
     sequential = getattr(solver, "sequential", False)
     n_threads = max(1, min(_n_cores(), n_samples // _FEWEST)) if sequential else 1
-    size = min(_MOST, _power_of_two(-(-n_samples // n_threads)))
+    size = min(_MOST, power_of_two(-(-n_samples // n_threads)))
     if n_threads > 1:
         size = max(_FEWEST, size // 2)  # more parts than threads are shared out more evenly
     row_bytes = max(1, samples.nbytes // n_samples)
-    size = max(1, min(size, _power_of_two(_MOST_BYTES // row_bytes + 1) // 2))
+    size = max(1, min(size, power_of_two(_MOST_BYTES // row_bytes + 1) // 2))
     return Parts(size, n_threads, on_host=True)
+
+
+def places_of(*inputs: Any) -> set[str] | None:
+    """The platform of the one device that arrays are on; nothing, if all are on the host; None if something is traced.
+
+    And None for arrays that are spread over devices, which stay where they are.
+    """
+    leaves = jax.tree.leaves(inputs)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return None
+    devices = {device for leaf in leaves if isinstance(leaf, jax.Array) for device in leaf.devices()}
+    return None if len(devices) > 1 else {device.platform for device in devices}
 
 
 def in_parts(function: Callable[[Any], Any], rows: Any, parts: Parts) -> Any:
@@ -84,8 +93,7 @@ def in_parts(function: Callable[[Any], Any], rows: Any, parts: Parts) -> Any:
     if size == n_samples:
         return function(rows)
     if not parts.on_host:
-        padded = jax.tree.map(lambda a: jnp.pad(a, [(0, size - n_samples)] + [(0, 0)] * (a.ndim - 1)), rows)
-        return jax.tree.map(lambda a: a[:n_samples], function(padded))
+        return jax.tree.map(lambda a: a[:n_samples], function(filled_up(rows, size)))
     on_host = jax.tree.map(np.asarray, rows)
     settings: Any = jax.config
     x64, device = settings.jax_enable_x64, settings.jax_default_device
@@ -105,6 +113,13 @@ def in_parts(function: Callable[[Any], Any], rows: Any, parts: Parts) -> Any:
         last = min(first + size, n_samples)
         jax.tree.map(functools.partial(_paste, first, last), joined, result)
     return jax.tree.map(jax.device_put, joined)
+
+
+def filled_up(rows: Any, size: int) -> Any:
+    """Arrays ``(n, ...)`` of one device, with rows of zeros up to a size. On CPU no program is compiled for that."""
+    if (places_of(rows) or set()) <= {"cpu"}:
+        return jax.tree.map(lambda a: _cut(np.asarray(a), 0, size), rows)
+    return jax.tree.map(lambda a: jnp.pad(a, [(0, size - a.shape[0])] + [(0, 0)] * (a.ndim - 1)), rows)
 
 
 def _cut(array: HostArray, first: int, size: int) -> Array:
@@ -130,7 +145,7 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> HostArray:
     return buffer[start : start + n_bytes].view(dtype).reshape(shape)
 
 
-def _power_of_two(n: int) -> int:
+def power_of_two(n: int) -> int:
     """The smallest power of two that is not below n."""
     return 1 << max(0, n - 1).bit_length()
 

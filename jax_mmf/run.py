@@ -1,7 +1,6 @@
 """Where a run is: its history, and the states that it keeps."""
 
 import math
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from jax_mmf.result import Best, FitResult, Record
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory
 from jax_mmf.typing import Key
+from jax_mmf.user_warnings import warn
 
 
 class Run:
@@ -51,9 +51,7 @@ class Run:
         reason = None if self._warned else why_nothing_is_learned(self.solver.penalty, self.state, self.item, self.info)
         if reason is not None:
             self._warned = True
-            warnings.warn(
-                f"fit has learned nothing up to step {self.step}: {reason}", UserWarning, stacklevel=3
-            )  # of the caller of fit
+            warn(f"fit has learned nothing up to step {self.step}: {reason}")
         return record
 
     def result(self, stopped_by: str) -> FitResult:

@@ -1,6 +1,7 @@
 """The step of online matrix factorization, as pure functions of a configuration and a state."""
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from jax_mmf.constraints import Constraint
 from jax_mmf.dictionary_update import DictionaryProblem
 from jax_mmf.initialization import RandomSamples
 from jax_mmf.linalg import all_finite, map_rows, matmul
+from jax_mmf.parts import filled_up, places_of, power_of_two
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory, View
 from jax_mmf.subsampling import Subset
@@ -86,7 +88,7 @@ def step_whole(
     state: State,
     x: Array,
     memory: Memory | None,
-    codes: Array,
+    codes: Array | None,
     filled: Filled | None = None,
 ) -> tuple[State, Info]:
     """`OnlineFactorization.update` after its checks, not jitted. Without ``filled``, all rows are samples."""
@@ -101,15 +103,67 @@ def step_partial(
     x_subset: Array,
     subset: Subset,
     memory: Memory | None,
-    codes: Array,
+    codes: Array | None,
     filled: Filled | None = None,
 ) -> tuple[State, Info]:
     """`OnlineFactorization.partial_update` after its checks, not jitted. Without ``filled``, all rows are samples."""
     return _step(solver, state, None, subset.drop_invalid(x_subset), subset, memory, codes, filled)
 
 
-update = jax.jit(step_whole)
-partial_update = jax.jit(step_partial)
+_step_whole = jax.jit(step_whole)
+_step_partial = jax.jit(step_partial)
+
+
+def update(
+    solver: "OnlineFactorization", state: State, x: Array, memory: Memory | None, codes: Array | None
+) -> tuple[State, Info]:
+    """`OnlineFactorization.update` after its checks; where nothing is traced, batches of many sizes share a program."""
+    return _fill_up(lambda *rows: _step_whole(solver, state, *rows), solver, state, x, memory, codes)
+
+
+def partial_update(
+    solver: "OnlineFactorization",
+    state: State,
+    x_subset: Array,
+    subset: Subset,
+    memory: Memory | None,
+    codes: Array | None,
+) -> tuple[State, Info]:
+    """`OnlineFactorization.partial_update` after its checks, with programs as in `update`."""
+    step = lambda x, *rows: _step_partial(solver, state, x, subset, *rows)  # noqa: E731
+    return _fill_up(step, solver, state, x_subset, memory, codes)
+
+
+def _fill_up(
+    step: Callable[..., tuple[State, Info]],
+    solver: "OnlineFactorization",
+    state: State,
+    x: Array,
+    memory: Memory | None,
+    codes: Array | None,
+) -> tuple[State, Info]:
+    """A step on a batch that is filled up to a power of two; on the batch as it is under a transformation."""
+    n_samples = x.shape[0]
+    size = power_of_two(n_samples)
+    if size == n_samples or places_of(solver, state, x, memory, codes) is None:
+        return step(x, memory, codes)
+    x, memory, codes = filled_up((x, memory, codes), size)
+    state, info = step(x, memory, codes, fill(solver, state.n_samples, n_samples))
+    return state, of_samples(info, n_samples)
+
+
+@jax.jit
+def fill(solver: "OnlineFactorization", n_before: Array, n_samples: int | Array) -> Filled:
+    """The number and weight of samples after ``n_before`` others; one program for batches of all sizes."""
+    n_samples = jnp.asarray(n_samples, jnp.int32)
+    return Filled(n_samples, solver.forgetting.weight(n_before, n_samples))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def of_samples(info: Info, n_samples: int) -> Info:
+    """Without the rows that are no samples."""
+    rows = {name: getattr(info, name) for name in ("codes", "gap", "n_iter", "memory")}
+    return info._replace(**jax.tree.map(lambda a: a[:n_samples], rows))
 
 
 def _step(
@@ -119,7 +173,7 @@ def _step(
     x_subset: Array,
     subset: Subset,
     memory: Memory | None,
-    start: Array,
+    start: Array | None,
     filled: Filled | None,
 ) -> tuple[State, Info]:
     """One step of [TSP18], algorithm 3; [ICML16], algorithm 1, with partial B."""
@@ -134,6 +188,7 @@ def _step(
     else:
         size, weight = filled.n_samples, filled.weight.astype(dtype)
     regression, memory = solver.statistics.estimate(view, memory)
+    start = jnp.zeros_like(regression.beta) if start is None else start
     codes, solved = solve_codes(
         regression.gram,
         regression.beta,

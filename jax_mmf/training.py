@@ -14,13 +14,14 @@ from jax_mmf.interrupt import deferred_interrupt
 from jax_mmf.io.feed import Feed, Item
 from jax_mmf.io.prefetch import prefetch
 from jax_mmf.online import OnlineFactorization
-from jax_mmf.penalties import has_relative_alpha, resolve_alpha
+from jax_mmf.penalties import has_relative_alpha, is_ridge, resolve_alpha
 from jax_mmf.result import Best, FitResult, Record
 from jax_mmf.run import Run
 from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory
-from jax_mmf.step import Filled, step_partial, step_whole
+from jax_mmf.step import fill, of_samples, step_partial, step_whole
 from jax_mmf.typing import Array, HostArray, Key
+from jax_mmf.user_warnings import warn_of_blas_threads
 from jax_mmf.validation import check_count, check_shape
 
 __all__ = [
@@ -109,6 +110,8 @@ def fit(
         raise ValueError("fit takes key, for a new run, or state, to go on with one; give one of the two")
     if state is not None and not isinstance(state, State):
         raise TypeError(f"state must be a State, such as result.state; got {type(state).__name__}")
+    if is_ridge(solver.penalty):
+        warn_of_blas_threads(solver.n_components)
     callbacks = checked(callbacks) + ((ProgressBar(),) if verbose else ())
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
     feed = Feed(
@@ -179,33 +182,19 @@ def _put_rows(memory: Memory, rows: Array, new: Memory) -> Memory:
     return jax.tree.map(lambda a, b: a.at[rows].set(b), memory, new)
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _fill(solver: OnlineFactorization, n_before: Array, n_samples: int) -> Filled:
-    return Filled(jnp.asarray(n_samples, jnp.int32), solver.forgetting.weight(n_before, n_samples))
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _of_samples(info: Info, n_samples: int) -> Info:
-    """Without the rows that are no samples."""
-    rows = {name: getattr(info, name) for name in ("codes", "gap", "n_iter", "memory")}
-    return info._replace(**jax.tree.map(lambda a: a[:n_samples], rows))
-
-
 def _advance(
     solver: OnlineFactorization, state: State, memory: Memory | None, item: Item
 ) -> tuple[State, Memory | None, Info]:
-    size = item.x.shape[0]
-    start = jnp.zeros((size, solver.n_components), item.x.dtype)
     rows = None if item.rows is None else _take_rows(memory, item.rows)
     # Whole batches too: it is one program then.
-    filled = _fill(solver, state.n_samples, item.n_samples)
+    filled = fill(solver, state.n_samples, item.n_samples)
     if item.subset is None:
-        state, info = _step_whole(solver, state, item.x, rows, start, filled)
+        state, info = _step_whole(solver, state, item.x, rows, None, filled)
     else:
-        state, info = _step_partial(solver, state, item.x, item.subset, rows, start, filled)
+        state, info = _step_partial(solver, state, item.x, item.subset, rows, None, filled)
     if rows is not None:
         memory = _put_rows(memory, item.rows, info.memory)
-    return state, memory, info if item.n_samples == size else _of_samples(info, item.n_samples)
+    return state, memory, info if item.n_samples == item.x.shape[0] else of_samples(info, item.n_samples)
 
 
 def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFactorization, State]:

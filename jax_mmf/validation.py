@@ -1,6 +1,7 @@
 """Checks of arguments, with messages that name the argument, what came, what was expected and what to do."""
 
 import numbers
+import os
 from typing import Any
 
 import jax
@@ -9,6 +10,27 @@ import numpy as np
 
 from jax_mmf.foreign import as_array
 from jax_mmf.typing import Array
+
+_process: int | None = None
+
+
+def check_process() -> None:
+    """Raise in a process that was forked after the library was used: JAX hangs there.
+
+    The threads of XLA are not in the child. A process that forks before the first use is fine.
+
+    Raises:
+      RuntimeError: in the child.
+    """
+    global _process  # noqa: PLW0603 - the process is one
+    pid = os.getpid()
+    if _process is None:
+        _process = pid
+    elif _process != pid:
+        raise RuntimeError(
+            "this process was forked from one that had used JAX, whose threads a fork does not copy: JAX would hang. "
+            'Start workers with multiprocessing.get_context("spawn") or "forkserver", or fork before the first use'
+        )
 
 
 def check_real(
@@ -136,6 +158,7 @@ def as_real_array(name: str, value: Any, *, ndim: tuple[int, ...], dtype: Any = 
       TypeError: for text, objects and complex numbers.
       ValueError: for another number of axes, masked entries, and numbers that the dtype can't hold.
     """
+    check_process()
     array = as_array(name, value)
     check_real_dtype(name, array.dtype)
     dtype = computing_dtype(array.dtype) if dtype is None else jax.dtypes.canonicalize_dtype(dtype)

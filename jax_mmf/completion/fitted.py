@@ -11,10 +11,11 @@ import numpy as np
 from jax_mmf.completion.factors import Factors, predict, score_all
 from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, positions_or_warning
 from jax_mmf.completion.model import Model
-from jax_mmf.completion.ragged import power_of_two, ragged_rows
+from jax_mmf.completion.ragged import ragged_rows
 from jax_mmf.completion.ratings import Ratings
+from jax_mmf.parts import power_of_two
 from jax_mmf.typing import Array, HostArray
-from jax_mmf.validation import check_choice, check_count
+from jax_mmf.validation import check_choice, check_count, check_process
 
 _SCORES = 1 << 24  # that are in memory at once
 _PREDICTIONS = 1 << 20
@@ -111,6 +112,7 @@ class Fitted:
 
     def predict_positions(self, users: HostArray, items: HostArray) -> HostArray:
         """As `predict`, by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 for unknown."""
+        check_process()
         n, factors = len(users), self.factors
         out = np.empty(n, np.float32)
         size = min(_PREDICTIONS, power_of_two(n)) if n else 0
@@ -162,6 +164,7 @@ class Fitted:
         Items that nothing was learned of are not among them. Users of whom nothing is known get the items with the most
         ratings, where biases of items don't say better.
         """
+        check_process()
         factors, n_items = self.factors, self.ratings.n_items
         width = min(n, n_items)
         columns = np.full((len(users), n), -1, np.int64)
@@ -284,7 +287,7 @@ def _known(name: str, labels: Labels, values: Any, unknown: str) -> HostArray:
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
     if unknown == "bias":
-        return positions_or_warning(name, labels, ids, stacklevel=3)
+        return positions_or_warning(name, labels, ids)
     positions = labels.positions(ids)
     missing = ids[positions < 0]
     if len(missing):

@@ -1,6 +1,5 @@
 """Ids of users and of items: any hashable values, numbered from zero."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jax_mmf.typing import HostArray
+from jax_mmf.user_warnings import warn
 
 _SORTABLE = "iumM"  # kinds of arrays that NumPy sorts and searches as they are
 
@@ -74,12 +74,12 @@ def kind_mismatch(name: str, labels: "Labels", asked: HostArray) -> str | None:
     )
 
 
-def positions_or_warning(name: str, labels: "Labels", asked: HostArray, *, stacklevel: int) -> HostArray:
+def positions_or_warning(name: str, labels: "Labels", asked: HostArray) -> HostArray:
     """Positions of ids, with a UserWarning if all are unknown for being of another kind: see `kind_mismatch`."""
     found = labels.positions(asked)
     problem = kind_mismatch(name, labels, asked) if (found < 0).all() else None
     if problem is not None:
-        warnings.warn(problem, UserWarning, stacklevel=stacklevel + 1)
+        warn(problem)
     return found
 
 

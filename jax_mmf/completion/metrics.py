@@ -136,8 +136,7 @@ def _positions(fitted: "Fitted", ratings: Ratings) -> tuple[HostArray, HostArray
     known, names = fitted.ratings, ("users", "items")
     pairs = ((known.user_ids, ratings.user_ids), (known.item_ids, ratings.item_ids))
     users, items = (
-        positions_or_warning(name, ours, theirs.values, stacklevel=5)
-        for name, (ours, theirs) in zip(names, pairs, strict=True)
+        positions_or_warning(name, ours, theirs.values) for name, (ours, theirs) in zip(names, pairs, strict=True)
     )
     return users, items
 

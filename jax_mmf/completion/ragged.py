@@ -21,6 +21,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_mmf.completion.ratings import Ratings
+from jax_mmf.parts import power_of_two
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, ArrayLike, HostArray
 
@@ -195,11 +196,6 @@ def chunk_width(lengths: HostArray, widths: tuple[int, ...] = _WIDTHS, max_paddi
     """The widest chunks for which padding stays below a limit, or the narrowest: ``(n_rows,)`` lengths to a number."""
     total = lengths.sum()
     return next(w for w in widths if (-(-lengths // w) * w).sum() <= max_padding * total or w == widths[-1])
-
-
-def power_of_two(n: int) -> int:
-    """The next one, for few sizes, so that few programs are compiled."""
-    return 1 << max(0, n - 1).bit_length()
 
 
 def _deal(n_chunks: HostArray, n_blocks: int) -> tuple[HostArray, HostArray, int]:

@@ -19,7 +19,8 @@ from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.interrupt import deferred_interrupt
 from jax_mmf.typing import Key
-from jax_mmf.validation import check_count, check_methods
+from jax_mmf.user_warnings import warn_of_blas_threads
+from jax_mmf.validation import check_count, check_methods, check_process
 
 Score = Callable[[Fitted, Ratings], float]
 """A number for a model and validation ratings; smaller is better."""
@@ -94,7 +95,9 @@ def fit(
       Exception: what a callback or the score raises. It carries what was learned before, a `Fitted`, as its attribute
         ``result``.
     """
+    check_process()
     _check_arguments(model, train, n_epochs, validation, patience, score)
+    warn_of_blas_threads(getattr(model, "n_components", 0))
     score = default_score(model, train) if score is None else score
     limits = (float(train.values.min()), float(train.values.max())) if model.feedback == "explicit" else None
 
@@ -162,8 +165,8 @@ def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> 
         model, such as text where these are numbers.
     """
     known = previous.ratings
-    positions_or_warning("users", known.user_ids, newer.user_ids.values, stacklevel=2)
-    positions_or_warning("items", known.item_ids, newer.item_ids.values, stacklevel=2)
+    positions_or_warning("users", known.user_ids, newer.user_ids.values)
+    positions_or_warning("items", known.item_ids, newer.item_ids.values)
     return fit(previous.model, known.union(newer), key=key, n_epochs=n_epochs, start=previous)
 
 

@@ -19,7 +19,7 @@ from jax_mmf.state import State
 from jax_mmf.step import draw_subset
 from jax_mmf.subsampling import Subset
 from jax_mmf.typing import Array, HostArray, Key
-from jax_mmf.validation import as_computing_dtype, computing_dtype
+from jax_mmf.validation import as_computing_dtype, check_process, computing_dtype
 
 
 class Item(NamedTuple):
@@ -79,6 +79,7 @@ class Feed:
         shuffle: bool,
         dtype: Any,
     ) -> None:
+        check_process()
         self._solver, self._key, self._n_epochs, self._batch_size = solver, key, n_epochs, batch_size
         source = as_source(source)
         settings: Any = jax.config

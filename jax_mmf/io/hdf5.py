@@ -1,7 +1,6 @@
 """Data sets of HDF5 files as sources of samples."""
 
 import math
-import warnings
 from functools import cached_property
 
 import h5py
@@ -9,6 +8,7 @@ import numpy as np
 
 from jax_mmf.io.matrix_source import RUN, MatrixSource, runs_of
 from jax_mmf.typing import HostArray
+from jax_mmf.user_warnings import warn
 
 _MUCH_EXCESS = 4  # numbers read for each one that is needed: worth a warning
 
@@ -102,13 +102,11 @@ class HDF5Source(MatrixSource):
         if in_order and columns is None and self.chunks[0] * self._bytes_per_row <= self._cache_bytes:
             return
         n_reads = excess * (1 if columns is None else columns.size / self.n_features)
-        warnings.warn(
+        warn(
             f"{self._name} is stored in chunks of {self.chunks}, which HDF5 reads whole: a mini-batch of {rows.size} "
             f"samples makes it read {excess:.0f} times as many numbers as it needs, and an epoch reads each chunk "
             f"{n_reads:.1f} times. Write the data by jax_mmf.write_permuted with rows_per_chunk=batch_size and the "
-            f"width of the solver's blocks as block_width, or give a batch_size of at least {self.chunks[0]}",
-            UserWarning,
-            stacklevel=4,
+            f"width of the solver's blocks as block_width, or give a batch_size of at least {self.chunks[0]}"
         )
 
     @cached_property

@@ -1,0 +1,41 @@
+"""Warnings at the line of the user's program that they are about."""
+
+import functools
+import os
+import sys
+import warnings
+
+import jax
+
+_MANY_COMPONENTS = 64  # from here on OpenBLAS factorizes on several threads
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn, with the line outside of this package that the call came from."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "jax_mmf":
+        level, frame = level + 1, frame.f_back  # type: ignore[assignment]
+    warnings.warn(message, category, stacklevel=level)
+
+
+def warn_of_blas_threads(n_components: int) -> None:
+    """Warn once where the threads of SciPy's OpenBLAS, JAX's linear algebra on CPU, will fight with those of XLA."""
+    if n_components >= _MANY_COMPONENTS and _n_blas_threads() > 1 and jax.default_backend() == "cpu":
+        _warn_of_blas_threads()
+
+
+@functools.cache
+def _warn_of_blas_threads() -> None:
+    warn(
+        "OPENBLAS_NUM_THREADS is not set: the threads of OpenBLAS, by which JAX factorizes matrices on CPU, slow down "
+        "those of XLA by a factor of 2 and more. Set OPENBLAS_NUM_THREADS=1 before Python starts, or "
+        'os.environ["OPENBLAS_NUM_THREADS"] = "1" before NumPy and JAX are imported'
+    )
+
+
+def _n_blas_threads() -> int:
+    for name in ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "")
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    return os.cpu_count() or 1
