@@ -8,7 +8,7 @@ from jax import lax
 from jax.custom_batching import sequential_vmap
 
 from jax_mmf.compiled_loop import compiled_loop
-from jax_mmf.duality import Gap, Weights
+from jax_mmf.duality import ROUNDING, Gap, Weights
 from jax_mmf.typing import Array
 from jax_mmf.vectors import (
     FIRST,
@@ -38,7 +38,7 @@ from jax_mmf.vectors import (
 
 _SHARE = 0.7  # of the largest violation: atoms that violate optimality by more are tried before all are priced again
 _REFINEMENTS = 2  # of the target for rounding
-_ROUNDING = 4  # times eps, of the squared norm of a sample, by which rounding may raise its objective
+_RISE = 4  # times eps, of the squared norm of a sample, by which rounding may raise its objective
 _FAR = 4  # times the gap that rounding may cause: codes that are this close are left to coordinate descent
 _RESTARTS = 3  # of a search that rounding has spoilt
 _ROUNDS = 16  # changes of the support, over the number of atoms, at which a search is given up
@@ -234,7 +234,7 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Best, 
         prices = _price(sample, search.support, search.n_refined)
         best = _better(sample, search.best, prices, search.support)
         # The objective only falls, unless rounding has spoilt the inverse.
-        spoilt = ~(prices.objective <= search.objective + _ROUNDING * jnp.finfo(init.dtype).eps * sample.sq_norm)
+        spoilt = ~(prices.objective <= search.objective + _RISE * jnp.finfo(init.dtype).eps * sample.sq_norm)
         failed = ~starting & ~prices.close & (spoilt | prices.solved)
         far = prices.gap.relative > sample.tol + _FAR * prices.gap.rounding
         again = failed & (far | spoilt) & (search.n_restarts < _RESTARTS)
@@ -297,7 +297,7 @@ def _better(sample: _Sample, best: _Best, prices: _Prices, support: _Support) ->
 
     Codes that end the search are not copied here: they are those of the support.
     """
-    rounding = _ROUNDING * jnp.finfo(best.codes.dtype).eps * sample.sq_norm
+    rounding = _RISE * jnp.finfo(best.codes.dtype).eps * sample.sq_norm
     closer = prices.gap.relative < best.gap.relative
     better = (prices.objective < best.objective - jnp.where(closer, -rounding, rounding)) & jnp.isfinite(
         prices.objective
@@ -340,7 +340,7 @@ def _price(sample: _Sample, support: _Support, n_refined: Array) -> _Prices:
     excess = jnp.maximum(penalty - along + shift * along + shift**2 * residual / 2, 0)
     scale = jnp.maximum(residual / 2 + penalty, sample.sq_norm / 2000)
     scale = jnp.where(scale > 0, scale, 1)
-    gap = Gap(excess / scale, 8 * jnp.finfo(scale.dtype).eps * sample.sq_norm / scale)
+    gap = Gap(excess / scale, ROUNDING * jnp.finfo(scale.dtype).eps * sample.sq_norm / scale)
 
     # Where no atom could enter, what is left of the gap is rounding of the target: it is corrected.
     close = (gap.relative <= sample.tol + gap.rounding) & (sample.tol > 0)

@@ -209,20 +209,23 @@ class JSONLines:
     """Callback that writes each `Record` as a line of JSON, at once, so that what is there stays after a crash.
 
     Args:
-      path: of the file. A run begins with an empty one.
+      path: of the file, which the first record of a run replaces.
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path, self._mode = Path(path), "w"
 
     def on_start(self, start: Start) -> None:
-        """Make an empty file."""
-        self.path.write_text("", encoding="utf-8")
+        """Begin a new file with the next record; until then, what a run before has written stays."""
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"no folder {self.path.parent} to write {self.path.name} in; make it first")
+        self._mode = "w"
 
     def __call__(self, event: Event, /) -> None:
         """Write the record of a step that has one; NaN and infinity, which JSON does not have, become null."""
         if event.record is not None:
             fields = event.record._asdict()
             fields = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
-            with self.path.open("a", encoding="utf-8") as file:
+            with self.path.open(self._mode, encoding="utf-8") as file:
                 file.write(json.dumps(fields) + "\n")
+            self._mode = "a"

@@ -11,9 +11,10 @@ from jax.custom_batching import custom_vmap
 
 from jax_mmf.code_solvers import CodeSolver, default_code_solver
 from jax_mmf.compaction import SolveInfo
+from jax_mmf.duality import optimal_up_to_rounding, weights_of
 from jax_mmf.implicit import codes_tangent, polish
 from jax_mmf.linalg import matmul, self_product
-from jax_mmf.parts import in_parts, parts_of
+from jax_mmf.parts import at_once, in_parts, parts_of
 from jax_mmf.penalties import Penalty, is_ridge, penalty_value
 from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, ArrayLike, Float
@@ -127,15 +128,21 @@ def _encode_rows(
         return _encode(dictionary, None, rows, penalty, mask, solver)
     if is_ridge(penalty):
         warn_of_blas_threads(k)
-    # In a function that is traced, but of constants alone, codes are a constant too, and worked out here and now.
-    with jax.ensure_compile_time_eval():
+
+    def solve() -> tuple[Array, SolveInfo]:
         if rows.init is not None and not np.isfinite(np.asarray(rows.init)).all():
             raise ValueError("init holds nan or infinity; start from zeros, by init=None, or from finite codes")
-        _warn_if_swapped(dictionary, rows.x)
+        for weights in map(np.asarray, jax.tree.leaves((mask, rows.mask))):
+            if not ((weights >= 0) & np.isfinite(weights)).all():
+                raise ValueError("mask must hold weights >= 0, zero for a missing feature; got negative numbers or nan")
         gram = _shared_gram(dictionary, mask) if rows.mask is None else None
         codes, info = in_parts(lambda part: _encode(dictionary, gram, part, penalty, mask, solver), rows, parts)
         _check_codes(dictionary, rows, mask, codes)
-        _warn_unless_converged(info)
+        return codes, info
+
+    codes, info = at_once(solve)
+    _warn_if_swapped(dictionary, rows.x)
+    _warn_unless_converged(info)
     return codes, info
 
 
@@ -152,8 +159,6 @@ def _check_codes(dictionary: Array, rows: _Rows, shared_mask: Array | None, code
         raise ValueError(
             f"x holds {x[i, j]} at sample {i}, feature {j}; clean or impute the data, or give a mask that is zero there"
         )
-    if mask is not None and not np.isfinite(np.asarray(mask)).all():
-        raise ValueError("mask holds nan or infinity; it must hold weights >= 0")
     raise FloatingPointError(f"codes are not finite: {codes.dtype} overflowed; scale dictionary and x, or use float64")
 
 
@@ -163,7 +168,8 @@ def _warn_if_swapped(dictionary: Array, x: Array) -> None:
         return
     rows, atoms = np.asarray(x), np.asarray(dictionary)
     for order in (1, 2):
-        norms, others = (np.linalg.norm(a, order, axis=1) for a in (rows, atoms))
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms, others = (np.linalg.norm(a, order, axis=1) for a in (rows, atoms))
         if np.abs(norms - 1).max() < _ON_THE_BALL and (np.abs(others - 1) > _ON_THE_BALL).all():
             warn(
                 f"encode(dictionary, x, penalty) takes the dictionary first: all {len(rows)} rows of x have norm 1, as "
@@ -258,6 +264,17 @@ def objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: Pen
     return 0.5 * jnp.sum(residual**2, -1) + penalty_value(penalty, codes)
 
 
+def _converged(gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, codes: Array, certain: Array) -> Array:
+    """Which samples are solved: those that a solver is certain of, and those that rounding keeps it from being."""
+
+    def look_again() -> Array:
+        weights = weights_of(penalty, codes.shape[1], codes.dtype)
+        image = matmul(codes, gram) if gram.ndim == 2 else jnp.einsum("bk,bkl->bl", codes, gram, precision="highest")
+        return certain | optimal_up_to_rounding(weights, beta.T, image.T, codes.T, sq_norm)
+
+    return lax.cond(certain.all(), lambda: certain, look_again)
+
+
 @jax.custom_jvp
 def _differentiable_solve(
     gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, scale: Array | None, solver: CodeSolver, init: Array
@@ -324,8 +341,11 @@ def _solve_scaled(
         codes, info = solver.solve(gram, beta, penalty, sq_norm, init)
     else:
         common = jnp.where(scale.max() > 0, scale.max(), 1)
-        sq_norm = sq_norm * (scale / common) ** 2
-        codes, info = solver.solve(gram, beta / common, _Scaled(penalty, common), sq_norm, init / common)
+        sq_norm, beta = sq_norm * (scale / common) ** 2, beta / common
+        scaled = _Scaled(penalty, common)
+        codes, info = solver.solve(gram, beta, scaled, sq_norm, init / common)
+        if info.converged is not None:
+            info = info._replace(converged=_converged(gram, beta, scaled, sq_norm, codes, info.converged))
         codes = codes * common
     if info.converged is None:  # a solver that does not say
         info = info._replace(converged=jnp.ones(info.gap.shape, bool))

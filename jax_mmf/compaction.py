@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_mmf.duality import Gap, Weights, duality_gap
+from jax_mmf.duality import PILED_UP, Gap, Weights, duality_gap
 from jax_mmf.typing import Array, Float
 
 _SHRINKAGE = 4  # halving is 1.1 times faster, and compiles for twice as long
-_PILED_UP = 8  # times the rounding of one evaluation of a gap: about what FISTA stops at in single precision
 _SMALLEST_WIDTH = 32  # batches are not compacted further: the loop's overhead dominates below
 
 
@@ -104,7 +103,7 @@ def iterate(
 
 def is_close(gap: Gap, tol: Array) -> Array:
     """Samples whose gap is within tolerance, or can be rounding that has piled up; NaN never is."""
-    return gap.relative <= tol + _PILED_UP * gap.rounding
+    return gap.relative <= tol + PILED_UP * gap.rounding
 
 
 def is_open(gap: Gap, tol: Array) -> Array:

@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from jax_mmf.penalties import Penalty
 from jax_mmf.typing import Array
 
+ROUNDING = 8  # times eps and the squared norm of a sample: rounding of one evaluation of a gap
+PILED_UP = 8  # times that, in iterations: about what FISTA stops at in single precision
+
 
 def relative_gap(penalty: Penalty, beta: Array, gram_codes: Array, codes: Array, sq_norm: Array) -> Array:
     """Duality gap of codes, relative to the objective.
@@ -55,6 +58,23 @@ def weights_of(penalty: Penalty, k: int, dtype: Any, pad: int = 0) -> Weights:
     return Weights(l1, l2, penalty.nonneg)
 
 
+def optimal_up_to_rounding(weights: Weights, beta: Array, image: Array, codes: Array, sq_norm: Array) -> Array:
+    """Whether codes can't be told from the best ones in their dtype: ``(b,)`` booleans; arguments as in `duality_gap`.
+
+    Where l1 weights are as small as the rounding of correlations, a scaled residual proves nothing, and the duality gap
+    says so. Here, a code of the usual size has to be better by more than rounding.
+    """
+    l1, l2, nonneg = weights
+    augmented = beta - image - l2 * codes
+    l1_value = jnp.sum(l1 * jnp.abs(codes), 0)
+    slack = l1_value - jnp.sum(codes * augmented, 0)
+    excess = jnp.maximum((augmented if nonneg else jnp.abs(augmented)) - l1, 0).max(0)
+    most = jnp.abs(beta).max(0)
+    # Of the codes given, and of one atom alone that explains the sample.
+    reach = 2 * jnp.sum(jnp.abs(codes), 0) + sq_norm / jnp.where(most > 0, most, 1)
+    return jnp.abs(slack) + reach * excess <= PILED_UP * ROUNDING * jnp.finfo(codes.dtype).eps * sq_norm
+
+
 def duality_gap(weights: Weights, beta: Array, image: Array, codes: Array, sq_norm: Array) -> Gap:
     """As `relative_gap`, in the layout of the code solvers: ``(k, b)``; ``image`` is the Gram matrix times codes."""
     l1, l2, nonneg = weights
@@ -83,5 +103,5 @@ def duality_gap(weights: Weights, beta: Array, image: Array, codes: Array, sq_no
     gap = jnp.where(has_l1 | has_l2, gap, bounded)
     scale = jnp.maximum(primal, sq_norm / 2000)
     scale = jnp.where(scale > 0, scale, 1)
-    rounding = 8 * jnp.finfo(codes.dtype).eps * sq_norm / scale
+    rounding = ROUNDING * jnp.finfo(codes.dtype).eps * sq_norm / scale
     return Gap(jnp.maximum(gap, 0) / scale, rounding)

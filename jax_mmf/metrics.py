@@ -10,7 +10,7 @@ import numpy as np
 from jax_mmf.code_solvers import CodeSolver
 from jax_mmf.coding import encode, objective_per_sample
 from jax_mmf.linalg import matmul
-from jax_mmf.parts import in_parts, parts_of
+from jax_mmf.parts import at_once, in_parts, parts_of
 from jax_mmf.penalties import Penalty
 from jax_mmf.typing import Array, ArrayLike, HostArray
 from jax_mmf.validation import as_real_array, check_shape
@@ -85,9 +85,12 @@ def _mean(function: Callable[[Any], Any], rows: tuple[Array, ...], *inputs: Any)
     parts = parts_of(None, rows, inputs)
     if parts is None:
         return jax.tree.map(lambda a: a.mean(), function(rows))
-    with jax.ensure_compile_time_eval():
+
+    def mean() -> Any:
         each = in_parts(function, rows, parts)
         return jax.tree.map(lambda a: jnp.asarray(np.asarray(a).mean(dtype=np.float64), a.dtype), each)
+
+    return at_once(mean)
 
 
 def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray, HostArray]:

@@ -117,6 +117,10 @@ class OnlineFactorization:
             if n_blocks < _FEW_BLOCKS:
                 warn(f"{reason}; use n_blocks=32, or partial_b=False")
 
+    def __sklearn_clone__(self) -> "OnlineFactorization":
+        """For `sklearn.base.clone`: it is frozen, and a clone of itself."""
+        return self
+
     def __repr__(self) -> str:
         """With the parts that are not the default ones."""
         default: dict[str, Any] = {f.name: f.default for f in fields(self)}

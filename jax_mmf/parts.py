@@ -80,6 +80,29 @@ def places_of(*inputs: Any) -> set[str] | None:
     return None if len(devices) > 1 else {device.platform for device in devices}
 
 
+def at_once(function: Callable[[], Any]) -> Any:
+    """The result of a function of numbers that are all known, also where it is called in a function that is traced.
+
+    There, what is done with constants becomes a part of the program. Another thread traces nothing.
+    """
+    if not isinstance(jnp.zeros(()), jax.core.Tracer):
+        return function()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(_with_settings_of_this_thread(function)).result()
+
+
+def _with_settings_of_this_thread(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function for another thread, which would have the settings that JAX started with."""
+    settings: Any = jax.config
+    x64, device = settings.jax_enable_x64, settings.jax_default_device
+
+    def call(*args: Any) -> Any:
+        with jax.enable_x64(x64), jax.default_device(device):
+            return function(*args)
+
+    return call
+
+
 def in_parts(function: Callable[[Any], Any], rows: Any, parts: Parts) -> Any:
     """``function(rows)`` of the parts of a batch, and what they return as one.
 
@@ -95,14 +118,10 @@ def in_parts(function: Callable[[Any], Any], rows: Any, parts: Parts) -> Any:
     if not parts.on_host:
         return jax.tree.map(lambda a: a[:n_samples], function(filled_up(rows, size)))
     on_host = jax.tree.map(np.asarray, rows)
-    settings: Any = jax.config
-    x64, device = settings.jax_enable_x64, settings.jax_default_device
 
+    @_with_settings_of_this_thread
     def part(first: int) -> Any:
-        # These settings belong to a thread.
-        with jax.enable_x64(x64), jax.default_device(device):
-            result = function(jax.tree.map(lambda a: _cut(a, first, size), on_host))
-            return jax.tree.map(np.asarray, result)
+        return jax.tree.map(np.asarray, function(jax.tree.map(lambda a: _cut(a, first, size), on_host)))
 
     firsts = range(0, n_samples, size)
     results = _pool().map(part, firsts) if parts.n_threads > 1 else map(part, firsts)

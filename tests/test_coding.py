@@ -132,6 +132,7 @@ def test_boolean_and_integer_masks(x64):
         np.testing.assert_allclose(codes, mmf.encode(dictionary[:, mask], x[:, mask], mmf.Ridge(0.3)), rtol=1e-10)
 
 
+@pytest.mark.filterwarnings("ignore::jax_mmf.ConvergenceWarning")
 @pytest.mark.parametrize("kind", [mmf.CoordinateDescent, mmf.FISTA])
 def test_init_is_where_it_starts(x64, kind):
     """One step from the solution stays there, one step from zeros does not get there."""

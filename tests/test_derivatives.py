@@ -355,6 +355,7 @@ def test_few_steps_unrolled_have_derivatives_of_their_own(x64):
         mmf.UnrolledFISTA(0)
 
 
+@pytest.mark.filterwarnings("ignore::jax_mmf.ConvergenceWarning")
 @pytest.mark.parametrize("name", ["lasso", "ridge, nonneg", "elastic net"])
 def test_codes_that_did_not_converge_are_polished(x64, name):
     """After six sweeps the support is right and the values are not; derivatives are those of the exact codes."""

@@ -217,8 +217,10 @@ class TestNumbersThatAreNotFinite:
         dictionary, x = gaussian(3, 30, 20, 5)
         with pytest.raises(ValueError, match="dictionary holds nan"):
             mmf.encode(np.full_like(dictionary, np.nan), x, mmf.Lasso(0.1))
-        with pytest.raises(ValueError, match="mask holds nan"):
-            mmf.encode(dictionary, x, mmf.Lasso(0.1), mask=np.full(20, np.nan))
+        for bad in (np.nan, np.inf, -0.5):
+            for shape in ((20,), (5, 20)):
+                with pytest.raises(ValueError, match="mask must hold weights >= 0"):
+                    mmf.encode(dictionary, x, mmf.Lasso(0.1), mask=np.full(shape, bad))
 
     @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
     @pytest.mark.parametrize("solver", [mmf.ActiveSet(), mmf.FISTA(), mmf.CoordinateDescent()])

@@ -310,7 +310,7 @@ def test_bad_arguments_are_named():
         solver.update(state, x[:, :39])
     with pytest.raises(ValueError, match="x must hold at least one sample"):
         solver.update(state, x[:0])
-    with pytest.raises(TypeError, match="x must hold real numbers, got dtype complex64"):
+    with pytest.raises(TypeError, match="x must hold real numbers; got dtype complex64"):
         solver.update(state, x.astype(np.complex64))
     with pytest.raises(TypeError, match="x must hold real numbers"):
         solver.update(state, np.array([["a"] * 40]))

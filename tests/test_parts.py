@@ -138,6 +138,7 @@ def test_parts_are_powers_of_two_that_fit_the_cache(cores, solver, n_samples, n_
     assert parts_of(solver, x, jnp.ones(3)) == (*expected, True)
 
 
+@pytest.mark.filterwarnings("ignore::jax_mmf.ConvergenceWarning")
 @pytest.mark.parametrize("solver", [mmf.Cholesky(), mmf.CoordinateDescent(), mmf.FISTA(), mmf.ActiveSet()])
 @pytest.mark.parametrize("mask", ["none", "shared", "own"])
 def test_large_batches_are_solved_in_parts_that_fit_the_cache(cores, monkeypatch, solver, mask):

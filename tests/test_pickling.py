@@ -28,6 +28,7 @@ RECORD = mmf.Record(1, 20, 1, 0.5, 480, 1.0, 0)
 OBJECTS = {
     "ActiveSet": mmf.ActiveSet(),
     "AveragedStatistics": mmf.AveragedStatistics(0.8),
+    "Best": mmf.Best(STATE, RECORD),
     "BlockCoordinateDescent": mmf.BlockCoordinateDescent("cyclic"),
     "BlockSubset": mmf.BlockSubset(2, 4),
     "Checkpoint": mmf.Checkpoint("model.h5", every=10),
@@ -38,10 +39,11 @@ OBJECTS = {
     "ElasticNet": mmf.ElasticNet(0.1, 0.3),
     "ElasticNetBall": mmf.ElasticNetBall(0.3, 2.0, nonneg=True),
     "FISTA": mmf.FISTA(),
-    "FitResult": mmf.FitResult(STATE, [RECORD], None),
+    "FitResult": mmf.FitResult(STATE, [RECORD], None, SOLVER, "epochs"),
     "FullStatistics": mmf.FullStatistics(),
     "FullSubset": mmf.FullSubset(),
     "Info": INFO,
+    "JSONLines": mmf.JSONLines("log.jsonl"),
     "KMeansPlusPlus": mmf.KMeansPlusPlus(),
     "L1Ball": mmf.L1Ball(2.0),
     "L2Ball": mmf.L2Ball(2.0),
@@ -54,16 +56,18 @@ OBJECTS = {
     "RandomSamples": mmf.RandomSamples(),
     "RandomizedSVD": mmf.RandomizedSVD(),
     "Record": RECORD,
+    "RelativeAlpha": mmf.RelativeAlpha(0.2),
     "Ridge": mmf.Ridge(0.1, nonneg=True),
     "ScaledForgetting": mmf.ScaledForgetting(3.0),
     "Simplex": mmf.Simplex(2.0),
     "SolveInfo": mmf.encode_with_info(STATE.dictionary, np.ones((2, 6)), mmf.Ridge(0.1))[1],
+    "Start": mmf.Start(SOLVER, 20, 6, np.dtype("float32"), 2, 0, None),
     "State": STATE,
     "Subset": mmf.BlockSubset(2, 2).draw(jax.random.key(0), jnp.int32(0), 13),
     "UniformSubset": mmf.UniformSubset(2),
     "UnrolledFISTA": mmf.UnrolledFISTA(3),
 }
-NOT_ALONE = {"Event", "GradientUpdate"}  # part of a run under way; tested below
+NOT_ALONE = {"ConvergenceWarning", "Event", "GradientUpdate", "ProgressBar"}  # of a run under way; tested below
 
 
 def through_joblib(value):
@@ -98,12 +102,20 @@ def test_what_comes_back_is_the_same(name, way):
     value = OBJECTS[name]
     again = WAYS[way](value)
     assert type(again) is type(value)
-    if type(value) in (mmf.EarlyStopping, mmf.Checkpoint):
+    if type(value) in (mmf.EarlyStopping, mmf.Checkpoint, mmf.JSONLines):
         assert vars(again) == vars(value)
         return
     assert jax.tree.structure(again) == jax.tree.structure(value)
+    if isinstance(value, mmf.Start):  # of which not all is numbers
+        assert again == value
+        return
     for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(value), strict=True):
         np.testing.assert_array_equal(numbers_of(one), numbers_of(other))
+
+
+def test_clone_of_scikit_learn_takes_solvers_without_being_told_to():
+    """A solver is frozen: a clone is the solver itself."""
+    assert clone(SOLVER) is SOLVER
 
 
 def test_a_run_goes_on_from_a_pickled_state_bit_for_bit():
