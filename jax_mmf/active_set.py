@@ -38,6 +38,7 @@ from jax_mmf.vectors import (
 
 _SHARE = 0.7  # of the largest violation: atoms that violate optimality by more are tried before all are priced again
 _REFINEMENTS = 2  # of the target for rounding
+_SPOILT = 32  # times eps, of the squared norm of a sample: a rise of the objective that shows that rounding spoilt it
 _RISE = 4  # times eps, of the squared norm of a sample, by which rounding may raise its objective
 _FAR = 4  # times the gap that rounding may cause: codes that are this close are left to coordinate descent
 _RESTARTS = 3  # of a search that rounding has spoilt
@@ -69,6 +70,7 @@ class _Sample(NamedTuple):
     sq_norm: Array
     l1: Array  # (q,)
     per_l1: Array  # (q,)
+    bounded: Array  # whether gaps are bounds: no l1 weight is zero
     nonneg: bool
     tol: Array
 
@@ -150,6 +152,13 @@ def solve_supports(gram: Array, beta: Array, sq_norm: Array, weights: Weights, t
     for all atoms that violate the condition by much, and whether one of these still does, when its turn comes, takes a
     product with its row of the Gram matrix only.
 
+    An atom that is a combination of the active ones can't enter. It takes the place of one of them, whose coefficient
+    it brings to zero. What rounding does to the inverse shows in the objective, or in a gap that stays open: then the
+    search starts again from the best codes so far, with a new inverse, and the last time from zeros.
+
+    Every loop ends, whatever the numbers. An attempt takes one atom off the list of those to try; each change of signs
+    removes an atom, or ends if none can be; rounds and restarts are limited.
+
     A loop over scalars and vectors of a few dozen numbers: fast where it is compiled into one kernel, on CPU.
 
     Args:
@@ -178,6 +187,7 @@ def _solve_all(
 ) -> tuple[Array, Array, Array, Array]:
     b, k = beta.shape
     pad = _padded(k) - k
+    bounded = l1.min() > 0
     per_l1 = 1 / jnp.maximum(l1, jnp.finfo(l1.dtype).tiny * 2**24)
     gram = jnp.pad(gram, [(0, 0)] * (gram.ndim - 1) + [(0, pad)])
     beta, init = (jnp.pad(a, [(0, 0), (0, pad)]) for a in (beta, init))
@@ -188,7 +198,7 @@ def _solve_all(
 
     def solve(n: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         inverse, codes, relative, rounding, n_rounds = carry
-        sample = _Sample(gram, n * n_own, whole_row(beta, n), get(sq_norm, n), l1, per_l1, nonneg, get(tol, n))
+        sample = _Sample(gram, n * n_own, whole_row(beta, n), get(sq_norm, n), l1, per_l1, bounded, nonneg, get(tol, n))
         found, support = _solve_one(sample, _nobody(room, inverse), whole_row(init, n))
         return (
             clear(support.inverse, support.n_slots),
@@ -214,10 +224,12 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Best, 
         init = jnp.maximum(init, 0)
     zero, no, none = jnp.zeros((), init.dtype), jnp.zeros((), bool), jnp.zeros((), jnp.int32)
     infinite = jnp.full((), jnp.inf, init.dtype)
+    warm = largest(_size(init, sample)) > 0
+    n_restarts = jnp.where(sample.bounded, _RESTARTS, 1)
     first = _Search(
         support=support,
         start=init,
-        starting=largest(_size(init, sample)) > 0,
+        starting=warm,
         n_restarts=none,
         n_refined=none,
         objective=infinite,
@@ -234,10 +246,12 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Best, 
         prices = _price(sample, search.support, search.n_refined)
         best = _better(sample, search.best, prices, search.support)
         # The objective only falls, unless rounding has spoilt the inverse.
-        spoilt = ~(prices.objective <= search.objective + _RISE * jnp.finfo(init.dtype).eps * sample.sq_norm)
+        spoilt = ~(prices.objective <= search.objective + _SPOILT * jnp.finfo(init.dtype).eps * sample.sq_norm)
         failed = ~starting & ~prices.close & (spoilt | prices.solved)
         far = prices.gap.relative > sample.tol + _FAR * prices.gap.rounding
-        again = failed & (far | spoilt) & (search.n_restarts < _RESTARTS)
+        # A search that ends far from the optimum was spoilt, or had a start that leads nowhere. Without a bound on the
+        # gap, that does not show.
+        again = failed & (spoilt | (far & (sample.bounded | warm))) & (search.n_restarts < n_restarts)
         support = search.support._replace(n_entered=jnp.zeros((), jnp.int32))
         support = _refine(sample, support, prices.correlation, jnp.where(prices.n_refined > 0, support.n_slots, 0))
         # Codes to start from enter as they are, one by one, before any leaves.
@@ -275,7 +289,7 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Best, 
         trial = _Trial(support, correlation, *_most_violating(sample, correlation), *nothing)
         trial = lax.while_loop(more, attempt, trial)
         # A search that fails starts again with a new inverse, from the best codes so far; the last time from zero.
-        last = search.n_restarts == _RESTARTS - 1
+        last = search.n_restarts == n_restarts - 1
         return _Search(
             support=_empty(trial.support, again),
             start=jnp.where(again, jnp.where(last, 0, best.codes), start),
@@ -295,13 +309,12 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Best, 
 def _better(sample: _Sample, best: _Best, prices: _Prices, support: _Support) -> _Best:
     """The target of a support, if its objective is lower than the best one, or its gap where these are equal.
 
-    Codes that end the search are not copied here: they are those of the support.
+    Without a bound on gaps the later one counts, which was corrected for rounding. Codes that end the search are not copied here: they are those of the support.
     """
     rounding = _RISE * jnp.finfo(best.codes.dtype).eps * sample.sq_norm
-    closer = prices.gap.relative < best.gap.relative
-    better = (prices.objective < best.objective - jnp.where(closer, -rounding, rounding)) & jnp.isfinite(
-        prices.objective
-    )
+    closer = (prices.gap.relative < best.gap.relative) | ~sample.bounded
+    most = best.objective + jnp.where(closer, rounding, -rounding)
+    better = (prices.objective < most) & jnp.isfinite(prices.objective)
     codes = _scatter(support, best.codes, better & ~prices.close)
     choose = lambda new, old: jnp.where(better | prices.close, new, old)  # noqa: E731
     return _Best(codes, choose(prices.objective, best.objective), Gap(*map(choose, prices.gap, best.gap)))

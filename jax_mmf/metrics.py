@@ -9,6 +9,7 @@ import numpy as np
 
 from jax_mmf.code_solvers import CodeSolver
 from jax_mmf.coding import encode, objective_per_sample
+from jax_mmf.foreign import as_array
 from jax_mmf.linalg import matmul
 from jax_mmf.parts import at_once, in_parts, parts_of
 from jax_mmf.penalties import Penalty
@@ -103,7 +104,7 @@ def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray,
     Returns:
       ``(m,)`` the atom paired with each reference atom, -1 if none was left; ``(m,)`` absolute cosines, 0 if none.
     """
-    left, right = (np.asarray(a, dtype=float) for a in (dictionary, reference))
+    left, right = (np.asarray(as_array(n, a), float) for n, a in (("dictionary", dictionary), ("reference", reference)))
     check_shape("reference", right, (None, left.shape[1]), "(m, n_features)")
     unit: Any = lambda a: a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), np.finfo(float).tiny)  # noqa: E731
     cosine = np.abs(unit(right) @ unit(left).T)
@@ -117,4 +118,4 @@ def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray,
 
 def sparsity(array: ArrayLike) -> Array:
     """Share of entries that are zero: a scalar in [0, 1]."""
-    return jnp.mean(jax.lax.stop_gradient(jnp.asarray(array)) == 0)
+    return jnp.mean(jax.lax.stop_gradient(jnp.asarray(as_array("array", array))) == 0)
