@@ -40,7 +40,7 @@ Example:
 @seed
 @cache
 @quiet
-def command(ratings: Path | None, output: Path, demo: bool, **options: Any) -> None:
+def command(ratings: Path | None, output: Path, demo: bool, **options: Any) -> int:
     """Recommend items to the users in RATINGS: u.data, ratings.dat, ratings.csv, .inter or .tsv, or their folder.
 
     Measures the error on a part of the ratings, learns from all of them, and writes the best items of each user that
@@ -83,3 +83,4 @@ def command(ratings: Path | None, output: Path, demo: bool, **options: Any) -> N
     if demo:
         for line in steps.sample(fitted, items):
             click.echo(line)
+    return 130 if fitted.stopped_by == "interrupt" else 0
