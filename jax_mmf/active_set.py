@@ -309,7 +309,8 @@ def _solve_one(sample: _Sample, support: _Support, init: Array) -> tuple[_Best, 
 def _better(sample: _Sample, best: _Best, prices: _Prices, support: _Support) -> _Best:
     """The target of a support, if its objective is lower than the best one, or its gap where these are equal.
 
-    Without a bound on gaps the later one counts, which was corrected for rounding. Codes that end the search are not copied here: they are those of the support.
+    Without a bound on gaps the later one counts, which was corrected for rounding. Codes that end the search are not
+    copied here: they are those of the support.
     """
     rounding = _RISE * jnp.finfo(best.codes.dtype).eps * sample.sq_norm
     closer = (prices.gap.relative < best.gap.relative) | ~sample.bounded

@@ -11,9 +11,9 @@ from jax.custom_batching import custom_vmap
 
 from jax_mmf.code_solvers import CodeSolver, default_code_solver
 from jax_mmf.compaction import SolveInfo
-from jax_mmf.duality import optimal_up_to_rounding, weights_of
+from jax_mmf.duality import solved, weights_of
 from jax_mmf.implicit import codes_tangent, polish
-from jax_mmf.linalg import matmul, self_product
+from jax_mmf.linalg import matmul, power_of_two_below, self_product
 from jax_mmf.parts import at_once, in_parts, parts_of
 from jax_mmf.penalties import Penalty, is_ridge, penalty_value
 from jax_mmf.pytrees import register_configuration
@@ -87,7 +87,15 @@ def encode_with_info(
     x = as_real_array("x", x, ndim=(1, 2), dtype=dictionary.dtype)
     k, p = dictionary.shape
     check_shape("x", x, (*x.shape[:-1], p), "(n_features,)" if x.ndim == 1 else "(n_samples, n_features)")
+    if k == 0:
+        raise ValueError(f"dictionary must hold at least one atom, got shape {dictionary.shape}")
     check_methods("penalty", penalty, "penalty", ("l1", "l2", "nonneg"))
+    for name in ("l1", "l2"):
+        shape = jnp.shape(getattr(penalty, name))
+        if shape not in ((), (k,)):
+            raise ValueError(
+                f"penalty must have one weight, or one for each of the {k} atoms; got {name} of shape {shape}"
+            )
     solver = default_code_solver(penalty) if solver is None else solver
     check_methods("solver", solver, "code solver", ("solve",))
     batch = x[None] if x.ndim == 1 else x
@@ -183,8 +191,8 @@ def _warn_unless_converged(info: SolveInfo) -> None:
         n_open = converged.size - int(converged.sum())
         warn(
             f"codes of {n_open} of {converged.size} samples are not within the tolerance of the solver: the largest "
-            f"duality gap is {np.asarray(info.gap).max():.1e} of the objective. Give the solver more max_iter or a "
-            "larger tol, raise alpha, or compute in float64",
+            f"relative duality gap is {np.asarray(info.gap).max():.1e}. Give the solver more max_iter or a larger tol, "
+            "raise alpha, or compute in float64",
             ConvergenceWarning,
         )
 
@@ -207,30 +215,19 @@ def _encode(
     mask = shared_mask if mask is None else mask
     if mask is None:
         beta = matmul(x, dictionary.T)
-        scale = _power_of_two(x)
+        scale = power_of_two_below(x)
         sq_norm = jnp.sum(_divided(x, scale) ** 2, -1)
     else:
         # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
         x = jnp.where((mask == 0) & ~jnp.isfinite(x), 0, x)
         beta = matmul(mask * x, dictionary.T)
-        scale = _power_of_two(jnp.where(mask == 0, 0, x))
+        scale = power_of_two_below(jnp.where(mask == 0, 0, x))
         scaled = _divided(x, scale)
         sq_norm = jnp.sum((mask * scaled) * scaled, -1)  # a huge value that weighs nothing must not overflow
     if gram is None:
         # One sample after another, and again for derivatives: the weighted dictionaries of a batch would not fit.
         gram = lax.map(jax.checkpoint(lambda m: matmul(dictionary * m, dictionary.T)), mask)
     return solve_codes(gram, beta, penalty, sq_norm=sq_norm, scale=scale, solver=solver, init=init)
-
-
-def _power_of_two(x: Array) -> Array:
-    """The power of two below the largest number of each sample, ``(b, p) -> (b,)``; zero for a sample of zeros."""
-    limits = jnp.finfo(x.dtype)
-    largest = lax.stop_gradient(jnp.abs(x)).max(-1, initial=0)
-    usual = jnp.isfinite(largest) & (largest > 0)
-    exponent = jnp.frexp(jnp.where(usual, largest, 1))[1] - 1
-    # Not to the ends of the range: l1 weights are divided by it.
-    exponent = jnp.clip(exponent, int(0.8 * limits.minexp), int(0.8 * limits.maxexp))
-    return jnp.where(usual, jnp.ldexp(jnp.ones_like(largest), exponent), 0)
 
 
 def _divided(x: Array, scale: Array) -> Array:
@@ -264,15 +261,26 @@ def objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: Pen
     return 0.5 * jnp.sum(residual**2, -1) + penalty_value(penalty, codes)
 
 
-def _converged(gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, codes: Array, certain: Array) -> Array:
-    """Which samples are solved: those that a solver is certain of, and those that rounding keeps it from being."""
+def scaled_objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: Penalty) -> tuple[Array, Array]:
+    """As `objective_per_sample`, over the square of a scale, whose own square may be out of range: ``(n,)`` each."""
+    scale = power_of_two_below(x).max(initial=0)
+    scale = jnp.where(scale > 0, scale, 1)
+    value = objective_per_sample(dictionary, x / scale, codes / scale, _Scaled(penalty, scale))
+    return value, jnp.full(value.shape, scale)
 
-    def look_again() -> Array:
+
+def _converged(gram: Array, beta: Array, penalty: Penalty, sq_norm: Array, codes: Array, info: SolveInfo) -> Array:
+    """Which samples are solved, by their objectives where it is not plain from the gaps."""
+    assert info.converged is not None
+    certain = info.converged
+    plain = certain & (jnp.nan_to_num(penalty_value(penalty, codes)) >= sq_norm / 2000)
+
+    def look() -> Array:
         weights = weights_of(penalty, codes.shape[1], codes.dtype)
         image = matmul(codes, gram) if gram.ndim == 2 else jnp.einsum("bk,bkl->bl", codes, gram, precision="highest")
-        return certain | optimal_up_to_rounding(weights, beta.T, image.T, codes.T, sq_norm)
+        return solved(weights, beta.T, image.T, codes.T, sq_norm, info.gap, certain)
 
-    return lax.cond(certain.all(), lambda: certain, look_again)
+    return lax.cond(plain.all(), lambda: certain, look)
 
 
 @jax.custom_jvp
@@ -345,7 +353,7 @@ def _solve_scaled(
         scaled = _Scaled(penalty, common)
         codes, info = solver.solve(gram, beta, scaled, sq_norm, init / common)
         if info.converged is not None:
-            info = info._replace(converged=_converged(gram, beta, scaled, sq_norm, codes, info.converged))
+            info = info._replace(converged=_converged(gram, beta, scaled, sq_norm, codes, info))
         codes = codes * common
     if info.converged is None:  # a solver that does not say
         info = info._replace(converged=jnp.ones(info.gap.shape, bool))

@@ -18,11 +18,13 @@ class SolveInfo(NamedTuple):
     """How well the codes of each sample were solved.
 
     Attributes:
-      gap: ``(b,)`` duality gap relative to the objective (`relative_gap`).
+      gap: ``(b,)`` duality gap relative to the objective, or to a thousandth of ``1/2 |x|^2`` if that is larger
+        (`relative_gap`).
       n_iter: ``(b,)`` iterations (sweeps over the coordinates, proximal steps, changes of the support) spent on the
         sample; int32.
       converged: ``(b,)`` whether the gap is within the tolerance of the solver, or the level of rounding if that is
-        higher; None from a solver that does not say.
+        higher, and a small objective within a hundredth (`jax_mmf.duality.solved`). None from a solver that does not
+        say.
     """
 
     gap: Array

@@ -8,6 +8,7 @@ from jax_mmf.penalties import Penalty
 from jax_mmf.typing import Array
 
 ROUNDING = 8  # times eps and the squared norm of a sample: rounding of one evaluation of a gap
+_SHARE = 0.01  # of an objective that is small beside the sample: how far codes may be from it
 PILED_UP = 8  # times that, in iterations: about what FISTA stops at in single precision
 
 
@@ -58,21 +59,40 @@ def weights_of(penalty: Penalty, k: int, dtype: Any, pad: int = 0) -> Weights:
     return Weights(l1, l2, penalty.nonneg)
 
 
-def optimal_up_to_rounding(weights: Weights, beta: Array, image: Array, codes: Array, sq_norm: Array) -> Array:
-    """Whether codes can't be told from the best ones in their dtype: ``(b,)`` booleans; arguments as in `duality_gap`.
+def solved(
+    weights: Weights, beta: Array, image: Array, codes: Array, sq_norm: Array, relative: Array, certain: Array
+) -> Array:
+    """Which codes are as good as a user will think they are: ``(b,)`` booleans.
 
-    Where l1 weights are as small as the rounding of correlations, a scaled residual proves nothing, and the duality gap
-    says so. Here, a code of the usual size has to be better by more than rounding.
+    Gaps are relative to no less than a thousandth of ``1/2 |x|^2``. Where the objective is smaller than that, codes
+    must be within a hundredth of it too. On the other hand, where l1 weights are as small as the rounding of
+    correlations, a scaled residual proves nothing. There it is enough that no code of the usual size can be better by
+    more than rounding.
+
+    Args:
+      weights: of the penalty.
+      beta: ``(k, b)``, as in `duality_gap`.
+      image: ``(k, b)``.
+      codes: ``(k, b)``.
+      sq_norm: ``(b,)``.
+      relative: ``(b,)`` gaps of a solver.
+      certain: ``(b,)`` whether they are within its tolerance.
     """
     l1, l2, nonneg = weights
     augmented = beta - image - l2 * codes
-    l1_value = jnp.sum(l1 * jnp.abs(codes), 0)
-    slack = l1_value - jnp.sum(codes * augmented, 0)
+    l1_value, squares = jnp.sum(l1 * jnp.abs(codes), 0), jnp.sum(l2 * codes**2, 0)
+    residual = jnp.maximum(sq_norm - 2 * jnp.sum(codes * beta, 0) + jnp.sum(codes * image, 0), 0)
+    objective = residual / 2 + l1_value + squares / 2
+    close = relative * jnp.maximum(objective, sq_norm / 2000) <= _SHARE * objective
+    close = close | (objective >= sq_norm / 2000) | (l1_value + squares == 0)
+
+    slack = jnp.abs(l1_value - jnp.sum(codes * augmented, 0))
     excess = jnp.maximum((augmented if nonneg else jnp.abs(augmented)) - l1, 0).max(0)
     most = jnp.abs(beta).max(0)
     # Of the codes given, and of one atom alone that explains the sample.
     reach = 2 * jnp.sum(jnp.abs(codes), 0) + sq_norm / jnp.where(most > 0, most, 1)
-    return jnp.abs(slack) + reach * excess <= PILED_UP * ROUNDING * jnp.finfo(codes.dtype).eps * sq_norm
+    rounding = PILED_UP * ROUNDING * jnp.finfo(codes.dtype).eps * sq_norm
+    return (certain & close) | (slack + reach * excess <= jnp.minimum(rounding, _SHARE * objective))
 
 
 def duality_gap(weights: Weights, beta: Array, image: Array, codes: Array, sq_norm: Array) -> Gap:

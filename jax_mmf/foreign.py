@@ -134,6 +134,7 @@ def _dense(name: str, matrix: Any) -> HostArray | jax.Array:
 
 def _values_of_tensor(name: str, tensor: Any) -> HostArray:
     tensor = tensor.detach().cpu()
+    tensor = tensor.to_dense() if "sparse" in str(tensor.layout) else tensor
     # NumPy has no bfloat16.
     return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 

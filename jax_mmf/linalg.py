@@ -187,3 +187,14 @@ def map_rows(function: Callable[..., Array], rows: Array, *more: Array) -> Array
 def all_finite(*arrays: Array) -> Array:
     """True where every entry of every array is finite: a boolean scalar."""
     return jnp.stack([jnp.isfinite(a).all() for a in jax.tree.leaves(arrays)]).all()
+
+
+def power_of_two_below(x: Array) -> Array:
+    """The power of two below the largest number of each sample, ``(b, p) -> (b,)``; zero for a sample of zeros."""
+    limits = jnp.finfo(x.dtype)
+    largest = lax.stop_gradient(jnp.abs(x)).max(-1, initial=0)
+    usual = jnp.isfinite(largest) & (largest > 0)
+    exponent = jnp.frexp(jnp.where(usual, largest, 1))[1] - 1
+    # Not to the ends of the range: l1 weights are divided by it.
+    exponent = jnp.clip(exponent, int(0.8 * limits.minexp), int(0.8 * limits.maxexp))
+    return jnp.where(usual, jnp.ldexp(jnp.ones_like(largest), exponent), 0)

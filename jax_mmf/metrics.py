@@ -1,6 +1,5 @@
 """Measures of a factorization: objective, explained variance, and how well planted atoms were found."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -8,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.code_solvers import CodeSolver
-from jax_mmf.coding import encode, objective_per_sample
+from jax_mmf.coding import encode, objective_per_sample, scaled_objective_per_sample
 from jax_mmf.foreign import as_array
-from jax_mmf.linalg import matmul
+from jax_mmf.linalg import matmul, power_of_two_below
 from jax_mmf.parts import at_once, in_parts, parts_of
 from jax_mmf.penalties import Penalty
 from jax_mmf.typing import Array, ArrayLike, HostArray
@@ -40,7 +39,17 @@ def objective(dictionary: ArrayLike, x: ArrayLike, penalty: Penalty, *, solver: 
         raise ValueError(f"x must hold at least one sample to take a mean over, got shape {x.shape}")
     codes = encode(dictionary, x, penalty, solver=solver)
     x, codes = jnp.atleast_2d(x, codes)
-    return _mean(lambda rows: _objectives(dictionary, *rows, penalty), (x, codes), dictionary, penalty)
+    parts = parts_of(None, (x, codes), dictionary, penalty)
+    if parts is None:
+        return objective_per_sample(dictionary, x, codes, penalty).mean()
+
+    def mean() -> Array:
+        each = in_parts(lambda rows: _objectives(dictionary, *rows, penalty), (x, codes), parts)
+        value, scale = (np.asarray(a, np.float64) for a in each)
+        with np.errstate(over="ignore"):  # infinite, then
+            return jnp.asarray((value * scale**2).mean().astype(x.dtype))
+
+    return at_once(mean)
 
 
 def explained_variance(
@@ -63,35 +72,39 @@ def explained_variance(
     dictionary, x = (as_real_array(n, v, ndim=(2,)) for n, v in (("dictionary", dictionary), ("x", x)))
     if isinstance(codes, Penalty):
         codes = encode(dictionary, x, codes, solver=solver)
+    if isinstance(codes, str):
+        raise TypeError(f"codes must be an array (n, k), or a penalty such as Lasso(0.1); got {codes!r}")
     codes = as_real_array("codes", codes, ndim=(2,))
     check_shape("codes", codes, (x.shape[0], dictionary.shape[0]), "(n_samples, n_components)")
     check_shape("x", x, (codes.shape[0], dictionary.shape[1]), "(n_samples, n_features)")
     if x.shape[0] == 0:
         raise ValueError(f"x must hold at least one sample, got shape {x.shape}")
-    left, total = _mean(lambda rows: _squares(dictionary, *rows), (x, codes), dictionary)
-    return jnp.where(total > 0, 1 - left / total, jnp.nan)
+    parts = parts_of(None, (x, codes), dictionary)
+    if parts is None:
+        left, total, _ = (a.sum() for a in _squares(dictionary, x, codes))
+        return jnp.where(total > 0, 1 - left / total, jnp.nan)
+
+    def share() -> Array:
+        each = in_parts(lambda rows: _squares(dictionary, *rows), (x, codes), parts)
+        left, total, scale = (np.asarray(a, np.float64) for a in each)
+        everything = (total * scale**2).sum()
+        value = 1 - (left * scale**2).sum() / everything if everything > 0 else np.nan
+        return jnp.asarray(value, x.dtype)
+
+    return at_once(share)
 
 
-_objectives = jax.jit(objective_per_sample)
+_objectives = jax.jit(scaled_objective_per_sample)
 
 
 @jax.jit
-def _squares(dictionary: Array, x: Array, codes: Array) -> tuple[Array, Array]:
-    """Squared norms of what codes leave of samples, and of the samples: ``(n,)`` each."""
-    return jnp.sum((x - matmul(codes, dictionary)) ** 2, -1), jnp.sum(x**2, -1)
-
-
-def _mean(function: Callable[[Any], Any], rows: tuple[Array, ...], *inputs: Any) -> Any:
-    """Means over samples of a function of rows; in parts where nothing is traced."""
-    parts = parts_of(None, rows, inputs)
-    if parts is None:
-        return jax.tree.map(lambda a: a.mean(), function(rows))
-
-    def mean() -> Any:
-        each = in_parts(function, rows, parts)
-        return jax.tree.map(lambda a: jnp.asarray(np.asarray(a).mean(dtype=np.float64), a.dtype), each)
-
-    return at_once(mean)
+def _squares(dictionary: Array, x: Array, codes: Array) -> tuple[Array, Array, Array]:
+    """Squared norms of what codes leave of samples, and of the samples, over the square of a scale: ``(n,)`` each."""
+    scale = power_of_two_below(x).max(initial=0)
+    scale = jnp.where(scale > 0, scale, 1)
+    x, codes = x / scale, codes / scale
+    left, total = jnp.sum((x - matmul(codes, dictionary)) ** 2, -1), jnp.sum(x**2, -1)
+    return left, total, jnp.full(left.shape, scale)
 
 
 def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray, HostArray]:

@@ -25,7 +25,7 @@ from jax_mmf.statistics import MaskedStatistics, Memory, Statistics
 from jax_mmf.subsampling import FeatureSubset, FullSubset, Subset
 from jax_mmf.typing import Array, ArrayLike, Key
 from jax_mmf.user_warnings import warn
-from jax_mmf.validation import as_real_array, check_count, check_methods, check_shape
+from jax_mmf.validation import as_real_array, check_count, check_methods, check_process, check_shape
 
 _FEW_BLOCKS = 16  # with fewer, partial statistics end measurably higher
 
@@ -193,6 +193,7 @@ class OnlineFactorization:
         Returns:
           the subset.
         """
+        check_process()
         return step.draw_subset(self, state.key, state.step + ahead, state.dictionary.shape[1])
 
     def update(

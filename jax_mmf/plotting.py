@@ -11,6 +11,7 @@ import numpy as np
 from jax_mmf.io.atomic import written_aside
 from jax_mmf.result import Record
 from jax_mmf.typing import HostArray
+from jax_mmf.validation import check_choice
 
 # Okabe and Ito 2008: told apart by readers with any colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -30,6 +31,7 @@ def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Record]], *, ag
       histories: of each run, by its label.
       against: ``"seconds"``, ``"bytes_read"`` or ``"n_samples"``.
     """
+    check_choice("against", against, tuple(_AXES))
     label, unit = _AXES[against]
     seen = [r.objective for records in histories.values() for r in records if math.isfinite(r.objective)]
     for color, (name, records) in zip(itertools.cycle(COLORS), histories.items(), strict=False):

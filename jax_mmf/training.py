@@ -21,7 +21,7 @@ from jax_mmf.state import Info, State
 from jax_mmf.statistics import Memory
 from jax_mmf.step import fill, of_samples, step_partial, step_whole
 from jax_mmf.typing import Array, HostArray, Key
-from jax_mmf.user_warnings import warn_of_blas_threads
+from jax_mmf.user_warnings import warn, warn_of_blas_threads
 from jax_mmf.validation import check_count, check_shape
 
 __all__ = [
@@ -200,10 +200,21 @@ def _advance(
 def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFactorization, State]:
     """The solver with all its numbers, and the first state."""
     first = feed.first_samples(solver.n_components, _INITIAL_ROWS)
+    _warn_of_small_numbers(first)
     state = solver.init(key, samples=first)
     if has_relative_alpha(solver.penalty):
         solver = dataclasses.replace(solver, penalty=resolve_alpha(solver.penalty, state.dictionary, first))
     return solver, state
+
+
+def _warn_of_small_numbers(first: Array) -> None:
+    """Statistics hold squares of the data, which underflow sooner than the data."""
+    largest, limits = float(jnp.abs(first).max()), jnp.finfo(first.dtype)
+    if 0 < largest < (limits.tiny / limits.eps) ** 0.5:
+        warn(
+            f"the largest of the first samples is {largest:.1e}, whose square is lost in {first.dtype}: little or "
+            "nothing will be learned. Scale the data up, and alpha with it"
+        )
 
 
 def _go_on(solver: OnlineFactorization, given: State, feed: Feed) -> State:

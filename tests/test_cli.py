@@ -111,7 +111,7 @@ def test_held_out_is_a_share_or_a_number(held_out, seen, run, data):
     assert history[-1]["held_out"] == (held_out != "0")
 
 
-@pytest.mark.parametrize("held_out", ["-1", "-0.5", "80", "1.5", "nan", "inf"])
+@pytest.mark.parametrize("held_out", ["-1", "-0.5", "80", "1.0", "1.5", "nan", "inf"])
 def test_held_out_out_of_range(held_out, run, data, tmp_path):
     fails(run, tmp_path, ["held"], "fit", data, "-o", "m.h5", "--held-out", held_out, *OPTIONS)
 

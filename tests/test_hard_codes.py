@@ -147,7 +147,45 @@ def test_samples_of_zeros_among_small_ones():
     assert (mmf.encode(dictionary, np.zeros_like(x), mmf.Lasso(1e30)) == 0).all()
 
 
+@pytest.mark.parametrize("c", [1e-30, 1e-19, 1e15, 1e30])
+def test_explained_variance_has_no_scale(c):
+    dictionary, x = (a.astype("float32") for a in gaussian(1, 4, 20, 32))
+    share = mmf.explained_variance(dictionary, x, mmf.Lasso(0.1))
+    scaled = mmf.explained_variance(dictionary, np.float32(c) * x, mmf.Lasso(0.1 * c))
+    np.testing.assert_allclose(scaled, share, rtol=1e-5)
+
+
+def test_objectives_keep_their_digits_up_to_the_ends_of_the_range():
+    dictionary, x = (a.astype("float32") for a in gaussian(1, 4, 20, 32))
+    value = float(mmf.objective(dictionary, x, mmf.Lasso(0.1)))
+    for c in (1e-18, 1e18):
+        scaled = mmf.objective(dictionary, np.float32(c) * x, mmf.Lasso(0.1 * c))
+        np.testing.assert_allclose(float(scaled) / c**2, value, rtol=1e-5)
+    assert np.isinf(mmf.objective(dictionary, np.float32(1e30) * x, mmf.Lasso(1e29)))
+
+
 class TestConvergence:
+    @pytest.mark.parametrize("alpha", [1e-4, 1e-5, 1e-6])
+    def test_weights_too_small_for_single_precision_are_told(self, alpha):
+        """Gaps are relative to the sample where the objective is small; so are those that are reported as solved."""
+        dictionary = np.random.default_rng(0).standard_normal((32, 16)).astype("float32")
+        x = np.random.default_rng(1).standard_normal((100, 16)).astype("float32")
+        with pytest.warns(mmf.ConvergenceWarning, match="compute in float64"):
+            codes, info = mmf.encode_with_info(dictionary, x, mmf.Lasso(alpha))
+        codes = np.asarray(codes, float)
+        each = 0.5 * ((x - codes @ dictionary) ** 2).sum(1) + alpha * np.abs(codes).sum(1)
+        best = lars(dictionary.astype(float), x.astype(float), alpha)
+        best = 0.5 * ((x - best @ dictionary) ** 2).sum(1) + alpha * np.abs(best).sum(1)
+        assert (each <= 1.02 * best)[np.asarray(info.converged)].all()
+
+    @pytest.mark.parametrize("solver", [None, mmf.FISTA(), mmf.CoordinateDescent()])
+    def test_weights_that_are_nothing_beside_large_residuals_are_no_reason_to_warn(self, solver):
+        """The scaled residual proves nothing here, and yet these are least squares up to rounding."""
+        dictionary, x = (a.astype("float32") for a in gaussian(0, 4, 64, 20))
+        codes = mmf.encode(dictionary, np.float32(1e6) * x, mmf.Lasso(0.1), solver=solver)  # warnings are errors here
+        least_squares = np.linalg.lstsq(dictionary.T.astype(float), 1e6 * x.T.astype(float))[0].T
+        np.testing.assert_allclose(codes, least_squares, rtol=1e-4, atol=1)
+
     def test_codes_that_are_not_solved_are_told_with_their_number_and_gap(self):
         dictionary, x = gaussian(3, 30, 20, 50)
         with pytest.warns(mmf.ConvergenceWarning, match=r"codes of 50 of 50 samples .* duality gap is 1\.0e\+00"):
@@ -252,3 +290,32 @@ def test_samples_and_dictionary_in_the_order_of_scikit_learn():
         mmf.encode(x, dictionary, mmf.Lasso(0.1))
     mmf.encode(dictionary, x, mmf.Lasso(0.1))
     mmf.encode(dictionary, x[:2], mmf.Lasso(0.1))  # fewer samples than atoms are no sign
+
+
+def test_dictionaries_without_atoms_and_weights_that_do_not_fit_are_named():
+    dictionary, x = gaussian(3, 4, 20, 5)
+    with pytest.raises(ValueError, match="dictionary must hold at least one atom"):
+        mmf.encode(dictionary[:0], x, mmf.Lasso(0.1))
+    with pytest.raises(ValueError, match=r"one for each of the 4 atoms; got l1 of shape \(3,\)"):
+        mmf.encode(dictionary, x, mmf.Lasso(jnp.ones(3)))
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+def test_numbers_in_arrays_of_jax_are_checked_as_others(bad):
+    for make in (mmf.Lasso, mmf.Ridge, mmf.L2Ball, mmf.ScaledForgetting):
+        with pytest.raises(ValueError, match=r"must be (finite|>)"):
+            make(jnp.array(bad))
+
+
+def test_data_whose_squares_are_lost_are_told_before_the_work():
+    _, x = (np.float32(1e-20) * a.astype("float32") for a in gaussian(3, 4, 10, 200))
+    with pytest.warns(UserWarning, match="whose square is lost in float32"):
+        mmf.fit(mmf.OnlineFactorization(n_components=4, penalty=mmf.Lasso(1e-21)), x, key=jax.random.key(0))
+
+
+def test_samples_one_at_a_time_are_told():
+    _, x = gaussian(3, 4, 10, 8)
+    solver = mmf.OnlineFactorization(n_components=4, penalty=mmf.Ridge(0.1))
+    with pytest.warns(UserWarning, match="one sample at a time"):
+        result = mmf.fit(solver, iter(x.astype("float32")), key=jax.random.key(0), batch_size=4)
+    assert result.state.step == 8

@@ -51,6 +51,20 @@ class _Alpha(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
             self.fail(f"{error.message} Give a number that is at least 0, auto, or a share such as 10%", param, ctx)
 
 
+class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A share below 1, a whole number of samples, or 0 for none."""
+
+    name = "held-out"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | int:
+        try:
+            if isinstance(value, str) and value.isdigit():
+                return int(value)
+            return value if isinstance(value, int) else Real(0, 1, max_open=True).convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message} Give a share below 1, or a whole number of samples", param, ctx)
+
+
 @click.command("fit", cls=Command, epilog=_EPILOG)
 @click.argument("data", type=click.Path(path_type=Path))
 @dataset
@@ -81,7 +95,7 @@ class _Alpha(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generi
 @option("--epochs", type=click.IntRange(min=1), default=1,
         help="Passes over the data; with --resume, from the beginning of the run.")  # fmt: skip
 @option("--batch-size", type=click.IntRange(min=1), default=128, help="Samples per step.")
-@option("--held-out", type=Real(min=0), default=0.0,
+@option("--held-out", type=_HeldOut(), metavar="SHARE|NUMBER", default=0,
         help="Samples to evaluate on, and not to learn from: a share below 1, or a number.")  # fmt: skip
 @option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of the computation.")
 @seed
@@ -105,7 +119,7 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
         jax.config.update("jax_enable_x64", True)
     check_outputs({"--output": output, "--log": options["log"], "--plot": plot}, data)
     check_outputs({"--log": options["log"], "--plot": plot}, resume)
-    options["held_out"] = _held_out(options["held_out"])
+    options["held_out"] = options["held_out"] or None
     untold = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
     given = {name: value for name, value in options.items() if ctx.get_parameter_source(name) not in untold}
     state, history, key = None, list[Record](), None
@@ -155,13 +169,6 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
         plot_history(plot, {data.name: records}, title=title)
     _summarize(records, output, evaluated=run["held_out"] is not None, went=bool(result.history))
     return 130 if interrupted() else 0
-
-
-def _held_out(value: float) -> float | int | None:
-    """None for 0; numbers of samples as integers."""
-    if value == 0:
-        return None
-    return int(value) if value >= 1 and value == int(value) else value
 
 
 def _summarize(records: list[Record], output: Path, *, evaluated: bool, went: bool) -> None:

@@ -85,6 +85,9 @@ class Fitted:
         """``(n_items,)`` booleans, the items that ratings were learned from."""
         return self.item_counts > 0
 
+    def __repr__(self) -> str:
+        return f"Fitted({self.model!r},\n  {self.ratings!r}, history={len(self.history)} epochs, stopped_by={self.stopped_by!r})"
+
     def predict(self, users: Any, items: Any, *, unknown: str = "bias") -> HostArray:
         """Predictions for pairs of a user and an item.
 
@@ -226,6 +229,7 @@ class Fitted:
         Raises:
           ValueError: if the model knows none of the items.
         """
+        check_process()
         moved = ratings.relabelled(ratings.user_ids, self.ratings.item_ids)
         moved = moved.select(self.known_items[moved.items])
         if len(moved) == 0:

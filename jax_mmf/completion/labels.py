@@ -207,6 +207,10 @@ class Labels:
         rank[order] = np.arange(len(order), dtype=np.int32)
         return cls(labels[order]), rank[numbered]
 
+    def __repr__(self) -> str:
+        first = ", ".join(map(repr, self.values[:3].tolist()))
+        return f"Labels({len(self):,} ids: {first}{', ...' if len(self) > 3 else ''})"
+
     def __len__(self) -> int:
         return len(self.values)
 

@@ -31,7 +31,7 @@ from jax_mmf.online import OnlineFactorization
 from jax_mmf.state import State
 from jax_mmf.surrogate import Surrogate
 from jax_mmf.typing import Array
-from jax_mmf.validation import check_count, check_shape
+from jax_mmf.validation import check_count, check_process, check_shape
 
 _FORMAT = "jax-mmf model"
 _FORMAT_VERSION = 2
@@ -144,6 +144,7 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
       ValueError: if it is no model file, is damaged, of a newer format, holds arrays that do not fit its solver or
         numbers that are not finite, or holds float64 numbers and JAX is not set to them.
     """
+    check_process()
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")

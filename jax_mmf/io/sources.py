@@ -13,6 +13,7 @@ from jax_mmf.foreign import as_array, describe, feature_names, in_native_order, 
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import RUN, MatrixSource, check_matrix, runs_of
 from jax_mmf.typing import HostArray
+from jax_mmf.user_warnings import warn
 
 
 @runtime_checkable
@@ -264,7 +265,13 @@ class BatchSource:
     def _as_matrix(self, batch: Any, index: int) -> HostArray:
         name = f"batch {index} of {self._name}"
         array = np.asarray(as_array(name, batch))
-        array = array[None] if array.ndim == 1 else array
+        if array.ndim == 1:
+            if index == 0:
+                warn(
+                    f"{self._name} gives one sample at a time, and each is a mini-batch of its own, whatever "
+                    "batch_size says. Give a matrix, or batches (b, p)"
+                )
+            array = array[None]
         check_matrix(name, array.shape, array.dtype)
         names = feature_names(batch)
         if index == 0:
