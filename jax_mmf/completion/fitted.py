@@ -86,7 +86,8 @@ class Fitted:
         return self.item_counts > 0
 
     def __repr__(self) -> str:
-        return f"Fitted({self.model!r},\n  {self.ratings!r}, history={len(self.history)} epochs, stopped_by={self.stopped_by!r})"
+        learned = f"history={len(self.history)} epochs, stopped_by={self.stopped_by!r}"
+        return f"Fitted({self.model!r},\n  {self.ratings!r}, {learned})"
 
     def predict(self, users: Any, items: Any, *, unknown: str = "bias") -> HostArray:
         """Predictions for pairs of a user and an item.
