@@ -42,10 +42,10 @@ def test_python_floats_do_not_recompile():
     x = samples(B, 37)
     state = make().init(jax.random.key(0), samples=x)
     make(penalty=mmf.Lasso(0.1)).update(state, x)
-    before = step.update._cache_size()
+    before = step._step_whole._cache_size()
     for alpha in (0.2, 0.3):
         make(penalty=mmf.Lasso(alpha)).update(state, x)
-    assert step.update._cache_size() == before
+    assert step._step_whole._cache_size() == before
 
 
 def test_fit_compiles_the_step_once_whatever_is_left_for_the_last_batch():

@@ -194,7 +194,7 @@ def test_results_do_not_share_memory_with_what_comes_in():
     np.testing.assert_array_equal(out, 1)
 
 
-@pytest.mark.parametrize("mask", ["none", "shared", "own"])
+@pytest.mark.parametrize("mask", ["none", *(pytest.param(m, marks=pytest.mark.slow) for m in ("shared", "own"))])
 def test_sixty_numbers_of_samples_share_two_programs(cores, mask):
     cores(1)
     dictionary, x = problem()
