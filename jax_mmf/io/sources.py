@@ -265,14 +265,14 @@ class BatchSource:
     def _as_matrix(self, batch: Any, index: int) -> HostArray:
         name = f"batch {index} of {self._name}"
         array = np.asarray(as_array(name, batch))
-        if array.ndim == 1:
-            if index == 0:
-                warn(
-                    f"{self._name} gives one sample at a time, and each is a mini-batch of its own, whatever "
-                    "batch_size says. Give a matrix, or batches (b, p)"
-                )
-            array = array[None]
+        single = array.ndim == 1
+        array = array[None] if single else array
         check_matrix(name, array.shape, array.dtype)
+        if single and index == 0:
+            warn(
+                f"{self._name} gives one sample at a time, and each is a mini-batch of its own, whatever batch_size "
+                "says. Give a matrix, or batches (b, p)"
+            )
         names = feature_names(batch)
         if index == 0:
             self.feature_names = names
