@@ -187,6 +187,7 @@ def test_alpha_too_large_is_named_with_alpha_max():
     assert learned.history[-1].n_dead < 3
 
 
+@pytest.mark.filterwarnings("ignore:the largest of the first samples")  # the data times 1e-25
 @pytest.mark.parametrize(
     ("solver", "x", "reason"),
     [

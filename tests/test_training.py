@@ -722,6 +722,7 @@ def test_every_dtype_is_learned_from_as_its_numbers(dtype, kind, tmp_path):
 
 
 @NOTHING_LEARNED
+@pytest.mark.filterwarnings("ignore:the largest of the first samples")  # "tiny"
 @pytest.mark.parametrize("init", [mmf.RandomSamples(), mmf.RandomizedSVD(), mmf.KMeansPlusPlus()])
 @pytest.mark.parametrize(
     "what", ["zeros", "constant", "zero samples", "duplicates", "constant features", "tiny", "large"]
