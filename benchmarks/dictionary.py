@@ -48,8 +48,8 @@ def jax_update(k: int, s: int, ball: str, update: str) -> Run:
     import jax.numpy as jnp
 
     import jax_mmf as mmf
-    from jax_mmf.dictionary_update import DictionaryProblem
-    from jax_mmf.surrogate import BatchMoments
+    from jax_mmf.learning.dictionary_update import DictionaryProblem
+    from jax_mmf.learning.surrogate import BatchMoments
 
     start, c, b = (jax.device_put(array) for array in statistics(k, s))
     name, arguments = BALLS[ball]

@@ -30,7 +30,8 @@ def jax_first_update(solver: str, k: int, b: int, p: int, cache_dir: str | None 
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
     import jax_mmf as mmf
-    from jax_mmf import step, training
+    from jax_mmf.learning import step
+    from jax_mmf.training import fitting as training
 
     def make(alpha: float) -> mmf.OnlineFactorization:
         penalty = mmf.Ridge(alpha) if solver == "Cholesky" else mmf.Lasso(alpha)

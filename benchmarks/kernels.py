@@ -31,9 +31,9 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int,
     import jax.numpy as jnp
 
     import jax_mmf as mmf
-    from jax_mmf.dictionary_update import DictionaryProblem
-    from jax_mmf.linalg import in_tiles, map_rows, matmul
-    from jax_mmf.surrogate import BatchMoments
+    from jax_mmf.core.linalg import in_tiles, map_rows, matmul
+    from jax_mmf.learning.dictionary_update import DictionaryProblem
+    from jax_mmf.learning.surrogate import BatchMoments
 
     rng = np.random.default_rng(0)
     array = lambda *shape: jnp.asarray(rng.standard_normal(shape, np.float32))  # noqa: E731

@@ -19,7 +19,7 @@ def jax_memory(p: int, k: int, b: int, reduction: int, partial_b: bool, penalty:
     import jax.numpy as jnp
 
     import jax_mmf as mmf
-    from jax_mmf.step import step_partial, step_whole
+    from jax_mmf.learning.step import step_partial, step_whole
 
     solver = mmf.OnlineFactorization(
         n_components=k,

@@ -42,7 +42,7 @@ def jax_mmf_codes(
 
     jax.config.update("jax_num_cpu_devices", devices)
     import jax_mmf as mmf
-    from jax_mmf.code_solvers import default_code_solver
+    from jax_mmf.codes.solvers import default_code_solver
 
     penalty = as_jax_mmf(Penalty(l1, l2, nonneg))
     code_solver = default_code_solver(penalty, tol=tol) if solver is None else getattr(mmf, solver)(tol=tol)

@@ -25,7 +25,7 @@ def jax_step(
     import jax.numpy as jnp
 
     import jax_mmf as mmf
-    from jax_mmf.step import step_partial, step_whole
+    from jax_mmf.learning.step import step_partial, step_whole
 
     x = jnp.asarray(np.random.default_rng(0).standard_normal((b, p), np.float32))
     solver = mmf.OnlineFactorization(

@@ -115,8 +115,8 @@ def least_reads(
     import jax.numpy as jnp
 
     import jax_mmf as mmf
-    from jax_mmf.dictionary_update import DictionaryProblem
-    from jax_mmf.surrogate import BatchMoments
+    from jax_mmf.learning.dictionary_update import DictionaryProblem
+    from jax_mmf.learning.surrogate import BatchMoments
 
     x, start = np.load(samples), np.load(init)
     (n, p), k = x.shape, len(start)

@@ -3,19 +3,53 @@
 from importlib.metadata import version
 
 from jax_mmf import completion, datasets
-from jax_mmf.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start
-from jax_mmf.code_solvers import FISTA, ActiveSet, Cholesky, CodeSolver, CoordinateDescent, UnrolledFISTA
-from jax_mmf.coding import ConvergenceWarning, decode, encode, encode_with_info
-from jax_mmf.compaction import SolveInfo
-from jax_mmf.compilation_cache import enable_compilation_cache
+from jax_mmf.codes import (
+    FISTA,
+    ActiveSet,
+    Cholesky,
+    CodeSolver,
+    ConvergenceWarning,
+    CoordinateDescent,
+    SolveInfo,
+    UnrolledFISTA,
+    decode,
+    encode,
+    encode_with_info,
+    explained_variance,
+    match_atoms,
+    objective,
+)
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
-from jax_mmf.defaults import default_solver
-from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryUpdate, GradientUpdate, ProjectedGradient
-from jax_mmf.forgetting import ConstantForgetting, Forgetting, PowerForgetting, ScaledForgetting
-from jax_mmf.initialization import Initialization, KMeansPlusPlus, RandomizedSVD, RandomSamples
+from jax_mmf.core import enable_compilation_cache
 from jax_mmf.io import Checkpoint, load_model, open_source, save_model, write_permuted
-from jax_mmf.metrics import explained_variance, match_atoms, objective
-from jax_mmf.online import OnlineFactorization
+from jax_mmf.learning import (
+    AveragedStatistics,
+    BlockCoordinateDescent,
+    BlockSubset,
+    ConstantForgetting,
+    DictionaryUpdate,
+    FeatureSubset,
+    Forgetting,
+    FullStatistics,
+    FullSubset,
+    GradientUpdate,
+    Info,
+    Initialization,
+    KMeansPlusPlus,
+    MaskedStatistics,
+    Memory,
+    OnlineFactorization,
+    PowerForgetting,
+    ProjectedGradient,
+    RandomizedSVD,
+    RandomSamples,
+    ScaledForgetting,
+    State,
+    Statistics,
+    Subset,
+    UniformSubset,
+    default_solver,
+)
 from jax_mmf.penalties import (
     ElasticNet,
     Lasso,
@@ -27,11 +61,7 @@ from jax_mmf.penalties import (
     penalty_value,
     resolve_alpha,
 )
-from jax_mmf.result import Best, FitResult, Record
-from jax_mmf.state import Info, State
-from jax_mmf.statistics import AveragedStatistics, FullStatistics, MaskedStatistics, Memory, Statistics
-from jax_mmf.subsampling import BlockSubset, FeatureSubset, FullSubset, Subset, UniformSubset
-from jax_mmf.training import fit
+from jax_mmf.training import Best, Callback, EarlyStopping, Event, FitResult, JSONLines, ProgressBar, Record, Start, fit
 
 __version__ = version("jax-mmf")
 

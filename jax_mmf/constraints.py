@@ -8,7 +8,7 @@ There is no 1/2 on the square and no root: this gauge adds up over disjoint sets
 which sees a subset of the features keep the whole atom feasible: it projects the part that it sees on the ball whose
 radius is what the other features leave over ([TSP18], section III-C).
 
-Atoms may have entries of any size: nothing is squared before it is scaled. See `jax_mmf.projection`.
+Atoms may have entries of any size: nothing is squared before it is scaled. See `jax_mmf.core.projection`.
 """
 
 from dataclasses import dataclass, field
@@ -17,10 +17,8 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jax import lax
 
-from jax_mmf.projection import nearest
-from jax_mmf.pytrees import register_configuration
+from jax_mmf.core import check_real, nearest, register_configuration
 from jax_mmf.typing import Array, Float
-from jax_mmf.validation import check_real
 
 
 @runtime_checkable

@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.linalg import matmul
+from jax_mmf.core import check_count, matmul
 from jax_mmf.typing import Array, HostArray, Key
-from jax_mmf.validation import check_count
 
 
 def load_indian_pines() -> HostArray:

@@ -15,10 +15,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from jax_mmf.linalg import matmul
-from jax_mmf.pytrees import register_configuration
+from jax_mmf.core import as_real_array, check_real, matmul, register_configuration
 from jax_mmf.typing import Array, ArrayLike, Float
-from jax_mmf.validation import as_real_array, check_real
 
 
 @runtime_checkable

@@ -4,14 +4,13 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from jax_mmf.io.atomic import written_aside
-from jax_mmf.result import Record
+from jax_mmf.core import check_choice
+from jax_mmf.io import written_aside
 from jax_mmf.typing import HostArray
-from jax_mmf.validation import check_choice
 
 # Okabe and Ito 2008: told apart by readers with any colour vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -23,7 +22,31 @@ _AXES = {
 }
 
 
-def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Record]], *, against: str = "seconds") -> None:
+class Evaluated(Protocol):
+    """What is drawn of a record of a history: see `jax_mmf.training.Record`."""
+
+    @property
+    def n_samples(self) -> int:
+        """Number of samples seen."""
+
+    @property
+    def seconds(self) -> float:
+        """Time of the run so far."""
+
+    @property
+    def bytes_read(self) -> int:
+        """Read from the source."""
+
+    @property
+    def objective(self) -> float:
+        """The objective."""
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the objective is that of held-out samples."""
+
+
+def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Evaluated]], *, against: str = "seconds") -> None:
     """Objectives of runs against seconds, bytes read or samples seen, both on logarithmic axes.
 
     Args:
@@ -79,7 +102,7 @@ def composite(patches: HostArray, bands: Sequence[int]) -> HostArray:
     return np.asarray(0.5 + 0.5 * rgb / np.where(largest > 0, largest, 1))
 
 
-def plot_history(path: str | Path, histories: Mapping[str, Sequence[Record]], *, title: str = "") -> None:
+def plot_history(path: str | Path, histories: Mapping[str, Sequence[Evaluated]], *, title: str = "") -> None:
     """Write a figure of the objectives against seconds and against samples seen.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
-from jax_mmf.linalg import largest_eigenvalue
+from jax_mmf.core.linalg import largest_eigenvalue
 
 SETS = {
     "l2": mmf.L2Ball(),

@@ -11,8 +11,8 @@ from sklearn import linear_model
 from sklearn.decomposition import sparse_encode
 
 import jax_mmf as mmf
-from jax_mmf.code_solvers import default_code_solver
-from jax_mmf.duality import relative_gap
+from jax_mmf.codes.duality import relative_gap
+from jax_mmf.codes.solvers import default_code_solver
 
 PENALTIES = {
     "ridge": mmf.Ridge(0.5),

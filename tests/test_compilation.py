@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
-from jax_mmf import step, training
-from jax_mmf.step import step_partial, step_whole
+from jax_mmf.learning import step
+from jax_mmf.learning.step import step_partial, step_whole
+from jax_mmf.training import fitting as training
 
 K, B = 8, 16
 

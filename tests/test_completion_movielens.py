@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jax_mmf import completion
-from jax_mmf.completion import command, read_movielens, read_movielens_items
+from jax_mmf.cli import recommend_steps as command
+from jax_mmf.completion import read_movielens, read_movielens_items
 
 ENTRIES = [(196, 242, 3.0, 881250949), (186, 302, 3.5, 891717742), (196, 302, 1.0, 878887116)]
 

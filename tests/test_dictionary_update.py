@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 
 import jax_mmf as mmf
-from jax_mmf.dictionary_update import DictionaryProblem
-from jax_mmf.linalg import map_rows
-from jax_mmf.surrogate import BatchMoments
+from jax_mmf.core.linalg import map_rows
+from jax_mmf.learning.dictionary_update import DictionaryProblem
+from jax_mmf.learning.surrogate import BatchMoments
 
 CONSTRAINTS = {
     "l2": mmf.L2Ball(),

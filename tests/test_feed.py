@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
-from jax_mmf.io.held_out import count_held_out
+from jax_mmf.training.held_out import count_held_out
 
 KEY = jax.random.key(0)
 N, P, K = 40, 6, 3

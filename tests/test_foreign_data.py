@@ -11,10 +11,10 @@ import pytest
 from jax.experimental import sparse as jax_sparse
 
 import jax_mmf as mmf
-from jax_mmf.foreign import as_array
+from jax_mmf.core.foreign import as_array
+from jax_mmf.core.validation import as_real_array
 from jax_mmf.io import ArraySource, SlicedSource, SparseSource, as_source
-from jax_mmf.io.feed import Feed
-from jax_mmf.validation import as_real_array
+from jax_mmf.training.feed import Feed
 
 KEY = jax.random.key(0)
 N, P, K = 40, 6, 3

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from jax_mmf.interrupt import deferred_interrupt
+from jax_mmf.training.interrupt import deferred_interrupt
 
 
 def test_the_first_is_noted_and_the_second_raises(capsys):

@@ -7,7 +7,7 @@ import pytest
 from test_forgetting import constant, power, scaled
 
 import jax_mmf as mmf
-from jax_mmf.surrogate import Surrogate, count_samples, update_surrogate
+from jax_mmf.learning.surrogate import Surrogate, count_samples, update_surrogate
 
 LAST, BATCH, N_FEATURES = 2**31 - 1, 100, 24
 SUBSET = mmf.UniformSubset(2)

@@ -9,8 +9,7 @@ import pytest
 from sklearn import linear_model
 
 import jax_mmf as mmf
-from jax_mmf.coding import objective_per_sample
-from jax_mmf.metrics import sparsity
+from jax_mmf.codes.metrics import objective_per_sample, sparsity
 
 K, P, N = 4, 9, 6
 

@@ -10,9 +10,9 @@ import pytest
 from reference import ReferenceConfig, run
 
 import jax_mmf as mmf
-from jax_mmf.linalg import _TILE
-from jax_mmf.step import _TAG_ORDER
-from jax_mmf.surrogate import Surrogate, update_surrogate
+from jax_mmf.core.linalg import _TILE
+from jax_mmf.learning.step import _TAG_ORDER
+from jax_mmf.learning.surrogate import Surrogate, update_surrogate
 
 K, P, BATCH, RAGGED, STEPS = 5, 62, 10, 7, 20
 

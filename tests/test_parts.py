@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
-from jax_mmf import coding, metrics, parts
-from jax_mmf.parts import Parts, in_parts, parts_of
+from jax_mmf.codes import chunks as parts
+from jax_mmf.codes import encoding as coding
+from jax_mmf.codes import metrics
+from jax_mmf.codes.chunks import Parts, in_parts, parts_of
 
 N, K, P = 331, 12, 20
 

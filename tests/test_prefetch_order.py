@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import jax_mmf as mmf
 from jax_mmf.io import FeaturePermutation
-from jax_mmf.io.order import SampleOrder
-from jax_mmf.io.prefetch import prefetch
+from jax_mmf.training.order import SampleOrder
+from jax_mmf.training.prefetch import prefetch
 
 
 def readers():

@@ -23,7 +23,7 @@ CONSTANTS = """
     import sys
     import jax, jax.numpy as jnp, numpy as np, optax
     import jax_mmf as mmf
-    from jax_mmf.coding import solve_codes
+    from jax_mmf.codes.solve import solve_codes
 
     def problem(n, k, p=20):
         rng = np.random.default_rng(0)

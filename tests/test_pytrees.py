@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
-from jax_mmf.pytrees import register_configuration
+from jax_mmf.core.pytrees import register_configuration
 
 SOLVER = mmf.OnlineFactorization(n_components=3)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
-from jax_mmf.pytrees import short
+from jax_mmf.core.pytrees import short
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).standard_normal((60, 16)).astype("float32")

@@ -117,7 +117,7 @@ def test_export_runs_here(x):
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np, jax_mmf as mmf
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jax_mmf.parts import parts_of
+from jax_mmf.codes.chunks import parts_of
 assert jax.device_count() == 4
 mesh = jax.make_mesh((4,), ("samples",), axis_types=(AxisType.Auto,))
 x = jnp.asarray(np.random.default_rng(0).standard_normal((32, 48)), jnp.float32)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jax_mmf import vectors
-from jax_mmf.compiled_loop import compiled_loop
+from jax_mmf.codes.kernels import vectors
+from jax_mmf.codes.kernels.compiled_loop import compiled_loop
 
 M = 64  # room, of which N is in use: two vectors, the second in part
 

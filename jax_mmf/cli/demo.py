@@ -36,7 +36,7 @@ def command(output: Path, seconds: float, components: int, alpha: float, keep_da
 
     Ends with a table, a model file (model.h5) and a picture (demo.png) of the convergence and of the atoms.
     """
-    from jax_mmf import demo as steps
+    from jax_mmf.cli import demo_steps as steps
 
     output.mkdir(parents=True, exist_ok=True)
     data = output / "patches.h5"

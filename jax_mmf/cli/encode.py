@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 import jax_mmf as mmf
 from jax_mmf.cli.options import Command, Output, cache, check_outputs, dataset, open_data, option, quiet
-from jax_mmf.io.atomic import HDF5_ENDINGS, hdf5_written_aside, written_aside
-from jax_mmf.io.feed import filled_up, finite_samples
-from jax_mmf.io.model_file import needs_x64
+from jax_mmf.core import filled_up
+from jax_mmf.io import HDF5_ENDINGS, hdf5_written_aside, needs_x64, written_aside
+from jax_mmf.training import finite_samples
 from jax_mmf.typing import HostArray
 
 _EPILOG = """\b

@@ -23,10 +23,8 @@ from jax_mmf.cli.options import (
     seed,
 )
 from jax_mmf.cli.solver import CONSTRAINTS, INITS, PENALTIES, check_given, go_on, make_solver
-from jax_mmf.interrupt import deferred_interrupt
-from jax_mmf.io.atomic import HDF5_ENDINGS
-from jax_mmf.io.model_file import needs_x64
-from jax_mmf.training import Callback, FitResult, Record
+from jax_mmf.io import HDF5_ENDINGS, needs_x64
+from jax_mmf.training import Callback, FitResult, Record, deferred_interrupt
 
 _EPILOG = """\b
 Examples:

@@ -10,7 +10,7 @@ import numpy as np
 import jax_mmf as mmf
 from jax_mmf.cli.options import Command, option
 from jax_mmf.cli.report import without_nan
-from jax_mmf.io.model_file import describe, needs_x64
+from jax_mmf.io import describe, needs_x64
 
 _EPILOG = """\b
 Example:

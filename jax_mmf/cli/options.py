@@ -9,10 +9,8 @@ from typing import Any
 
 import click
 
-from jax_mmf.compilation_cache import enable_compilation_cache
-from jax_mmf.io.atomic import HDF5_ENDINGS
-from jax_mmf.io.files import open_source
-from jax_mmf.io.sources import Source
+from jax_mmf.core import enable_compilation_cache
+from jax_mmf.io import HDF5_ENDINGS, Source, open_source
 
 _NO_TEXT = (*HDF5_ENDINGS, ".npy", ".npz", ".png", ".pdf", ".svg", ".parquet", ".zip", ".gz")
 

@@ -9,7 +9,7 @@ import jax
 from tqdm import tqdm
 
 from jax_mmf.cli.options import Command, Output, Real, cache, check_outputs, option, quiet, seed
-from jax_mmf.io.atomic import HDF5_ENDINGS
+from jax_mmf.io import HDF5_ENDINGS
 
 _EPILOG = """\b
 Example:
@@ -47,7 +47,7 @@ def command(ratings: Path | None, output: Path, demo: bool, **options: Any) -> i
     it has not rated.
     """
     from jax_mmf import completion
-    from jax_mmf.completion import command as steps
+    from jax_mmf.cli import recommend_steps as steps
 
     if demo == (ratings is not None):
         raise click.UsageError("give RATINGS, or --demo instead")

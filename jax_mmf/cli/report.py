@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.io.sources import Source
+from jax_mmf.io import Source
 from jax_mmf.training import Record
 from jax_mmf.typing import HostArray
 

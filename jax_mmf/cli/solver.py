@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 import jax_mmf as mmf
-from jax_mmf.io.model_file import Model, describe
+from jax_mmf.io import Model, describe
 
 PENALTIES: dict[str, type[Any]] = {"ridge": mmf.Ridge, "lasso": mmf.Lasso, "elastic-net": mmf.ElasticNet}
 CONSTRAINTS: dict[str, type[Any]] = {

@@ -15,9 +15,8 @@ from jax_mmf.completion.factors import Factors, carry_over, predict
 from jax_mmf.completion.implicit import ImplicitALS, ImplicitState, check_counts
 from jax_mmf.completion.ragged import RaggedRows
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.pytrees import register_configuration
+from jax_mmf.core import check_count, check_methods, check_real, register_configuration
 from jax_mmf.typing import Array, Float, HostArray, Key
-from jax_mmf.validation import check_count, check_methods, check_real
 
 _INITIAL_SCALE = 0.1
 _STEP = 0.01  # of Adam

@@ -18,16 +18,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jax_mmf.code_solvers import CodeSolver, default_code_solver
-from jax_mmf.coding import solve_codes
+from jax_mmf.codes import CodeSolver, default_code_solver, solve_codes
 from jax_mmf.completion.factors import Factors, carry_over
 from jax_mmf.completion.ragged import Observed, RaggedRows, Tile, map_blocks, observed, sum_rows, total_weight
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.linalg import cho_solve, cholesky_shifted
+from jax_mmf.core import check_count, check_real, cho_solve, cholesky_shifted, register_configuration
 from jax_mmf.penalties import ElasticNet, Penalty, Ridge
-from jax_mmf.pytrees import register_configuration
 from jax_mmf.typing import Array, Float, HostArray, Key
-from jax_mmf.validation import check_count, check_real
 
 _INITIAL_SCALE = 0.1
 

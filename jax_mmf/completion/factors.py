@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jax_mmf.linalg import matmul
+from jax_mmf.core import matmul
 from jax_mmf.typing import Array, ArrayLike, HostArray
 
 

@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_mmf.codes import power_of_two
 from jax_mmf.completion.factors import Factors, predict, score_all
 from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, positions_or_warning
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ragged import ragged_rows
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.parts import power_of_two
+from jax_mmf.core import check_choice, check_count, check_process
 from jax_mmf.typing import Array, HostArray
-from jax_mmf.validation import check_choice, check_count, check_process
 
 _SCORES = 1 << 24  # that are in memory at once
 _PREDICTIONS = 1 << 20

@@ -23,10 +23,16 @@ from jax.sharding import Mesh
 from jax_mmf.completion.factors import Factors, carry_over
 from jax_mmf.completion.ragged import Observed, RaggedRows, Tile, map_blocks, observed, sum_rows, total_weight
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.linalg import cho_solve, cholesky_shifted, matmul, self_product
-from jax_mmf.pytrees import register_configuration
+from jax_mmf.core import (
+    check_count,
+    check_real,
+    cho_solve,
+    cholesky_shifted,
+    matmul,
+    register_configuration,
+    self_product,
+)
 from jax_mmf.typing import Array, Float, HostArray, Key
-from jax_mmf.validation import check_count, check_real
 
 _INITIAL_SCALE = 0.1
 

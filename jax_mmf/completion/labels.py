@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from jax_mmf.core import warn
 from jax_mmf.typing import HostArray
-from jax_mmf.user_warnings import warn
 
 _SORTABLE = "iumM"  # kinds of arrays that NumPy sorts and searches as they are
 

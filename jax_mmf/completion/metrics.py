@@ -10,8 +10,8 @@ import numpy as np
 
 from jax_mmf.completion.labels import positions_or_warning
 from jax_mmf.completion.ratings import Ratings
+from jax_mmf.core import check_count
 from jax_mmf.typing import HostArray
-from jax_mmf.validation import check_count
 
 if TYPE_CHECKING:
     from jax_mmf.completion.fitted import Fitted

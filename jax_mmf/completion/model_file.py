@@ -17,8 +17,7 @@ from jax_mmf.completion.labels import Labels
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.online import ExplicitOnline
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.io.atomic import hdf5_written_aside
-from jax_mmf.io.model_file import CLASSES, build, describe, read_array, write_array
+from jax_mmf.io import CLASSES, build, describe, hdf5_written_aside, read_array, write_array
 from jax_mmf.typing import HostArray
 
 _FORMAT = "jax-mmf ratings model"

@@ -2,7 +2,7 @@
 
 The dictionary is the items. A step solves for the users of a mini-batch, each on the items that it rated, and improves
 the items on the surrogate. A feature of the dictionary, an item, is in few samples only: its statistics are averages
-over those, with a counter of its own, of residuals as with any partial B (see `jax_mmf.surrogate`).
+over those, with a counter of its own, of residuals as with any partial B (see `jax_mmf.learning.surrogate`).
 """
 
 from dataclasses import dataclass, field
@@ -18,14 +18,16 @@ from jax_mmf.completion.factors import Factors, carry_over
 from jax_mmf.completion.ragged import Observed, RaggedRows, Tile, observed
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.constraints import L2Ball
-from jax_mmf.dictionary_update import BlockCoordinateDescent, DictionaryProblem
-from jax_mmf.forgetting import Forgetting, PowerForgetting
-from jax_mmf.linalg import matmul
-from jax_mmf.pytrees import register_configuration
-from jax_mmf.subsampling import FullSubset
-from jax_mmf.surrogate import BatchMoments
+from jax_mmf.core import check_choice, check_count, matmul, register_configuration
+from jax_mmf.learning import (
+    BatchMoments,
+    BlockCoordinateDescent,
+    DictionaryProblem,
+    Forgetting,
+    FullSubset,
+    PowerForgetting,
+)
 from jax_mmf.typing import Array, Float, HostArray, Key
-from jax_mmf.validation import check_choice, check_count
 
 _BIAS_EPOCHS = 5
 _MOST_SEEN = 2**31 - 2  # one below the largest int32, to which forgetting rules add one

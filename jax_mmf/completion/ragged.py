@@ -20,9 +20,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jax_mmf.codes import power_of_two
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.parts import power_of_two
-from jax_mmf.pytrees import register_configuration
+from jax_mmf.core import register_configuration
 from jax_mmf.typing import Array, ArrayLike, HostArray
 
 MAX_PADDING = 1.2

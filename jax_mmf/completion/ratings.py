@@ -7,8 +7,8 @@ import numpy as np
 
 from jax_mmf.completion.columns import as_float32, from_objects, real_column, time_column
 from jax_mmf.completion.labels import Labels, kind_mismatch, label_array
+from jax_mmf.core import check_choice, check_real
 from jax_mmf.typing import HostArray
-from jax_mmf.validation import check_choice, check_real
 
 _AGGREGATES = ("mean", "sum", "min", "max", "first", "last")
 

@@ -13,9 +13,8 @@ from jax_mmf.completion.fitted import Fitted
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.training import Score, default_score, fit
-from jax_mmf.io.permutation import host_generator
+from jax_mmf.core import check_choice, check_count, host_generator
 from jax_mmf.typing import HostArray, Key
-from jax_mmf.validation import check_choice, check_count
 
 _SPLIT = 11
 

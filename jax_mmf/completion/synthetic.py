@@ -5,9 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.io.permutation import host_generator
+from jax_mmf.core import check_count, host_generator
 from jax_mmf.typing import HostArray, Key
-from jax_mmf.validation import check_count
 
 _TAG = 21
 

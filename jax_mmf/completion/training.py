@@ -17,10 +17,9 @@ from jax_mmf.completion.fitted import EpochRecord, Fitted, fitted
 from jax_mmf.completion.labels import positions_or_warning
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.interrupt import deferred_interrupt
+from jax_mmf.core import check_count, check_methods, check_process, warn_of_blas_threads
+from jax_mmf.training import deferred_interrupt
 from jax_mmf.typing import Key
-from jax_mmf.user_warnings import warn_of_blas_threads
-from jax_mmf.validation import check_count, check_methods, check_process
 
 Score = Callable[[Fitted, Ratings], float]
 """A number for a model and validation ratings; smaller is better."""

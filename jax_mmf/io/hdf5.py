@@ -6,9 +6,9 @@ from functools import cached_property
 import h5py
 import numpy as np
 
+from jax_mmf.core import warn
 from jax_mmf.io.matrix_source import RUN, MatrixSource, runs_of
 from jax_mmf.typing import HostArray
-from jax_mmf.user_warnings import warn
 
 _MUCH_EXCESS = 4  # numbers read for each one that is needed: worth a warning
 

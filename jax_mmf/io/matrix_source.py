@@ -5,9 +5,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from jax_mmf.foreign import in_native_order
+from jax_mmf.core import check_real_dtype, in_native_order
 from jax_mmf.typing import HostArray
-from jax_mmf.validation import check_real_dtype
 
 RUN = 16  # rows read in one piece from a disk: enough to amortise a seek, few enough to mix a mini-batch
 

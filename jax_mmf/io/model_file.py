@@ -14,24 +14,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf import (
-    code_solvers,
-    constraints,
+from jax_mmf import constraints, penalties
+from jax_mmf.codes import solvers as code_solvers
+from jax_mmf.core import check_count, check_process, check_shape, is_typed_key, matmul
+from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, hdf5_written_aside
+from jax_mmf.learning import (
+    OnlineFactorization,
+    State,
+    Surrogate,
     dictionary_update,
     forgetting,
     initialization,
-    penalties,
     statistics,
     subsampling,
 )
-from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, hdf5_written_aside
-from jax_mmf.io.permutation import is_typed_key
-from jax_mmf.linalg import matmul
-from jax_mmf.online import OnlineFactorization
-from jax_mmf.state import State
-from jax_mmf.surrogate import Surrogate
 from jax_mmf.typing import Array
-from jax_mmf.validation import check_count, check_process, check_shape
 
 _FORMAT = "jax-mmf model"
 _FORMAT_VERSION = 2

@@ -7,15 +7,13 @@ from typing import Any
 
 import h5py
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jax_mmf.core import check_count, check_real_dtype, host_generator
 from jax_mmf.io.atomic import hdf5_written_aside
 from jax_mmf.io.sources import BatchSource, as_source
-from jax_mmf.state import State
-from jax_mmf.surrogate import Surrogate
+from jax_mmf.learning import State, Surrogate
 from jax_mmf.typing import HostArray, Key
-from jax_mmf.validation import check_count, check_real_dtype
 
 _ROWS = 1024  # of a matrix that are copied at a time
 
@@ -61,19 +59,6 @@ class FeaturePermutation:
             surrogate=Surrogate(c, *jax.tree.map(columns, of_features)),
             update_state=jax.tree.map(lambda a: columns(a) if np.shape(a) == shape else a, state.update_state),
         )
-
-
-def host_generator(key: Key, *tags: int) -> np.random.Generator:
-    """A NumPy generator that depends on a JAX key, for orders that are made on the host."""
-    if not isinstance(key, jax.Array):
-        raise TypeError(f"key must be a key of jax.random.key, got {key!r}")
-    data = jax.random.key_data(key) if is_typed_key(key) else key
-    return np.random.default_rng([*np.asarray(data).ravel().tolist(), *tags])
-
-
-def is_typed_key(key: Key) -> bool:
-    """Whether a key is one of `jax.random.key`, and not an array of `jax.random.PRNGKey`."""
-    return bool(jnp.issubdtype(key.dtype, jax.dtypes.prng_key))
 
 
 def write_permuted(

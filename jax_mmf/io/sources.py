@@ -9,11 +9,10 @@ import h5py
 import jax
 import numpy as np
 
-from jax_mmf.foreign import as_array, describe, feature_names, in_native_order, is_in_memory, is_scipy_sparse
+from jax_mmf.core import as_array, describe, feature_names, in_native_order, is_in_memory, is_scipy_sparse, warn
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import RUN, MatrixSource, check_matrix, runs_of
 from jax_mmf.typing import HostArray
-from jax_mmf.user_warnings import warn
 
 
 @runtime_checkable
@@ -102,7 +101,7 @@ class ArraySource(MatrixSource):
     Pages of a memory map that were read count as resident memory of the process until the system needs them elsewhere.
 
     Args:
-      array: ``(n, p)`` real numbers, or anything that `jax_mmf.foreign.as_array` makes an array of.
+      array: ``(n, p)`` real numbers, or anything that `jax_mmf.core.foreign.as_array` makes an array of.
       name: in error messages.
     """
 

@@ -1,0 +1,138 @@
+"""What ``jax-mmf recommend`` does, step by step."""
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jax_mmf.completion import (
+    BPR,
+    CompletionEvent,
+    ExplicitALS,
+    ExplicitOnline,
+    Fitted,
+    ImplicitALS,
+    Items,
+    Model,
+    Ratings,
+    average_precision,
+    fit,
+    mae,
+    ndcg,
+    recall,
+    rmse,
+    train_test_split,
+)
+from jax_mmf.io import written_aside
+
+MODELS: dict[str, Callable[..., Any]] = {
+    "als": ExplicitALS,
+    "online": ExplicitOnline,
+    "implicit": ImplicitALS,
+    "bpr": BPR,
+}
+"""Configurations by the name that the command gives them."""
+
+_USERS = 4096  # recommended to at once
+
+
+class Report(NamedTuple):
+    """What a model is worth on ratings that it has not seen: names of measures, and their values."""
+
+    measures: dict[str, float]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value:.4f}" for name, value in self.measures.items())
+
+
+def configuration(kind: str, n_components: int, alpha: float | None) -> Model:
+    """The configuration of a name in `MODELS`; alpha None is its default."""
+    chosen: Model = MODELS[kind](n_components=n_components, **({} if alpha is None else {"alpha": alpha}))
+    return chosen
+
+
+def evaluate(
+    model: Model, ratings: Ratings, share: float, seed: int, n_epochs: int, progress: Callable[[CompletionEvent], Any]
+) -> Report:
+    """Learn from a part of the ratings, and measure on the rest: by user for implicit feedback, else at random."""
+    key = jax.random.key(seed)
+    explicit = model.feedback == "explicit"
+    train, test = train_test_split(ratings, test_size=share, key=key, by="random" if explicit else "user")
+    fitted = fit(model, train, key=key, n_epochs=n_epochs, callbacks=(progress,))
+    if fitted.stopped_by == "interrupt":
+        raise KeyboardInterrupt  # nothing of this is kept
+    if explicit:
+        return Report({"RMSE": rmse(fitted, test), "MAE": mae(fitted, test)})
+    measured = {"NDCG@10": ndcg, "recall@10": recall, "MAP@10": average_precision}
+    return Report({name: measure(fitted, test, k=10, exclude=train) for name, measure in measured.items()})
+
+
+def rows_of(fitted: Fitted, n: int, exclude_seen: bool, items: Items | None) -> Iterator[dict[str, Any]]:
+    """One row per recommendation: user, rank from 1, item, score, and the title where titles are known."""
+    users = fitted.ratings.user_ids.values
+    for first in range(0, len(users), _USERS):
+        part = users[first : first + _USERS]
+        best = fitted.recommend(part, n, exclude_seen=exclude_seen)
+        there = np.isfinite(best.scores)
+        titles = None if items is None else iter(items.titles_of(best.items[there]))
+        for row, user in enumerate(part.tolist()):
+            for rank in range(int(there[row].sum())):
+                line = {"user": user, "rank": rank + 1, "item": best.items[row, rank]}
+                line["score"] = float(best.scores[row, rank])
+                if titles is not None:
+                    line["title"] = next(titles)
+                yield line
+
+
+def sample(fitted: Fitted, items: Items | None, n: int = 5) -> list[str]:
+    """Lines that show a model at work: what goes with the most rated item, and what the first user should see."""
+    titled = lambda ids: ids.tolist() if items is None else items.titles_of(ids)  # noqa: E731
+    ratings = fitted.ratings
+    popular = ratings.item_ids.values[np.bincount(ratings.items, minlength=ratings.n_items).argmax()]
+    first = ratings.user_ids.values[0]
+    similar, _ = fitted.similar_items(popular, n)
+    best = fitted.recommend([first], n)
+    return [
+        f"like {titled(np.asarray([popular]))[0]}: {'; '.join(map(str, titled(similar)))}",
+        f"for user {first}: {'; '.join(map(str, titled(best.items[0])))}",
+    ]
+
+
+def write_recommendations(
+    path: Path, fitted: Fitted, *, n: int, exclude_seen: bool = True, items: Items | None = None
+) -> int:
+    """Write the best items of all users to a ``.csv`` or ``.parquet`` file; returns the number of rows.
+
+    The file appears under its name when it is complete.
+    """
+    names = ["user", "rank", "item", "score", *(["title"] if items is not None else [])]
+    rows = rows_of(fitted, n, exclude_seen, items)
+    count = 0
+    with written_aside(path) as aside:
+        if path.suffix == ".parquet":
+            return _write_parquet(aside, names, rows)
+        with aside.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            for row in rows:
+                writer.writerow(row | {"score": f"{row['score']:.5g}"})
+                count += 1
+    return count
+
+
+def _write_parquet(path: Path, names: list[str], rows: Iterator[dict[str, Any]]) -> int:
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ImportError("Parquet files need pyarrow; pip install 'jax-mmf[parquet]', or write .csv") from error
+    columns: dict[str, list[Any]] = {name: [] for name in names}
+    for row in rows:
+        for name, column in columns.items():
+            value = row[name]
+            column.append(value.item() if isinstance(value, np.generic) else value)
+    parquet.write_table(pa.table(columns), path)
+    return len(columns["user"])

@@ -1,0 +1,67 @@
+"""What users are told of codes that are not as they should be, outside of transformations, where values are known."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_mmf.codes.compaction import SolveInfo
+from jax_mmf.core import warn
+from jax_mmf.typing import Array
+
+_ON_THE_BALL = 1e-3  # difference from one, of the norms of atoms that were learned on a ball
+
+
+class ConvergenceWarning(UserWarning):
+    """Codes that are further from the best ones than the solver was asked for."""
+
+
+class Rows(NamedTuple):
+    """What comes with each sample."""
+
+    x: Array  # (n, p)
+    mask: Array | None  # (n, p), where each sample has its own
+    init: Array | None  # (n, k)
+
+
+def check_codes(dictionary: Array, rows: Rows, shared_mask: Array | None, codes: Array) -> None:
+    """Raise where codes are not finite, and name what made them so."""
+    if np.isfinite(np.asarray(codes)).all():
+        return
+    if not np.isfinite(np.asarray(dictionary)).all():
+        raise ValueError("dictionary holds nan or infinity, as one that was learned from numbers that overflowed does")
+    x, mask = np.asarray(rows.x), rows.mask if rows.mask is not None else shared_mask
+    bad = ~np.isfinite(x) if mask is None else ~np.isfinite(x) & (np.asarray(mask) != 0)
+    if bad.any():
+        i, j = np.argwhere(bad)[0]
+        raise ValueError(
+            f"x holds {x[i, j]} at sample {i}, feature {j}; clean or impute the data, or give a mask that is zero there"
+        )
+    raise FloatingPointError(f"codes are not finite: {codes.dtype} overflowed; scale dictionary and x, or use float64")
+
+
+def warn_if_swapped(dictionary: Array, x: Array) -> None:
+    """Warn where x looks like a dictionary, in the order of scikit-learn's arguments: a few rows, all of norm one."""
+    if not 1 < x.shape[0] < dictionary.shape[0]:
+        return
+    rows, atoms = np.asarray(x), np.asarray(dictionary)
+    for order in (1, 2):
+        with np.errstate(over="ignore", invalid="ignore"):
+            norms, others = (np.linalg.norm(a, order, axis=1) for a in (rows, atoms))
+        if np.abs(norms - 1).max() < _ON_THE_BALL and (np.abs(others - 1) > _ON_THE_BALL).all():
+            warn(
+                f"encode(dictionary, x, penalty) takes the dictionary first: all {len(rows)} rows of x have norm 1, as "
+                f"atoms have, and none of the {len(atoms)} rows of dictionary has. Are they in the wrong order?"
+            )
+
+
+def warn_unless_converged(info: SolveInfo) -> None:
+    """Warn of codes that are not within the tolerance of their solver."""
+    converged = np.asarray(info.converged)
+    if not converged.all():
+        n_open = converged.size - int(converged.sum())
+        warn(
+            f"codes of {n_open} of {converged.size} samples are not within the tolerance of the solver: the largest "
+            f"relative duality gap is {np.asarray(info.gap).max():.1e}. Give the solver more max_iter or a larger tol, "
+            "raise alpha, or compute in float64",
+            ConvergenceWarning,
+        )

@@ -1,0 +1,199 @@
+"""Codes of samples in a dictionary, and their derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jax_mmf.codes.checks import Rows, check_codes, warn_if_swapped, warn_unless_converged
+from jax_mmf.codes.chunks import at_once, in_parts, parts_of
+from jax_mmf.codes.compaction import SolveInfo
+from jax_mmf.codes.solve import solve_codes
+from jax_mmf.codes.solvers import CodeSolver, default_code_solver
+from jax_mmf.core import (
+    as_real_array,
+    check_methods,
+    check_shape,
+    matmul,
+    power_of_two_below,
+    self_product,
+    warn_of_blas_threads,
+)
+from jax_mmf.penalties import Penalty, is_ridge
+from jax_mmf.typing import Array, ArrayLike
+
+
+def encode(
+    dictionary: ArrayLike,
+    x: ArrayLike,
+    penalty: Penalty,
+    *,
+    mask: ArrayLike | None = None,
+    solver: CodeSolver | None = None,
+    init: ArrayLike | None = None,
+) -> Array:
+    """Codes of samples: ``argmin_a 1/2 |x - a D|^2 + Omega(a)``, each sample on its own.
+
+    Differentiable with respect to the dictionary, the samples, the mask and the numbers in the penalty, forward and
+    reverse, at any order: on the support of a code, the optimality condition is a linear system whose solution is
+    differentiated implicitly ([TPAMI12], proposition 1); off the support the derivative is zero. `UnrolledFISTA` is
+    differentiated step by step instead.
+
+    Args:
+      dictionary: ``(k, p)``.
+      x: one sample ``(p,)`` or a batch ``(n, p)``, in the dtype of the dictionary or cast to it.
+      penalty: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty`.
+      mask: None, or weights >= 0 of the squared error of each feature, ``(p,)`` or ``(n, p)``; zero for a missing
+        feature, whose value in ``x`` is then never looked at and may be NaN.
+      solver: a `CodeSolver`; by default `Cholesky` for ridge, else `ActiveSet`; `UnrolledFISTA` for derivatives of a
+        few steps.
+      init: ``(k,)`` or ``(n, k)`` codes to start from; zeros by default.
+
+    Returns:
+      ``(k,)`` or ``(n, k)``.
+
+    Raises:
+      ValueError: for shapes that do not fit.
+      TypeError: for arguments that are not real numbers, or no penalty or solver.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.encode(jnp.eye(3), jnp.array([2.0, -0.05, -1.0]), mmf.Lasso(0.1)))
+      [ 1.9  0.  -0.9]
+    """
+    return encode_with_info(dictionary, x, penalty, mask=mask, solver=solver, init=init)[0]
+
+
+def encode_with_info(
+    dictionary: ArrayLike,
+    x: ArrayLike,
+    penalty: Penalty,
+    *,
+    mask: ArrayLike | None = None,
+    solver: CodeSolver | None = None,
+    init: ArrayLike | None = None,
+) -> tuple[Array, SolveInfo]:
+    """As `encode`, with the duality gap and the number of iterations of each sample.
+
+    Returns:
+      codes ``(k,)`` or ``(n, k)``, and a `SolveInfo` of ``()`` or ``(n,)``.
+    """
+    dictionary = as_real_array("dictionary", dictionary, ndim=(2,))
+    x = as_real_array("x", x, ndim=(1, 2), dtype=dictionary.dtype)
+    k, p = dictionary.shape
+    check_shape("x", x, (*x.shape[:-1], p), "(n_features,)" if x.ndim == 1 else "(n_samples, n_features)")
+    if k == 0:
+        raise ValueError(f"dictionary must hold at least one atom, got shape {dictionary.shape}")
+    check_methods("penalty", penalty, "penalty", ("l1", "l2", "nonneg"))
+    for name in ("l1", "l2"):
+        shape = jnp.shape(getattr(penalty, name))
+        if shape not in ((), (k,)):
+            raise ValueError(
+                f"penalty must have one weight, or one for each of the {k} atoms; got {name} of shape {shape}"
+            )
+    solver = default_code_solver(penalty) if solver is None else solver
+    check_methods("solver", solver, "code solver", ("solve",))
+    batch = x[None] if x.ndim == 1 else x
+    start = None
+    if init is not None:
+        start = as_real_array("init", init, ndim=(x.ndim,), dtype=x.dtype)
+        meaning = "(n_components,)" if x.ndim == 1 else "(n_samples, n_components)"
+        check_shape("init", start, (*x.shape[:-1], k), meaning)
+        start = start.reshape(-1, k)
+    if mask is not None:
+        mask = as_real_array("mask", mask, ndim=(1, x.ndim), dtype=x.dtype)
+        check_shape("mask", mask, (*mask.shape[:-1], p), "(n_features,) or the shape of x")
+        if mask.ndim == 2:
+            check_shape("mask", mask, (batch.shape[0], p), "the shape of x")
+    shared, own = (mask, None) if mask is None or mask.ndim == 1 else (None, mask)
+    codes, info = _encode_rows(dictionary, Rows(batch, own, start), penalty, shared, solver)
+    return jax.tree.map(lambda a: a[0], (codes, info)) if x.ndim == 1 else (codes, info)
+
+
+def _encode_rows(
+    dictionary: Array, rows: Rows, penalty: Penalty, mask: Array | None, solver: CodeSolver
+) -> tuple[Array, SolveInfo]:
+    """Codes of a batch. Where nothing is traced, in parts, and with checks of what comes in and out."""
+    n, k = rows.x.shape[0], dictionary.shape[0]
+    if n == 0:
+        none = jnp.zeros((0,), dictionary.dtype)
+        return jnp.zeros((0, k), dictionary.dtype), SolveInfo(none, none.astype(jnp.int32), none.astype(bool))
+    parts = parts_of(solver, rows, dictionary, penalty, mask)
+    if parts is None:
+        return _encode(dictionary, None, rows, penalty, mask, solver)
+    if is_ridge(penalty):
+        warn_of_blas_threads(k)
+
+    def solve() -> tuple[Array, SolveInfo]:
+        if rows.init is not None and not np.isfinite(np.asarray(rows.init)).all():
+            raise ValueError("init holds nan or infinity; start from zeros, by init=None, or from finite codes")
+        for weights in map(np.asarray, jax.tree.leaves((mask, rows.mask))):
+            if not ((weights >= 0) & np.isfinite(weights)).all():
+                raise ValueError("mask must hold weights >= 0, zero for a missing feature; got negative numbers or nan")
+        gram = _shared_gram(dictionary, mask) if rows.mask is None else None
+        codes, info = in_parts(lambda part: _encode(dictionary, gram, part, penalty, mask, solver), rows, parts)
+        check_codes(dictionary, rows, mask, codes)
+        return codes, info
+
+    codes, info = at_once(solve)
+    warn_if_swapped(dictionary, rows.x)
+    warn_unless_converged(info)
+    return codes, info
+
+
+@jax.jit
+def _encode(
+    dictionary: Array,
+    gram: Array | None,
+    rows: Rows,
+    penalty: Penalty,
+    shared_mask: Array | None,
+    solver: CodeSolver,
+) -> tuple[Array, SolveInfo]:
+    """Codes of samples, with the Gram matrix ``(k, k)`` if it is known."""
+    x, mask, init = rows
+    if init is None:
+        init = jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
+    if mask is None and gram is None:
+        gram = _shared_gram(dictionary, shared_mask)
+    mask = shared_mask if mask is None else mask
+    if mask is None:
+        beta = matmul(x, dictionary.T)
+        scale = power_of_two_below(x)
+        sq_norm = jnp.sum(_divided(x, scale) ** 2, -1)
+    else:
+        # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
+        x = jnp.where((mask == 0) & ~jnp.isfinite(x), 0, x)
+        beta = matmul(mask * x, dictionary.T)
+        scale = power_of_two_below(jnp.where(mask == 0, 0, x))
+        scaled = _divided(x, scale)
+        sq_norm = jnp.sum((mask * scaled) * scaled, -1)  # a huge value that weighs nothing must not overflow
+    if gram is None:
+        # One sample after another, and again for derivatives: the weighted dictionaries of a batch would not fit.
+        gram = lax.map(jax.checkpoint(lambda m: matmul(dictionary * m, dictionary.T)), mask)
+    return solve_codes(gram, beta, penalty, sq_norm=sq_norm, scale=scale, solver=solver, init=init)
+
+
+def _divided(x: Array, scale: Array) -> Array:
+    return x / jnp.where(scale > 0, scale, 1)[:, None]
+
+
+@jax.jit
+def _shared_gram(dictionary: Array, mask: Array | None) -> Array:
+    return self_product(dictionary) if mask is None else matmul(dictionary * mask, dictionary.T)
+
+
+def decode(dictionary: ArrayLike, codes: ArrayLike) -> Array:
+    """Samples that codes stand for: ``A D``.
+
+    Args:
+      dictionary: ``(k, p)``.
+      codes: ``(k,)`` or ``(n, k)``.
+
+    Returns:
+      ``(p,)`` or ``(n, p)``.
+    """
+    dictionary = as_real_array("dictionary", dictionary, ndim=(2,))
+    codes = as_real_array("codes", codes, ndim=(1, 2), dtype=dictionary.dtype)
+    check_shape("codes", codes, (*codes.shape[:-1], dictionary.shape[0]), "(..., n_components)")
+    return matmul(codes, dictionary)

@@ -1,0 +1,149 @@
+"""Measures of a factorization: objective, explained variance, and how well planted atoms were found."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mmf.codes.chunks import at_once, in_parts, parts_of
+from jax_mmf.codes.encoding import encode
+from jax_mmf.codes.solve import Scaled
+from jax_mmf.codes.solvers import CodeSolver
+from jax_mmf.core import as_array, as_real_array, check_shape, matmul, power_of_two_below
+from jax_mmf.penalties import Penalty, penalty_value
+from jax_mmf.typing import Array, ArrayLike, HostArray
+
+
+def objective(dictionary: ArrayLike, x: ArrayLike, penalty: Penalty, *, solver: CodeSolver | None = None) -> Array:
+    """Mean over samples of ``1/2 |x - a D|^2 + Omega(a)`` at the best codes: the true one, on all features.
+
+    Differentiable in everything, as `encode` is.
+
+    Args:
+      dictionary: ``(k, p)``.
+      x: ``(n, p)``, or one sample ``(p,)``.
+      penalty: of the codes.
+      solver: of the codes; by default that of `encode`.
+
+    Returns:
+      a scalar.
+
+    Raises:
+      ValueError: for shapes that do not fit, no samples, and as `encode` does.
+    """
+    dictionary = as_real_array("dictionary", dictionary, ndim=(2,))
+    x = as_real_array("x", x, ndim=(1, 2), dtype=dictionary.dtype)
+    if x.shape[0] == 0:
+        raise ValueError(f"x must hold at least one sample to take a mean over, got shape {x.shape}")
+    codes = encode(dictionary, x, penalty, solver=solver)
+    x, codes = jnp.atleast_2d(x, codes)
+    parts = parts_of(None, (x, codes), dictionary, penalty)
+    if parts is None:
+        return objective_per_sample(dictionary, x, codes, penalty).mean()
+
+    def mean() -> Array:
+        each = in_parts(lambda rows: _objectives(dictionary, *rows, penalty), (x, codes), parts)
+        value, scale = (np.asarray(a, np.float64) for a in each)
+        with np.errstate(over="ignore"):  # infinite, then
+            return jnp.asarray((value * scale**2).mean().astype(x.dtype))
+
+    return at_once(mean)
+
+
+def explained_variance(
+    dictionary: ArrayLike, x: ArrayLike, codes: ArrayLike | Penalty, *, solver: CodeSolver | None = None
+) -> Array:
+    """Share of the sum of squares that is explained: ``1 - |X - A D|^2 / |X|^2``. Centre X first for a variance.
+
+    Args:
+      dictionary: ``(k, p)``.
+      x: ``(n, p)``.
+      codes: ``(n, k)``, or a penalty, for the codes of `encode`.
+      solver: of these codes; by default that of `encode`.
+
+    Returns:
+      a scalar, at most 1; NaN if X is zero.
+
+    Raises:
+      ValueError: for shapes that do not fit, no samples, and as `encode` does.
+    """
+    dictionary, x = (as_real_array(n, v, ndim=(2,)) for n, v in (("dictionary", dictionary), ("x", x)))
+    if isinstance(codes, Penalty):
+        codes = encode(dictionary, x, codes, solver=solver)
+    if isinstance(codes, str):
+        raise TypeError(f"codes must be an array (n, k), or a penalty such as Lasso(0.1); got {codes!r}")
+    codes = as_real_array("codes", codes, ndim=(2,))
+    check_shape("codes", codes, (x.shape[0], dictionary.shape[0]), "(n_samples, n_components)")
+    check_shape("x", x, (codes.shape[0], dictionary.shape[1]), "(n_samples, n_features)")
+    if x.shape[0] == 0:
+        raise ValueError(f"x must hold at least one sample, got shape {x.shape}")
+    parts = parts_of(None, (x, codes), dictionary)
+    if parts is None:
+        left, total, _ = (a.sum() for a in _squares(dictionary, x, codes))
+        return jnp.where(total > 0, 1 - left / total, jnp.nan)
+
+    def share() -> Array:
+        each = in_parts(lambda rows: _squares(dictionary, *rows), (x, codes), parts)
+        left, total, scale = (np.asarray(a, np.float64) for a in each)
+        everything = (total * scale**2).sum()
+        value = 1 - (left * scale**2).sum() / everything if everything > 0 else np.nan
+        return jnp.asarray(value, x.dtype)
+
+    return at_once(share)
+
+
+@jax.jit
+def _objectives(*args: Any) -> tuple[Array, Array]:
+    return scaled_objective_per_sample(*args)
+
+
+@jax.jit
+def _squares(dictionary: Array, x: Array, codes: Array) -> tuple[Array, Array, Array]:
+    """Squared norms of what codes leave of samples, and of the samples, over the square of a scale: ``(n,)`` each."""
+    scale = power_of_two_below(x).max(initial=0)
+    scale = jnp.where(scale > 0, scale, 1)
+    x, codes = x / scale, codes / scale
+    left, total = jnp.sum((x - matmul(codes, dictionary)) ** 2, -1), jnp.sum(x**2, -1)
+    return left, total, jnp.full(left.shape, scale)
+
+
+def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray, HostArray]:
+    """Pair atoms with reference atoms, greedily by the largest absolute cosine.
+
+    Args:
+      dictionary: ``(k, p)``.
+      reference: ``(m, p)``.
+
+    Returns:
+      ``(m,)`` the atom paired with each reference atom, -1 if none was left; ``(m,)`` absolute cosines, 0 if none.
+    """
+    left, right = (np.asarray(as_array(n, a), float) for n, a in (("dictionary", dictionary), ("reference", reference)))
+    check_shape("reference", right, (None, left.shape[1]), "(m, n_features)")
+    unit: Any = lambda a: a / np.maximum(np.linalg.norm(a, axis=1, keepdims=True), np.finfo(float).tiny)  # noqa: E731
+    cosine = np.abs(unit(right) @ unit(left).T)
+    pair, value = np.full(right.shape[0], -1), np.zeros(right.shape[0])
+    for _ in range(min(cosine.shape)):
+        i, j = np.unravel_index(cosine.argmax(), cosine.shape)
+        pair[i], value[i] = j, cosine[i, j]
+        cosine[i, :] = cosine[:, j] = -1
+    return pair, value
+
+
+def sparsity(array: ArrayLike) -> Array:
+    """Share of entries that are zero: a scalar in [0, 1]."""
+    return jnp.mean(jax.lax.stop_gradient(jnp.asarray(as_array("array", array))) == 0)
+
+
+def objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: Penalty) -> Array:
+    """``1/2 |x - a D|^2 + Omega(a)`` of each sample: ``(k, p), (n, p), (n, k) -> (n,)``."""
+    residual = x - matmul(codes, dictionary)
+    return 0.5 * jnp.sum(residual**2, -1) + penalty_value(penalty, codes)
+
+
+def scaled_objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: Penalty) -> tuple[Array, Array]:
+    """As `objective_per_sample`, over the square of a scale, whose own square may be out of range: ``(n,)`` each."""
+    scale = power_of_two_below(x).max(initial=0)
+    scale = jnp.where(scale > 0, scale, 1)
+    value = objective_per_sample(dictionary, x / scale, codes / scale, Scaled(penalty, scale))
+    return value, jnp.full(value.shape, scale)

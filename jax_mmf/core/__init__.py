@@ -1,0 +1,77 @@
+"""What everything rests on, and nothing of the method: pytrees, checks, linear algebra, random keys, JAX itself."""
+
+from jax_mmf.core.compilation_cache import enable_compilation_cache
+from jax_mmf.core.foreign import as_array, describe, feature_names, in_native_order, is_in_memory, is_scipy_sparse
+from jax_mmf.core.linalg import (
+    Take,
+    all_finite,
+    cho_solve,
+    cholesky,
+    cholesky_shifted,
+    in_tiles,
+    largest_eigenvalue,
+    map_rows,
+    matmul,
+    power_of_two_below,
+    self_product,
+    solve_shifted,
+)
+from jax_mmf.core.padding import aligned_empty, filled_up
+from jax_mmf.core.projection import nearest
+from jax_mmf.core.pytrees import register_configuration, short, short_fields
+from jax_mmf.core.random import host_generator, is_typed_key
+from jax_mmf.core.user_warnings import warn, warn_of_blas_threads
+from jax_mmf.core.validation import (
+    as_computing_dtype,
+    as_real_array,
+    check_choice,
+    check_count,
+    check_methods,
+    check_process,
+    check_real,
+    check_real_dtype,
+    check_shape,
+    computing_dtype,
+)
+
+__all__ = [
+    "Take",
+    "aligned_empty",
+    "all_finite",
+    "as_array",
+    "as_computing_dtype",
+    "as_real_array",
+    "check_choice",
+    "check_count",
+    "check_methods",
+    "check_process",
+    "check_real",
+    "check_real_dtype",
+    "check_shape",
+    "cho_solve",
+    "cholesky",
+    "cholesky_shifted",
+    "computing_dtype",
+    "describe",
+    "enable_compilation_cache",
+    "feature_names",
+    "filled_up",
+    "host_generator",
+    "in_native_order",
+    "in_tiles",
+    "is_in_memory",
+    "is_scipy_sparse",
+    "is_typed_key",
+    "largest_eigenvalue",
+    "map_rows",
+    "matmul",
+    "nearest",
+    "power_of_two_below",
+    "register_configuration",
+    "self_product",
+    "short",
+    "short_fields",
+    "solve_shifted",
+    "warn",
+    "warn_of_blas_threads",
+]

@@ -1,0 +1,47 @@
+"""Batches that are filled up to a few sizes, so that they share compiled programs."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mmf.typing import HostArray
+
+_ALIGNMENT = 64  # bytes: JAX takes host arrays that are aligned so without a copy
+
+
+def filled_up(rows: Any, size: int, value: float = 0) -> Any:
+    """Arrays ``(n, ...)`` with more rows of one value, up to a size.
+
+    On the host and on CPU this compiles no program.
+
+    Args:
+      rows: pytree of NumPy arrays and of JAX arrays, each of these on one device.
+      size: number of rows in the result, at least n.
+      value: of all entries of the new rows.
+
+    Returns:
+      a pytree of arrays ``(size, ...)``, each where it was.
+    """
+
+    def fill(array: Any) -> Any:
+        n_rows = array.shape[0]
+        if n_rows == size:
+            return array
+        if isinstance(array, jax.Array) and any(device.platform != "cpu" for device in array.devices()):
+            return jnp.pad(array, [(0, size - n_rows)] + [(0, 0)] * (array.ndim - 1), constant_values=value)
+        filled = aligned_empty((size, *array.shape[1:]), array.dtype)
+        filled[:n_rows], filled[n_rows:] = array, value
+        return jax.device_put(filled) if isinstance(array, jax.Array) else filled
+
+    return jax.tree.map(fill, rows)
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> HostArray:
+    """An array with any numbers in it, which JAX takes without a copy."""
+    dtype = np.dtype(dtype)
+    n_bytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+    buffer = np.empty(n_bytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + n_bytes].view(dtype).reshape(shape)

@@ -1,0 +1,65 @@
+"""Learning a dictionary online: what a step sees, estimates, weighs, remembers and moves; the step; the solver."""
+
+from jax_mmf.learning.dictionary_update import (
+    BlockCoordinateDescent,
+    DictionaryProblem,
+    DictionaryUpdate,
+    GradientUpdate,
+    ProjectedGradient,
+)
+from jax_mmf.learning.forgetting import ConstantForgetting, Forgetting, PowerForgetting, ScaledForgetting
+from jax_mmf.learning.initialization import Initialization, KMeansPlusPlus, RandomizedSVD, RandomSamples
+from jax_mmf.learning.online import OnlineFactorization
+from jax_mmf.learning.presets import default_solver
+from jax_mmf.learning.state import Info, State
+from jax_mmf.learning.statistics import (
+    AveragedStatistics,
+    FullStatistics,
+    MaskedStatistics,
+    Memory,
+    Regression,
+    Statistics,
+    View,
+)
+from jax_mmf.learning.step import draw_subset, fill, of_samples, step_partial, step_whole
+from jax_mmf.learning.subsampling import BlockSubset, FeatureSubset, FullSubset, Subset, UniformSubset
+from jax_mmf.learning.surrogate import BatchMoments, Surrogate
+
+__all__ = [
+    "AveragedStatistics",
+    "BatchMoments",
+    "BlockCoordinateDescent",
+    "BlockSubset",
+    "ConstantForgetting",
+    "DictionaryProblem",
+    "DictionaryUpdate",
+    "FeatureSubset",
+    "Forgetting",
+    "FullStatistics",
+    "FullSubset",
+    "GradientUpdate",
+    "Info",
+    "Initialization",
+    "KMeansPlusPlus",
+    "MaskedStatistics",
+    "Memory",
+    "OnlineFactorization",
+    "PowerForgetting",
+    "ProjectedGradient",
+    "RandomSamples",
+    "RandomizedSVD",
+    "Regression",
+    "ScaledForgetting",
+    "State",
+    "Statistics",
+    "Subset",
+    "Surrogate",
+    "UniformSubset",
+    "View",
+    "default_solver",
+    "draw_subset",
+    "fill",
+    "of_samples",
+    "step_partial",
+    "step_whole",
+]

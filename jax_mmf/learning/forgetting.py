@@ -1,0 +1,143 @@
+"""Forgetting: how much a mini-batch weighs against everything seen before it.
+
+The statistics of a factorization are ``S <- (1 - w) S + w (mean over the batch)``, and a forgetting rule gives w. It
+is a setting of its own, and it matters: slow forgetting keeps codes that were computed in early, bad dictionaries; fast
+forgetting keeps the noise of the last batches. All numbers may be traced.
+
+The number of samples seen is an int32 that stops at 2^31 - 1. From there on the weight of a batch no longer falls: a
+memory of about so many samples is left.
+"""
+
+import numbers
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import jax.numpy as jnp
+from jax import lax
+
+from jax_mmf.core import check_real, register_configuration
+from jax_mmf.typing import Array, Float
+
+_CHUNK = 256  # samples that a loop over a batch of traced size takes at once
+
+
+@runtime_checkable
+class Forgetting(Protocol):
+    """A pytree that gives the weight of a mini-batch."""
+
+    def weight(self, n_before: Array, batch_size: int | Array) -> Array:
+        """Weight in (0, 1] of a batch.
+
+        Args:
+          n_before: int32 scalar, number of samples seen before the batch, or 2^31 - 1 if there were more: adding
+            integers to it may overflow, so convert it to a floating dtype first.
+          batch_size: number of samples in the batch: an int (static), or an int32 scalar (static or traced), with which
+            one compiled program does for all sizes.
+
+        Returns:
+          a scalar.
+        """
+
+
+@register_configuration
+@dataclass(frozen=True)
+class PowerForgetting:
+    """Sample i weighs ``i^-exponent``: ``w = 1 - prod_i (1 - i^-exponent)`` over the batch ([TSP18], [JMLR10]).
+
+    The convergence proof of [TSP18] asks for an exponent in (11/12, 1]; its experiments used 0.9. Lower ones are
+    allowed, and often converge far sooner.
+
+    Attributes:
+      exponent: > 0; 1 is the plain average over all samples.
+
+    Raises:
+      ValueError: if the exponent is known on the host and not positive.
+    """
+
+    exponent: Float = 0.9
+
+    def __post_init__(self) -> None:
+        check_real("exponent", self.exponent, low=0.0, open_low=True)
+
+    def weight(self, n_before: Array, batch_size: int | Array) -> Array:
+        """Weight of a batch; arguments as in `Forgetting.weight`.
+
+        The derivative in the exponent is there in reverse mode for a batch size that is an int only: a traced one takes
+        a loop.
+        """
+        exponent = _floating(self.exponent)
+        seen = jnp.asarray(n_before, exponent.dtype)
+
+        # In logarithms, since 1 - i^-u rounds to 1 in single precision long before a terabyte is through. The first
+        # sample of all, of weight 1, has no logarithm.
+        def kept(of_batch: Array, counts: Array | bool) -> Array:
+            index = seen + 1 + of_batch.astype(seen.dtype)
+            counts &= index > 1
+            share = jnp.where(counts, index, 2) ** -exponent
+            return jnp.sum(jnp.log1p(-jnp.where(counts, share, 0)))
+
+        if isinstance(batch_size, numbers.Integral):
+            total = kept(jnp.arange(batch_size), True)
+        else:
+
+            def add(chunk: Array, total: Array) -> Array:
+                of_batch = chunk * _CHUNK + jnp.arange(_CHUNK)
+                return total + kept(of_batch, of_batch < batch_size)
+
+            total = lax.fori_loop(0, -(-batch_size // _CHUNK), add, jnp.zeros((), seen.dtype))
+        return jnp.where(seen > 0, -jnp.expm1(total), 1)
+
+
+@register_configuration
+@dataclass(frozen=True)
+class ScaledForgetting:
+    """``w = c b / (n + c b)`` for a batch of b samples after n: ``c / (t + c)`` after t batches of one size.
+
+    Statistics are averages in which sample i weighs ``i^(c - 1)``: whatever the number of samples, the last 1/c of
+    them counts most. ``scale=1`` is the plain average; no other scale is in the range of the proof of [TSP18].
+
+    Attributes:
+      scale: c, > 0.
+
+    Raises:
+      ValueError: if the scale is known on the host and not positive.
+    """
+
+    scale: Float = 8.0
+
+    def __post_init__(self) -> None:
+        check_real("scale", self.scale, low=0.0, open_low=True)
+
+    def weight(self, n_before: Array, batch_size: int | Array) -> Array:
+        """Weight of a batch; arguments as in `Forgetting.weight`."""
+        scaled = _floating(self.scale) * batch_size
+        return scaled / (jnp.asarray(n_before, scaled.dtype) + scaled)
+
+
+@register_configuration
+@dataclass(frozen=True)
+class ConstantForgetting:
+    """Every sample weighs the same against those before it, for endless streams: ``w = 1 - (1 - rate)^b``.
+
+    The memory is about ``1 / rate`` samples long. Outside of the range of the proof of [TSP18].
+
+    Attributes:
+      rate: weight of one sample, in (0, 1].
+
+    Raises:
+      ValueError: if the rate is known on the host and out of range.
+    """
+
+    rate: Float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_real("rate", self.rate, low=0.0, high=1.0, open_low=True)
+
+    def weight(self, n_before: Array, batch_size: int | Array) -> Array:
+        """Weight of a batch; arguments as in `Forgetting.weight`."""
+        rate = _floating(self.rate)
+        return -jnp.expm1(batch_size * jnp.log1p(-rate))
+
+
+def _floating(value: Float) -> Array:
+    return jnp.asarray(value, jnp.result_type(value, float))

@@ -1,0 +1,315 @@
+"""Online matrix factorization with stochastic subsampling: the configuration, the state, and the step.
+
+`OnlineFactorization` is a frozen pytree: its numbers (alpha, l1_ratio, radius, exponents) are leaves, its structure is
+static. Its methods are pure functions of a `State`, jitted with the configuration as an argument: another alpha
+compiles nothing, ``jax.vmap`` over a batch of them trains a whole path, and ``jax.grad`` reaches them.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_mmf.codes import CodeSolver, CoordinateDescent, default_code_solver, encode
+from jax_mmf.constraints import Constraint, L2Ball
+from jax_mmf.core import (
+    as_real_array,
+    check_count,
+    check_methods,
+    check_process,
+    check_shape,
+    register_configuration,
+    short,
+    short_fields,
+    warn,
+)
+from jax_mmf.learning import step
+from jax_mmf.learning.dictionary_update import BlockCoordinateDescent, DictionaryUpdate
+from jax_mmf.learning.forgetting import Forgetting, ScaledForgetting
+from jax_mmf.learning.initialization import Initialization, RandomSamples
+from jax_mmf.learning.state import Info, State
+from jax_mmf.learning.statistics import MaskedStatistics, Memory, Statistics
+from jax_mmf.learning.subsampling import FeatureSubset, FullSubset, Subset
+from jax_mmf.penalties import Lasso, Penalty, Ridge, has_relative_alpha, is_ridge
+from jax_mmf.typing import Array, ArrayLike, Key
+
+_FEW_BLOCKS = 16  # with fewer, partial statistics end measurably higher
+
+
+def _default_forgetting(penalty: Penalty, partial_b: bool) -> Forgetting:
+    """The scale that learned soonest, or nearly so, wherever it was measured."""
+    if isinstance(penalty, Ridge) and penalty.nonneg:
+        return ScaledForgetting(32.0)
+    return ScaledForgetting(4.0 if is_ridge(penalty) and not partial_b else 8.0)
+
+
+@register_configuration
+@dataclass(frozen=True, kw_only=True, repr=False)
+class OnlineFactorization:
+    """Online matrix factorization ``X ~ A D`` with stochastic subsampling of the features ([ICML16], [TSP18])::
+
+        min over D    1/n sum_i  min over a_i   1/2 |x_i - a_i D|^2 + Omega(a_i),     gauge of each atom <= radius
+
+    With all features in every step (the default), this is online matrix factorization [JMLR10].
+
+    Attributes:
+      n_components: k, number of atoms (static).
+      penalty: Omega: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty`; ``Lasso(0.1)`` by default.
+      constraint: of the atoms: `L2Ball` (default), `L1Ball`, `ElasticNetBall`, `Simplex`, or any `Constraint`.
+      subset: which features a step sees: `FullSubset` (default), `BlockSubset`, `UniformSubset`.
+      forgetting: weight of a mini-batch: `ScaledForgetting`, `PowerForgetting`, `ConstantForgetting`. None (default)
+        becomes ``ScaledForgetting(c)``, with c = 4 for ridge codes and full B, 32 for non-negative codes without an l1
+        penalty, and 8 else (docs/defaults.md has the figures).
+      statistics: what codes are computed from: `MaskedStatistics` (default), `FullStatistics`, `AveragedStatistics`.
+      partial_b: whether B is updated on the subset only, with counters per feature [ICML16] (static). Then a step needs
+        nothing but the subset of its samples and costs r times less. If not [TSP18] (default), B is updated on all
+        features, which needs whole samples, is far less noisy, and costs one product of codes and samples.
+      dictionary_update: `BlockCoordinateDescent` (default); `ProjectedGradient`, for accelerators; or `GradientUpdate`
+        with any optax transformation.
+      code_solver: `Cholesky`, `CoordinateDescent`, `ActiveSet`, `FISTA`; None chooses by the penalty: `Cholesky` for
+        ridge, `CoordinateDescent` for non-negative ridge, to a relative duality gap that falls with the weight of a
+        batch in the statistics, from 0.1 to 1e-3, and `ActiveSet` to 1e-3 for others.
+      initialization: how the first dictionary is made from samples: `RandomSamples` (default), `RandomizedSVD`,
+        `KMeansPlusPlus`.
+
+    Raises:
+      ValueError: for combinations that cannot work, with the reason, and numbers out of range.
+      TypeError: for parts that lack a method, naming it.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (20, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1), constraint=mmf.L2Ball())
+      >>> state = solver.init(jax.random.key(1), samples=x)
+      >>> state, info = solver.update(state, x)
+      >>> state.dictionary.shape, info.codes.shape, int(state.n_samples)
+      ((3, 8), (20, 3), 20)
+    """
+
+    n_components: int = field(metadata={"static": True})
+    penalty: Penalty = Lasso(0.1)
+    constraint: Constraint = L2Ball()
+    subset: FeatureSubset = FullSubset()
+    forgetting: Forgetting = None  # type: ignore[assignment]  # chosen when the object is made
+    statistics: Statistics = MaskedStatistics()
+    partial_b: bool = field(default=False, metadata={"static": True})
+    dictionary_update: DictionaryUpdate = BlockCoordinateDescent()
+    code_solver: CodeSolver | None = None
+    initialization: Initialization = RandomSamples()
+
+    def __post_init__(self) -> None:
+        check_count("n_components", self.n_components)
+        if not has_relative_alpha(self.penalty):  # which has no weights yet
+            check_methods("penalty", self.penalty, "penalty", ("l1", "l2", "nonneg"))
+        check_methods("constraint", self.constraint, "constraint", ("gauge", "project", "scale", "radius", "nonneg"))
+        check_methods("subset", self.subset, "feature subset", ("draw", "reduction", "n_blocks"))
+        if self.forgetting is None:
+            object.__setattr__(self, "forgetting", _default_forgetting(self.penalty, self.partial_b))
+        check_methods("forgetting", self.forgetting, "forgetting rule", ("weight",))
+        needed = ("estimate", "init_memory", "needs_whole_samples", "needs_gram")
+        check_methods("statistics", self.statistics, "pair of estimators", needed)
+        check_methods("dictionary_update", self.dictionary_update, "dictionary update", ("init", "update"))
+        check_methods("initialization", self.initialization, "initialization", ("__call__",))
+        if self.code_solver is not None:
+            check_methods("code_solver", self.code_solver, "code solver", ("solve",))
+        n_blocks, reduction = self.subset.n_blocks, self.subset.reduction
+        if self.partial_b and n_blocks is not None and reduction > 1:
+            reason = (
+                f"subset has n_blocks={n_blocks} with partial_b=True: features that are always seen together become a "
+                "factorization of their own"
+            )
+            if n_blocks == 1:
+                raise ValueError(f"{reason}, and the run fails; use n_blocks=32, or partial_b=False")
+            if n_blocks < _FEW_BLOCKS:
+                warn(f"{reason}; use n_blocks=32, or partial_b=False")
+
+    def __sklearn_clone__(self) -> "OnlineFactorization":
+        """For `sklearn.base.clone`: it is frozen, and a clone of itself."""
+        return self
+
+    def __repr__(self) -> str:
+        """With the parts that are not the default ones."""
+        default: dict[str, Any] = {f.name: f.default for f in fields(self)}
+        default["forgetting"] = _default_forgetting(self.penalty, self.partial_b)
+        always = ("n_components", "penalty", "constraint")
+        return short_fields(self, [n for n, d in default.items() if n in always or short(getattr(self, n)) != short(d)])
+
+    @property
+    def needs_whole_samples(self) -> bool:
+        """Whether a step reads features outside of its subset (static)."""
+        return self.statistics.needs_whole_samples or not self.partial_b
+
+    def step_code_solver(self, weight: Array) -> CodeSolver:
+        """The code solver of a step whose batch weighs ``weight`` in the statistics: ``code_solver``, or the default.
+
+        Non-negative codes without an l1 penalty are as accurate as what they enter, by sweeps from zero: they have
+        fewer zeros than the best ones, and atoms are learned faster (docs/defaults.md has the figures). For others it
+        makes no difference, and exact codes cost no more.
+        """
+        if self.code_solver is not None:
+            return self.code_solver
+        if isinstance(self.penalty, Ridge) and self.penalty.nonneg:
+            return CoordinateDescent(tol=jnp.clip(weight, 1e-3, 0.1), max_iter=200)
+        return default_code_solver(self.penalty, tol=1e-3, max_iter=200)
+
+    def init(self, key: Key, *, samples: ArrayLike | None = None, dictionary: ArrayLike | None = None) -> State:
+        """The state before the first step.
+
+        Args:
+          key: PRNG key of the run.
+          samples: ``(m, p)`` with ``m >= n_components``, to make a dictionary from.
+          dictionary: ``(k, p)``, to start from as it is; atoms outside of the constraint are projected.
+
+        Returns:
+          a state in the floating dtype of what was given.
+
+        Raises:
+          ValueError: unless exactly one of samples and dictionary is given, for shapes that do not fit, and for NaN or
+            infinity (outside of `jax.jit`, where values are not known).
+          TypeError: for arrays that do not hold real numbers.
+        """
+        if (samples is None) == (dictionary is None):
+            raise ValueError("init takes samples or dictionary, one of the two")
+        k = self.n_components
+        if dictionary is not None:
+            given = as_real_array("dictionary", dictionary, ndim=(2,))
+            check_shape("dictionary", given, (k, None), "(n_components, n_features)")
+            _check_finite("dictionary", given)
+            return step.init_state(self, key, given, from_samples=False)
+        given = as_real_array("samples", samples, ndim=(2,))
+        _check_finite("samples", given)
+        if given.shape[0] < k:
+            raise ValueError(
+                f"samples must be at least as many as n_components={k}, got {given.shape[0]}; give more, use fewer "
+                "components, or give a dictionary"
+            )
+        return step.init_state(self, key, given, from_samples=True)
+
+    def init_memory(self, state: State, n_samples: int) -> Memory | None:
+        """What averaged statistics remember of n samples: rows to hand to `update`; None if nothing is remembered."""
+        return self.statistics.init_memory(n_samples, self.n_components, state.dictionary.dtype)
+
+    def draw_subset(self, state: State, *, ahead: int = 0) -> Subset:
+        """The features that `update` would look at.
+
+        Args:
+          state: before the step.
+          ahead: 0 for the next step, 1 for the one after it, and so on: subsets do not depend on data.
+
+        Returns:
+          the subset.
+        """
+        check_process()
+        return step.draw_subset(self, state.key, state.step + ahead, state.dictionary.shape[1])
+
+    def update(
+        self, state: State, x: ArrayLike, *, memory: Memory | None = None, codes: ArrayLike | None = None
+    ) -> tuple[State, Info]:
+        """One step on one mini-batch of whole samples.
+
+        Args:
+          state: before the step.
+          x: ``(b, p)``, or one sample ``(p,)``. Cast to the state's dtype. Outside of transformations, batches of all
+            sizes up to the next power of two share a compiled program; inside, each size has its own.
+          memory: rows of the samples, with averaged statistics.
+          codes: ``(b, k)`` to start the code solver from; zeros by default.
+
+        Returns:
+          the state after the step, and an `Info`.
+
+        Raises:
+          ValueError: for shapes that do not fit, and if memory is missing or not wanted.
+          TypeError: if x does not hold real numbers.
+        """
+        x = self._batch("x", x, state, state.dictionary.shape[1], "(batch, n_features)")
+        self._check_memory(memory, x.shape[0])
+        return step.update(self, state, x, memory, self._start(codes, state, x.shape[0]))
+
+    def partial_update(
+        self,
+        state: State,
+        x_subset: ArrayLike,
+        subset: Subset,
+        *,
+        memory: Memory | None = None,
+        codes: ArrayLike | None = None,
+    ) -> tuple[State, Info]:
+        """One step on the features of a subset alone: the same as `update` on the whole samples.
+
+        Args:
+          state: before the step.
+          x_subset: ``(b, s)``, the columns ``subset.indices`` of the samples.
+          subset: what `draw_subset` gave for this step.
+          memory: as in `update`.
+          codes: as in `update`.
+
+        Returns:
+          the state after the step, and an `Info`.
+
+        Raises:
+          ValueError: if the statistics need whole samples, and as `update` does.
+          TypeError: as `update` does.
+        """
+        if self.needs_whole_samples:
+            what = "partial_b=False" if not self.partial_b else f"statistics={self.statistics!r}"
+            raise ValueError(f"partial_update sees a subset of the features only, and {what} needs all; use update")
+        check_methods("subset", subset, "subset", ("indices", "gather", "scatter"))
+        if subset.n_features != state.dictionary.shape[1]:
+            raise ValueError(f"subset must be of {state.dictionary.shape[1]} features, got one of {subset.n_features}")
+        x_subset = self._batch("x_subset", x_subset, state, subset.size, "(batch, size of the subset)")
+        self._check_memory(memory, x_subset.shape[0])
+        return step.partial_update(self, state, x_subset, subset, memory, self._start(codes, state, x_subset.shape[0]))
+
+    def encode(self, dictionary: ArrayLike, x: ArrayLike, *, mask: ArrayLike | None = None) -> Array:
+        """Codes of samples with this penalty: as `jax_mmf.encode`."""
+        return encode(dictionary, x, self.penalty, mask=mask)
+
+    def revive(self, key: Key, state: State, samples: ArrayLike) -> State:
+        """Replace the atoms that codes hardly use by random samples.
+
+        Args:
+          key: PRNG key of the choice.
+          state: of the run.
+          samples: ``(m, p)``, whole.
+
+        Returns:
+          a state whose dead atoms are samples, scaled to the constraint, with empty statistics; the others are as
+          before.
+
+        Raises:
+          ValueError: for shapes that do not fit.
+        """
+        samples = self._batch("samples", samples, state, state.dictionary.shape[1], "(m, n_features)")
+        return step.revive(self, key, state, samples)
+
+    def _batch(self, name: str, x: ArrayLike, state: State, width: int, meaning: str) -> Array:
+        x = as_real_array(name, x, ndim=(1, 2), dtype=state.dictionary.dtype)
+        x = x[None] if x.ndim == 1 else x
+        check_shape(name, x, (None, width), meaning)
+        if x.shape[0] == 0:
+            raise ValueError(f"{name} must hold at least one sample, got shape {x.shape}")
+        return x
+
+    def _check_memory(self, memory: Memory | None, batch: int) -> None:
+        remembers = self.statistics.init_memory(0, 1, jnp.dtype("float32")) is not None
+        if remembers and memory is None:
+            raise ValueError(
+                f"statistics={self.statistics!r} needs memory: the rows of the batch out of solver.init_memory(...)"
+            )
+        if memory is not None and not remembers:
+            raise ValueError(f"memory must be None with statistics={self.statistics!r}, which remembers nothing")
+        if memory is not None:
+            check_shape("memory.beta", memory.beta, (batch, self.n_components), "(batch, n_components)")
+
+    def _start(self, codes: ArrayLike | None, state: State, batch: int) -> Array | None:
+        if codes is None:
+            return None
+        codes = as_real_array("codes", codes, ndim=(2,), dtype=state.dictionary.dtype)
+        check_shape("codes", codes, (batch, self.n_components), "(batch, n_components)")
+        return codes
+
+
+def _check_finite(name: str, array: Array) -> None:
+    if not isinstance(array, jax.core.Tracer) and not bool(jnp.isfinite(array).all()):
+        raise ValueError(f"{name} must be finite, got nan or infinity; clean or impute the data first")

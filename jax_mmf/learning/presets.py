@@ -1,0 +1,60 @@
+"""What to use where: the solver of a problem by its data and machine. docs/defaults.md has the figures behind it."""
+
+from typing import Any
+
+import jax
+
+from jax_mmf.constraints import Constraint
+from jax_mmf.core import check_choice
+from jax_mmf.learning.dictionary_update import ProjectedGradient
+from jax_mmf.learning.online import OnlineFactorization
+from jax_mmf.learning.subsampling import BlockSubset
+from jax_mmf.penalties import Penalty
+
+_SLOW_REDUCTION = 8
+_STEPS_ON_ACCELERATORS = 4
+
+
+def default_solver(
+    n_components: int,
+    penalty: Penalty,
+    constraint: Constraint,
+    *,
+    storage: str = "memory",
+    platform: str | None = None,
+    **options: Any,
+) -> OnlineFactorization:
+    """The solver for a problem, for data that live in a place of some speed, on a machine of some kind.
+
+    From memory and from a disk that is faster than learning, all features in each step: the defaults of
+    `OnlineFactorization`. From storage that is slower than learning, some hundred MB/s and less, a step reads an eighth
+    of the features, of a file that `jax_mmf.write_permuted` wrote. On accelerators all atoms are updated at once, by
+    four steps of `ProjectedGradient`.
+
+    Args:
+      n_components: k, number of atoms.
+      penalty: on the codes.
+      constraint: of the atoms.
+      storage: ``"memory"``, ``"disk"`` or ``"slow"``.
+      platform: of JAX, that learning runs on: ``"cpu"``, ``"gpu"``, ``"tpu"``; by default that of this process.
+      **options: of `OnlineFactorization`, instead of what is chosen here.
+
+    Returns:
+      the solver.
+
+    Raises:
+      ValueError: for another storage, and as `OnlineFactorization` does.
+      TypeError: as `OnlineFactorization` does.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> mmf.default_solver(8, mmf.Ridge(0.1), mmf.L1Ball(), storage="slow").subset
+      BlockSubset(reduction=8, n_blocks=32)
+    """
+    check_choice("storage", storage, ("memory", "disk", "slow"))
+    chosen: dict[str, Any] = {}
+    if storage == "slow":
+        chosen |= {"subset": BlockSubset(_SLOW_REDUCTION), "partial_b": True}
+    if (platform or jax.default_backend()) != "cpu":
+        chosen["dictionary_update"] = ProjectedGradient(_STEPS_ON_ACCELERATORS)
+    return OnlineFactorization(n_components=n_components, penalty=penalty, constraint=constraint, **chosen | options)

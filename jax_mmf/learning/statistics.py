@@ -1,0 +1,193 @@
+"""Regression statistics: the Gram matrix and the correlations that codes are computed from ([TSP18], section III-B).
+
+Codes need ``G = D D^T`` and ``beta = x D^T``. From a subset S of the features, both can be estimated; what counts is
+that the two come from the same features. A full Gram matrix with correlations from the subset, or the other way round,
+gives codes whose noise shrinks the atoms. So each class of this module is a consistent pair.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+
+from jax_mmf.core import check_choice, check_real, matmul, register_configuration
+from jax_mmf.typing import Array, Float
+
+
+class Memory(NamedTuple):
+    """What averaged statistics remember of each sample: one row per sample, kept outside of the solver's state.
+
+    Attributes:
+      beta: ``(n, k)`` averaged correlations.
+      sq_norm: ``(n,)`` averaged squared norms.
+      gram: ``(n, k, k)`` averaged Gram matrices, or None.
+      visits: ``(n,)`` int32, how often the sample was seen.
+    """
+
+    beta: Array
+    sq_norm: Array
+    gram: Array | None
+    visits: Array
+
+
+class View(NamedTuple):
+    """What a step sees of a mini-batch and of the dictionary.
+
+    Attributes:
+      x: ``(b, p)`` whole samples, or None where only the subset is known.
+      x_subset: ``(b, s)``.
+      dictionary: ``(k, p)``.
+      dictionary_subset: ``(k, s)``.
+      gram: ``(k, k)`` the Gram matrix of the whole dictionary, or None where nobody asked for it.
+      reduction: scalar, the inverse of the probability that a feature is in the subset.
+    """
+
+    x: Array | None
+    x_subset: Array
+    dictionary: Array
+    dictionary_subset: Array
+    gram: Array | None
+    reduction: Array
+
+
+class Regression(NamedTuple):
+    """What codes are solved from: ``gram`` ``(k, k)`` or ``(b, k, k)``, ``beta`` ``(b, k)``, ``sq_norm`` ``(b,)``."""
+
+    gram: Array
+    beta: Array
+    sq_norm: Array
+
+
+@runtime_checkable
+class Statistics(Protocol):
+    """A consistent pair of estimators of the Gram matrix and of the correlations."""
+
+    @property
+    def needs_whole_samples(self) -> bool:
+        """Whether features outside of the subset are read (static)."""
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether the solver must keep the Gram matrix of the whole dictionary (static)."""
+
+    def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
+        """Memory of samples never seen, or None if nothing is remembered."""
+
+    def estimate(self, view: View, memory: Memory | None) -> tuple[Regression, Memory | None]:
+        """Statistics of a batch, and the memory of its samples afterwards."""
+
+
+@register_configuration
+@dataclass(frozen=True)
+class MaskedStatistics:
+    """Both from the subset: ``G = r D_S D_S^T``, ``beta = r X_S D_S^T``. They cost s, and read nothing else."""
+
+    @property
+    def needs_whole_samples(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def needs_gram(self) -> bool:
+        """False."""
+        return False
+
+    def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
+        """None."""
+        return None
+
+    def estimate(self, view: View, memory: Memory | None) -> tuple[Regression, Memory | None]:
+        """Statistics of a batch; arguments as in `Statistics.estimate`."""
+        atoms, samples = view.dictionary_subset, view.x_subset
+        gram, beta = (view.reduction * matmul(m, atoms.T) for m in (atoms, samples))
+        return Regression(gram, beta, view.reduction * jnp.sum(samples**2, -1)), None
+
+
+@register_configuration
+@dataclass(frozen=True)
+class FullStatistics:
+    """Both from all features: ``G = D D^T``, kept up to date in O(k^2 s), and ``beta = X D^T`` in O(b k p)."""
+
+    @property
+    def needs_whole_samples(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def needs_gram(self) -> bool:
+        """True."""
+        return True
+
+    def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
+        """None."""
+        return None
+
+    def estimate(self, view: View, memory: Memory | None) -> tuple[Regression, Memory | None]:
+        """Statistics of a batch; arguments as in `Statistics.estimate`."""
+        assert view.x is not None
+        assert view.gram is not None
+        return Regression(view.gram, matmul(view.x, view.dictionary.T), jnp.sum(view.x**2, -1)), None
+
+
+@register_configuration
+@dataclass(frozen=True)
+class AveragedStatistics:
+    """Estimates from the subsets of all visits to a sample, averaged: ``beta_i <- (1 - g) beta_i + g r x_S D_S^T``.
+
+    On visit c of a sample, ``g = c^-power``. The averages live in a `Memory`, outside of the solver's state:
+    ``(n, k)`` numbers, and ``(n, k, k)`` if the Gram matrices are averaged too.
+
+    Attributes:
+      power: v, > 0. The proof of [TSP18] asks for v in (3/4, 3 u - 2) with u the exponent of `PowerForgetting`.
+      gram: ``"full"``, the Gram matrix of the whole dictionary, or ``"averaged"``, per sample (static).
+
+    Raises:
+      ValueError: if power is known on the host and not positive, or gram is another text.
+    """
+
+    power: Float = 0.76
+    gram: str = field(default="full", metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        check_real("power", self.power, low=0.0, open_low=True)
+        if self.gram == "masked":
+            raise ValueError(
+                "gram='masked' does not go with averaged correlations: a Gram matrix from one subset and correlations "
+                "from many are not those of any least-squares problem, and the noise of such codes shrinks the atoms; "
+                "use 'full' or 'averaged'"
+            )
+        check_choice("gram", self.gram, ("full", "averaged"))
+
+    @property
+    def needs_whole_samples(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def needs_gram(self) -> bool:
+        """Whether the Gram matrix is the full one."""
+        return self.gram == "full"
+
+    def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory:
+        """Memory of samples never seen."""
+        n, k = n_samples, n_components
+        return Memory(
+            beta=jnp.zeros((n, k), dtype),
+            sq_norm=jnp.zeros((n,), dtype),
+            gram=None if self.gram == "full" else jnp.zeros((n, k, k), dtype),
+            visits=jnp.zeros((n,), jnp.int32),
+        )
+
+    def estimate(self, view: View, memory: Memory | None) -> tuple[Regression, Memory | None]:
+        """Statistics of a batch; arguments as in `Statistics.estimate`."""
+        assert memory is not None
+        now, _ = MaskedStatistics().estimate(view, None)
+        visits = memory.visits + 1
+        new = visits.astype(now.beta.dtype) ** -jnp.asarray(self.power, now.beta.dtype)
+        average = lambda old, value, g: (1 - g) * old + g * value  # noqa: E731
+        beta = average(memory.beta, now.beta, new[:, None])
+        sq_norm = average(memory.sq_norm, now.sq_norm, new)
+        gram = None if memory.gram is None else average(memory.gram, now.gram, new[:, None, None])
+        used = view.gram if gram is None else gram
+        assert used is not None
+        return Regression(used, beta, sq_norm), Memory(beta, sq_norm, gram, visits)

@@ -1,0 +1,335 @@
+"""The step of online matrix factorization, as pure functions of a configuration and a state."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jax_mmf.codes import CodeSolver, places_of, power_of_two, solve_codes
+from jax_mmf.constraints import Constraint
+from jax_mmf.core import all_finite, filled_up, map_rows, matmul
+from jax_mmf.learning.dictionary_update import DictionaryProblem, DictionaryUpdate
+from jax_mmf.learning.forgetting import Forgetting
+from jax_mmf.learning.initialization import Initialization, RandomSamples
+from jax_mmf.learning.state import Info, State
+from jax_mmf.learning.statistics import Memory, Statistics, View
+from jax_mmf.learning.subsampling import FeatureSubset, Subset
+from jax_mmf.learning.surrogate import count_samples, init_surrogate, settle_residual, update_surrogate
+from jax_mmf.penalties import Penalty
+from jax_mmf.typing import Array, Key
+
+_TAG_INIT, _TAG_SUBSET, _TAG_ORDER = 0, 1, 2  # independent streams of random numbers of one key
+_DEAD = 1e-6  # share of the mean energy of the codes below which an atom counts as dead
+_STEP_BITS = 2**31 - 1  # the number of a step is counted modulo 2^31
+_REFRESHES = 16  # in p / s times as many steps, what is kept up to date by differences is computed afresh
+
+
+class Configuration(Protocol):
+    """What a step asks of a solver: see the fields of `jax_mmf.OnlineFactorization`."""
+
+    @property
+    def n_components(self) -> int:
+        """Number of atoms (static)."""
+
+    @property
+    def penalty(self) -> Penalty:
+        """Of the codes."""
+
+    @property
+    def constraint(self) -> Constraint:
+        """Of the atoms."""
+
+    @property
+    def subset(self) -> FeatureSubset:
+        """Which features a step sees."""
+
+    @property
+    def forgetting(self) -> Forgetting:
+        """Weight of a mini-batch."""
+
+    @property
+    def statistics(self) -> Statistics:
+        """What codes are computed from."""
+
+    @property
+    def partial_b(self) -> bool:
+        """Whether B is updated on the subset only (static)."""
+
+    @property
+    def dictionary_update(self) -> DictionaryUpdate:
+        """How atoms move."""
+
+    @property
+    def initialization(self) -> Initialization:
+        """How the first dictionary is made."""
+
+    @property
+    def needs_whole_samples(self) -> bool:
+        """Whether a step reads features outside of its subset (static)."""
+
+    def step_code_solver(self, weight: Array) -> CodeSolver:
+        """The code solver of a step whose batch has this weight."""
+
+
+def dead_atoms(c: Array) -> Array:
+    """Atoms whose codes have less than a millionth of the mean energy: ``(k, k) -> (k,)`` booleans."""
+    energy = jnp.diagonal(c)
+    return energy <= _DEAD * energy.mean()
+
+
+@functools.partial(jax.jit, static_argnames="from_samples")
+def init_state(solver: Configuration, key: Key, given: Array, *, from_samples: bool) -> State:
+    """`OnlineFactorization.init` after its checks: ``given`` is samples ``(m, p)``, or a dictionary ``(k, p)``."""
+    constraint, k = solver.constraint, solver.n_components
+    if from_samples:
+        directions = solver.initialization(jax.random.fold_in(key, _TAG_INIT), given, k)
+        dictionary = jax.vmap(constraint.scale)(_orient(directions, constraint))
+    else:
+        dictionary = map_rows(constraint.project, given)
+    dtype, p = dictionary.dtype, dictionary.shape[1]
+    return State(
+        key=key,
+        step=jnp.zeros((), jnp.int32),
+        n_samples=jnp.zeros((), jnp.int32),
+        dictionary=dictionary,
+        surrogate=init_surrogate(k, p, dtype, partial_b=solver.partial_b),
+        gauge=constraint.gauge(dictionary),
+        gram=matmul(dictionary, dictionary.T) if solver.statistics.needs_gram else None,
+        update_state=solver.dictionary_update.init(dictionary),
+    )
+
+
+def _orient(directions: Array, constraint: Constraint) -> Array:
+    """On sets with d >= 0, directions turned so that their positive part is the larger one."""
+    if not constraint.nonneg:
+        return directions
+    up, down = jnp.sum(jnp.maximum(directions, 0) ** 2, 1), jnp.sum(jnp.minimum(directions, 0) ** 2, 1)
+    return directions * jnp.where(down > up, -1, 1)[:, None]
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def draw_subset(solver: Configuration, key: Key, step: Array, n_features: int) -> Subset:
+    """The subset of a step of a run with a key; `OnlineFactorization.draw_subset` without a state."""
+    return solver.subset.draw(jax.random.fold_in(key, _TAG_SUBSET), step & _STEP_BITS, n_features)
+
+
+class Filled(NamedTuple):
+    """A mini-batch that rows of zeros fill up to the size of others, so that one program does for all of them.
+
+    Attributes:
+      n_samples: int32 scalar, the number of its first rows that are samples.
+      weight: scalar, of so many samples in the statistics.
+    """
+
+    n_samples: Array
+    weight: Array
+
+
+def step_whole(
+    solver: Configuration,
+    state: State,
+    x: Array,
+    memory: Memory | None,
+    codes: Array | None,
+    filled: Filled | None = None,
+) -> tuple[State, Info]:
+    """`OnlineFactorization.update` after its checks, not jitted. Without ``filled``, all rows are samples."""
+    subset = draw_subset(solver, state.key, state.step, state.dictionary.shape[1])
+    whole = x if solver.needs_whole_samples else None
+    return _step(solver, state, whole, subset.gather(x), subset, memory, codes, filled)
+
+
+def step_partial(
+    solver: Configuration,
+    state: State,
+    x_subset: Array,
+    subset: Subset,
+    memory: Memory | None,
+    codes: Array | None,
+    filled: Filled | None = None,
+) -> tuple[State, Info]:
+    """`OnlineFactorization.partial_update` after its checks, not jitted. Without ``filled``, all rows are samples."""
+    return _step(solver, state, None, subset.drop_invalid(x_subset), subset, memory, codes, filled)
+
+
+_step_whole = jax.jit(step_whole)
+_step_partial = jax.jit(step_partial)
+
+
+def update(
+    solver: Configuration, state: State, x: Array, memory: Memory | None, codes: Array | None
+) -> tuple[State, Info]:
+    """`OnlineFactorization.update` after its checks; where nothing is traced, batches of many sizes share a program."""
+    return _fill_up(lambda *rows: _step_whole(solver, state, *rows), solver, state, x, memory, codes)
+
+
+def partial_update(
+    solver: Configuration,
+    state: State,
+    x_subset: Array,
+    subset: Subset,
+    memory: Memory | None,
+    codes: Array | None,
+) -> tuple[State, Info]:
+    """`OnlineFactorization.partial_update` after its checks, with programs as in `update`."""
+    step = lambda x, *rows: _step_partial(solver, state, x, subset, *rows)  # noqa: E731
+    return _fill_up(step, solver, state, x_subset, memory, codes)
+
+
+def _fill_up(
+    step: Callable[..., tuple[State, Info]],
+    solver: Configuration,
+    state: State,
+    x: Array,
+    memory: Memory | None,
+    codes: Array | None,
+) -> tuple[State, Info]:
+    """A step on a batch that is filled up to a power of two; on the batch as it is under a transformation."""
+    n_samples = x.shape[0]
+    size = power_of_two(n_samples)
+    if size == n_samples or places_of(solver, state, x, memory, codes) is None:
+        return step(x, memory, codes)
+    x, memory, codes = filled_up((x, memory, codes), size)
+    state, info = step(x, memory, codes, fill(solver, state.n_samples, n_samples))
+    return state, of_samples(info, n_samples)
+
+
+@jax.jit
+def fill(solver: Configuration, n_before: Array, n_samples: int | Array) -> Filled:
+    """The number and weight of samples after ``n_before`` others; one program for batches of all sizes."""
+    n_samples = jnp.asarray(n_samples, jnp.int32)
+    return Filled(n_samples, solver.forgetting.weight(n_before, n_samples))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def of_samples(info: Info, n_samples: int) -> Info:
+    """Without the rows that are no samples."""
+    rows = {name: getattr(info, name) for name in ("codes", "gap", "n_iter", "memory")}
+    return info._replace(**jax.tree.map(lambda a: a[:n_samples], rows))
+
+
+def _step(
+    solver: Configuration,
+    state: State,
+    x: Array | None,
+    x_subset: Array,
+    subset: Subset,
+    memory: Memory | None,
+    start: Array | None,
+    filled: Filled | None,
+) -> tuple[State, Info]:
+    """One step of [TSP18], algorithm 3; [ICML16], algorithm 1, with partial B."""
+    dictionary, dtype = state.dictionary, state.dictionary.dtype
+    size: int | Array = x_subset.shape[0]
+    atoms = subset.gather(dictionary)
+
+    reduction = jnp.asarray(subset.reduction, dtype)
+    view = View(x, x_subset, dictionary, atoms, state.gram, reduction)
+    if filled is None:
+        weight = solver.forgetting.weight(state.n_samples, x_subset.shape[0]).astype(dtype)
+    else:
+        size, weight = filled.n_samples, filled.weight.astype(dtype)
+    regression, memory = solver.statistics.estimate(view, memory)
+    start = jnp.zeros_like(regression.beta) if start is None else start
+    codes, solved = solve_codes(
+        regression.gram,
+        regression.beta,
+        solver.penalty,
+        sq_norm=regression.sq_norm,
+        solver=solver.step_code_solver(weight),
+        init=start,
+    )
+    if filled is not None:
+        codes = jnp.where((jnp.arange(codes.shape[0]) < size)[:, None], codes, 0)
+
+    surrogate, b_subset, batch = update_surrogate(
+        state.surrogate, codes, x, x_subset, atoms, subset, weight, size, state.n_samples
+    )
+
+    constraint = solver.constraint
+    gauge_subset = constraint.gauge(atoms)
+    radius = jnp.asarray(constraint.radius, dtype)
+    # Rounding may leave a little less than nothing to the features of the subset.
+    outside = jnp.maximum(state.gauge - gauge_subset, 0) if not subset.is_full else jnp.zeros_like(state.gauge)
+    problem = DictionaryProblem(surrogate.c, b_subset, batch, jnp.maximum(radius - outside, 0), subset)
+    order_key = jax.random.fold_in(jax.random.fold_in(state.key, _TAG_ORDER), state.step)
+    moved, update_state = solver.dictionary_update.update(order_key, atoms, problem, constraint, state.update_state)
+
+    new_dictionary = subset.scatter(dictionary, moved)
+    surrogate = settle_residual(surrogate, b_subset, moved, subset)
+    gauge, gram = _follow(solver, state, new_dictionary, atoms, moved, outside, subset)
+    new_state = State(
+        key=state.key,
+        step=(state.step + 1) & _STEP_BITS,
+        n_samples=count_samples(state.n_samples, size),
+        dictionary=new_dictionary,
+        surrogate=surrogate,
+        gauge=gauge,
+        gram=gram,
+        update_state=update_state,
+    )
+    info = Info(
+        codes=codes,
+        weight=weight,
+        gap=solved.gap,
+        n_iter=solved.n_iter,
+        n_dead=dead_atoms(surrogate.c).sum(dtype=jnp.int32),
+        finite=all_finite(codes, surrogate.c, gauge),
+        memory=memory,
+    )
+    return new_state, info
+
+
+def _follow(
+    solver: Configuration,
+    state: State,
+    dictionary: Array,
+    before: Array,
+    after: Array,
+    outside: Array,
+    subset: Subset,
+) -> tuple[Array, Array | None]:
+    """Gauges and Gram matrix of the new dictionary, from what changed: O(k^2 s).
+
+    Differences pile up rounding, so both are computed afresh once in many steps, at a cost that is a small part of
+    theirs.
+    """
+    gauge = outside + solver.constraint.gauge(after)
+    gram = state.gram
+    if subset.is_full:
+        return gauge, None if gram is None else matmul(after, after.T)
+    if gram is not None:
+        gram = gram + matmul(after, after.T) - matmul(before, before.T)
+
+    def afresh() -> tuple[Array, Array | None]:
+        exact = None if gram is None else matmul(dictionary, dictionary.T)
+        return solver.constraint.gauge(dictionary), exact
+
+    period = _REFRESHES * -(-subset.n_features // subset.size)
+    return lax.cond((state.step + 1) % period == 0, afresh, lambda: (gauge, gram))
+
+
+@jax.jit
+def revive(solver: Configuration, key: Key, state: State, samples: Array) -> State:
+    """`OnlineFactorization.revive` after its checks."""
+    dead = dead_atoms(state.surrogate.c)
+    k, m = solver.n_components, samples.shape[0]
+    pool = jnp.tile(samples, (-(-k // m), 1))
+    fresh = jax.vmap(solver.constraint.scale)(_orient(RandomSamples()(key, pool, k), solver.constraint))
+    dictionary = jnp.where(dead[:, None], fresh, state.dictionary)
+    surrogate = state.surrogate
+    # Where C, B and residuals of an atom are zero, nothing of it is left in the surrogate.
+    without = lambda rows: None if rows is None else jnp.where(dead[:, None], 0, rows)  # noqa: E731
+    return state._replace(
+        dictionary=dictionary,
+        surrogate=surrogate._replace(
+            c=jnp.where(dead[:, None] | dead[None], 0, surrogate.c),
+            b=without(surrogate.b),
+            residual=without(surrogate.residual),
+        ),
+        gauge=jnp.where(dead, solver.constraint.gauge(dictionary), state.gauge),
+        gram=None if state.gram is None else matmul(dictionary, dictionary.T),
+    )

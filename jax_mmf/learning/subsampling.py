@@ -1,0 +1,239 @@
+"""Feature subsets: which of the p features a step looks at ([ICML16], [TSP18] section III).
+
+A subset is drawn from a key and the number of the step alone: independently of the samples, and known before the
+samples are, so that a reader can fetch just these features ahead of time. Every feature is equally likely.
+
+Blocks of contiguous features are what memory, disks and accelerators are fast at. They are random subsets only if
+neighbouring features have nothing to do with each other: permute the features once, when the data are loaded or written
+(`fit` does it; see `jax_mmf.io.FeaturePermutation`).
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jax_mmf.core import check_count, check_real, register_configuration
+from jax_mmf.typing import Array, Float, Key
+
+
+@register_configuration
+@dataclass(frozen=True, kw_only=True)
+class Subset:
+    """The features of one step. Made by `FeatureSubset.draw`.
+
+    Attributes:
+      indices: ``(s,)`` int32, the features, all different where ``valid``.
+      reduction: inverse of the probability that a feature is drawn: what sums over the subset are multiplied with.
+      starts: ``(m,)`` first features of the blocks that make up the subset, or None if it is not made of blocks.
+      valid: ``(s,)`` booleans, or None if all are. If the blocks do not divide the features, the last block overlaps
+        the one before it; the features of the overlap belong to the latter, and count in the last block as absent.
+      width: of a block (static).
+      n_features: p (static).
+    """
+
+    indices: Array
+    reduction: Float
+    starts: Array | None = None
+    valid: Array | None = None
+    width: int = field(default=1, metadata={"static": True})
+    n_features: int = field(metadata={"static": True})
+
+    @property
+    def size(self) -> int:
+        """Number s of columns that a step sees."""
+        return int(self.indices.shape[0])
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the subset is all features, in order."""
+        return self.starts is None and self.size == self.n_features
+
+    def gather(self, array: Array) -> Array:
+        """Columns of an array: ``(..., p) -> (..., s)``; zeros where not ``valid``."""
+        if self.is_full:
+            return array
+        if self.starts is None:
+            return jnp.take(array, self.indices, axis=-1)
+        starts, width = self.starts, self.width
+
+        def copy(i: Array, out: Array) -> Array:
+            block = lax.dynamic_slice_in_dim(array, starts[i], width, axis=-1)
+            return lax.dynamic_update_slice_in_dim(out, block, i * width, axis=-1)
+
+        out = jnp.zeros((*array.shape[:-1], self.size), array.dtype)
+        return self.drop_invalid(lax.fori_loop(0, starts.shape[0], copy, out))
+
+    def scatter(self, array: Array, values: Array) -> Array:
+        """The array ``(..., p)`` with the columns of the subset replaced by values ``(..., s)``."""
+        if self.is_full:
+            return values
+        if self.starts is None:
+            return array.at[..., self.indices].set(values, unique_indices=True)
+        starts, width, valid = self.starts, self.width, self.valid
+
+        def copy(i: Array, array: Array) -> Array:
+            block = lax.dynamic_slice_in_dim(values, i * width, width, axis=-1)
+            if valid is not None:
+                old = lax.dynamic_slice_in_dim(array, starts[i], width, axis=-1)
+                block = jnp.where(lax.dynamic_slice_in_dim(valid, i * width, width), block, old)
+            return lax.dynamic_update_slice_in_dim(array, block, starts[i], axis=-1)
+
+        return lax.fori_loop(0, starts.shape[0], copy, array)
+
+    def drop_invalid(self, values: Array) -> Array:
+        """Values ``(..., s)`` with zeros where not ``valid``."""
+        return values if self.valid is None else jnp.where(self.valid, values, jnp.zeros((), values.dtype))
+
+
+@runtime_checkable
+class FeatureSubset(Protocol):
+    """How subsets of features are drawn."""
+
+    @property
+    def reduction(self) -> float:
+        """How many times fewer features than all a step sees, about (static)."""
+
+    @property
+    def n_blocks(self) -> int | None:
+        """Number of contiguous blocks that a step mixes (static); None if features are drawn one by one."""
+
+    def draw(self, key: Key, step: Array, n_features: int) -> Subset:
+        """The subset of a step.
+
+        Args:
+          key: PRNG key, the same for the whole run.
+          step: scalar, number of the step.
+          n_features: p (static).
+
+        Returns:
+          the subset, whose size depends on n_features only.
+
+        Raises:
+          ValueError: if there are fewer features than the reduction.
+        """
+
+
+@dataclass(frozen=True)
+class FullSubset:
+    """All features in every step: online matrix factorization as in [JMLR10]."""
+
+    @property
+    def reduction(self) -> float:
+        """1."""
+        return 1.0
+
+    @property
+    def n_blocks(self) -> int | None:
+        """None."""
+        return None
+
+    def draw(self, key: Key, step: Array, n_features: int) -> Subset:
+        """All features; arguments as in `FeatureSubset.draw`."""
+        return Subset(indices=jnp.arange(n_features, dtype=jnp.int32), reduction=1.0, n_features=n_features)
+
+
+@dataclass(frozen=True)
+class UniformSubset:
+    """Random features, drawn one by one without replacement, afresh in each step.
+
+    The subset of the papers, and the one that needs no permuted data. Reading and writing scattered columns costs ten
+    times more than contiguous blocks of them: use `BlockSubset` for large p.
+
+    Attributes:
+      reduction: r >= 1 (static); a step sees ``round(p / r)`` features.
+
+    Raises:
+      ValueError: if reduction < 1.
+    """
+
+    reduction: float
+
+    def __post_init__(self) -> None:
+        check_real("reduction", self.reduction, low=1.0)
+
+    @property
+    def n_blocks(self) -> int | None:
+        """None: features are drawn one by one."""
+        return None
+
+    def draw(self, key: Key, step: Array, n_features: int) -> Subset:
+        """Random features; arguments as in `FeatureSubset.draw`."""
+        _check_reduction(self.reduction, n_features)
+        size = max(1, round(n_features / self.reduction))
+        if size == n_features:
+            return FullSubset().draw(key, step, n_features)
+        order = jax.random.permutation(jax.random.fold_in(key, step), n_features)
+        return Subset(indices=order[:size].astype(jnp.int32), reduction=n_features / size, n_features=n_features)
+
+
+@dataclass(frozen=True)
+class BlockSubset:
+    """Random blocks of contiguous features, out of ``n_blocks * reduction`` blocks of one width.
+
+    Neighbouring features must not resemble each other: permute them once (`fit` does). With partial statistics
+    (``partial_b=True``) a step must mix many blocks, at least 16: features that are always seen together become a
+    factorization of their own. With full statistics a single block will do.
+
+    Attributes:
+      reduction: r >= 1 (static).
+      n_blocks: number of blocks in a step (static). There are more, narrower ones where ``p / r`` is smaller.
+
+    Raises:
+      ValueError: if reduction < 1 or n_blocks < 1.
+      TypeError: if n_blocks is not a whole number.
+    """
+
+    reduction: float
+    n_blocks: int = 32
+
+    def __post_init__(self) -> None:
+        check_real("reduction", self.reduction, low=1.0)
+        check_count("n_blocks", self.n_blocks)
+
+    def layout(self, n_features: int) -> tuple[int, int, int]:
+        """How p features are cut into blocks.
+
+        Args:
+          n_features: p.
+
+        Returns:
+          the width of a block, the number of blocks, and the number of blocks that a step sees.
+        """
+        _check_reduction(self.reduction, n_features)
+        width = max(1, round(n_features / (self.n_blocks * self.reduction)))
+        total = -(-n_features // width)
+        return width, total, max(1, round(total / self.reduction))
+
+    def draw(self, key: Key, step: Array, n_features: int) -> Subset:
+        """Random blocks, in ascending order; arguments as in `FeatureSubset.draw`."""
+        width, total, drawn = self.layout(n_features)
+        if drawn == total:
+            return FullSubset().draw(key, step, n_features)
+        chosen = jax.random.permutation(jax.random.fold_in(key, step), total)[:drawn]
+        chosen = jnp.sort(chosen).astype(jnp.int32)
+        starts = jnp.minimum(chosen * width, n_features - width)
+        indices = (starts[:, None] + jnp.arange(width, dtype=jnp.int32)).ravel()
+        valid = None if total * width == n_features else indices >= jnp.repeat(chosen * width, width)
+        return Subset(
+            indices=indices,
+            reduction=total / drawn,
+            starts=starts,
+            valid=valid,
+            width=width,
+            n_features=n_features,
+        )
+
+
+for _class in (FullSubset, UniformSubset, BlockSubset):
+    jax.tree_util.register_static(_class)
+
+
+def _check_reduction(reduction: float, n_features: int) -> None:
+    if reduction > n_features:
+        raise ValueError(
+            f"reduction must be at most the number of features, got {reduction:g} for {n_features} features; "
+            "use a smaller one"
+        )

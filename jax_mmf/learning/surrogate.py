@@ -1,0 +1,130 @@
+"""The surrogate: statistics C and B, whose quadratic function of the dictionary stands for all samples seen::
+
+    1/2 tr(D^T C D) - tr(D^T B),     C ~ mean of a^T a,     B ~ mean of a^T x
+
+The means are weighted: see `jax_mmf.learning.forgetting`.
+
+Partial B. Where a step sees a subset of the features only, feature j is in fewer samples than C is made of. As
+published [ICML16], column j of B is the mean over those samples. It is then C_j D_j, with the second moments C_j of the
+codes of its own samples, and noise; but atoms are solved for with C. The difference (C - C_j) D_j is there even in data
+without noise, and larger than all noise. So here it is residuals that are averaged, which depend on the codes no longer
+once the dictionary is right, and B is what follows from them::
+
+    R_j ~ mean of a^T (x - a D)_j over the samples with feature j,     B_j = R_j + C D_j
+
+Once D_j has moved, by a step that sees j, R_j = B_j - C D_j again. With all features in every step both are the same.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mmf.core import Take, in_tiles, matmul
+from jax_mmf.learning.subsampling import Subset
+from jax_mmf.typing import Array
+
+
+class Surrogate(NamedTuple):
+    """Statistics of all codes and samples so far, forgetting applied.
+
+    Attributes:
+      c: ``(k, k)`` second moments of the codes.
+      b: ``(k, p)`` products of codes and samples, or None with partial B.
+      residual: ``(k, p)`` with partial B, products of codes and of what they leave of the samples, else None: the
+        negative gradient ``B - C D`` of each feature after the last step that saw it.
+      feature_counts: ``(p,)`` int32, with partial B, the number of samples in which each feature was seen, else None.
+        They stop together with the number of all samples, at 2^31 - 1, so that their ratio stays right.
+    """
+
+    c: Array
+    b: Array | None
+    residual: Array | None
+    feature_counts: Array | None
+
+    @property
+    def partial(self) -> bool:
+        """Whether B is partial (static)."""
+        return self.b is None
+
+
+class BatchMoments(NamedTuple):
+    """Moments of one mini-batch: ``c`` ``(k, k)``, ``b`` ``(k, s)`` on the features of the subset."""
+
+    c: Array
+    b: Array
+
+
+def init_surrogate(n_components: int, n_features: int, dtype: jnp.dtype, *, partial_b: bool) -> Surrogate:
+    """A surrogate that has seen nothing."""
+    c, empty = jnp.zeros((n_components, n_components), dtype), jnp.zeros((n_components, n_features), dtype)
+    if partial_b:
+        return Surrogate(c, None, empty, jnp.zeros((n_features,), jnp.int32))
+    return Surrogate(c, empty, None, None)
+
+
+def count_samples(n_before: Array, size: int | Array) -> Array:
+    """The number of samples seen after a batch: an int32 scalar that stops at 2^31 - 1."""
+    return n_before + jnp.minimum(size, np.iinfo(np.int32).max - n_before)
+
+
+def update_surrogate(
+    surrogate: Surrogate,
+    codes: Array,
+    x: Array | None,
+    x_subset: Array,
+    atoms: Array,
+    subset: Subset,
+    weight: Array,
+    size: int | Array,
+    n_before: Array,
+) -> tuple[Surrogate, Array, BatchMoments]:
+    """Add a mini-batch.
+
+    Args:
+      surrogate: before the batch. With partial B, feature j of the subset gets the weight
+        ``min(1, weight n_seen / n_j)`` ([ICML16]), and its residual is still that of before: see `settle_residual`.
+        Else all features get ``weight`` ([TSP18]).
+      codes: ``(b, k)``; zeros where a row is no sample.
+      x: ``(b, p)`` whole samples; not looked at with partial B.
+      x_subset: ``(b, s)``.
+      atoms: ``(k, s)`` the dictionary that the codes are of, on the subset.
+      subset: the features of ``x_subset``.
+      weight: scalar, of the batch.
+      size: number of samples in the batch.
+      n_before: int32 scalar, the number of samples seen before the batch, as `count_samples` counts.
+
+    Returns:
+      the surrogate, its B on the subset ``(k, s)``, and the moments of the batch.
+    """
+    c_batch = matmul(codes.T, codes) / size
+    c = (1 - weight) * surrogate.c + weight * c_batch
+    # For what updates the dictionary by the mini-batch alone; XLA drops it for all others.
+    b_batch = matmul(codes.T, x_subset) / size
+    moments = BatchMoments(c_batch, b_batch)
+    if surrogate.feature_counts is not None:
+        assert surrogate.residual is not None
+        n_seen = count_samples(n_before, size)
+        seen = subset.gather(surrogate.feature_counts) + (n_seen - n_before)
+        share = jnp.minimum(1, weight * n_seen.astype(weight.dtype) / seen.astype(weight.dtype))
+
+        def average(take: Take, residual: Array) -> Array:
+            left_over = matmul((codes / size).T, take(x_subset)) - matmul(c_batch, take(atoms))
+            return (1 - take(share)) * residual + take(share) * left_over + matmul(c, take(atoms))
+
+        b_subset = subset.drop_invalid(in_tiles(average, subset.gather(surrogate.residual)))
+        counts = subset.scatter(surrogate.feature_counts, seen)
+        return surrogate._replace(c=c, feature_counts=counts), b_subset, moments
+    assert x is not None
+    assert surrogate.b is not None
+    weighted = (weight / size * codes).T
+    b = in_tiles(lambda take, b: (1 - weight) * b + matmul(weighted, take(x)), surrogate.b)
+    return surrogate._replace(c=c, b=b), subset.gather(b), moments
+
+
+def settle_residual(surrogate: Surrogate, b_subset: Array, atoms: Array, subset: Subset) -> Surrogate:
+    """The surrogate once the atoms ``(k, s)`` on the subset have moved; with full B, nothing changes."""
+    if surrogate.residual is None:
+        return surrogate
+    residual = in_tiles(lambda take, b: b - matmul(surrogate.c, take(atoms)), b_subset)
+    return surrogate._replace(residual=subset.scatter(surrogate.residual, subset.drop_invalid(residual)))

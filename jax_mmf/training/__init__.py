@@ -1,0 +1,22 @@
+"""`fit`: a solver over a source of samples, with its feed, its evaluation and its callbacks."""
+
+from jax_mmf.training.callbacks import EarlyStopping, JSONLines, ProgressBar, Start
+from jax_mmf.training.feed import finite_samples
+from jax_mmf.training.fitting import Callback, Event, FitResult, fit
+from jax_mmf.training.interrupt import deferred_interrupt
+from jax_mmf.training.result import Best, Record
+
+__all__ = [
+    "Best",
+    "Callback",
+    "EarlyStopping",
+    "Event",
+    "FitResult",
+    "JSONLines",
+    "ProgressBar",
+    "Record",
+    "Start",
+    "deferred_interrupt",
+    "finite_samples",
+    "fit",
+]

@@ -1,0 +1,230 @@
+"""Callbacks of `fit`: what they are told, and those that most runs need."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from jax_mmf.core import check_count, check_real
+from jax_mmf.learning import Info, OnlineFactorization, State
+from jax_mmf.training.result import FitResult, Record
+
+
+class Start(NamedTuple):
+    """What a callback is told before the first step.
+
+    Attributes:
+      solver: of the run.
+      n_samples: of the source, or None if it is not known.
+      n_features: p.
+      dtype: of the computation.
+      n_held_out: number of held-out samples.
+      step: number of steps done before, 0 for a new run.
+      n_steps: number of steps of the whole run, or None if it is not known.
+    """
+
+    solver: OnlineFactorization
+    n_samples: int | None
+    n_features: int
+    dtype: np.dtype[Any]
+    n_held_out: int
+    step: int
+    n_steps: int | None
+
+
+@dataclass(frozen=True, repr=False)
+class Event:
+    """What a callback is told after a step. Its arrays are valid during the call: the next step reuses their memory.
+
+    Attributes:
+      solver: of the run.
+      info: of the step.
+      step: number of steps done.
+      n_steps: number of steps of the whole run, or None if it is not known.
+      record: of the evaluation after this step, or None.
+      history: all records so far.
+    """
+
+    solver: OnlineFactorization
+    info: Info
+    step: int
+    n_steps: int | None
+    record: Record | None
+    history: Sequence[Record]
+    _state: State
+    _restore: Callable[[State], State]
+
+    @cached_property
+    def state(self) -> State:
+        """State after the step, in the original order of the features. Costs a copy where features are permuted."""
+        return self._restore(self._state)
+
+    def __repr__(self) -> str:
+        return f"Event(step={self.step}, n_steps={self.n_steps}, record={self.record!r}, info={self.info!r})"
+
+
+class Callback(Protocol):
+    """Called with an `Event` after each step; a true result ends the run after that step. Any function will do.
+
+    An object may have two more methods. ``on_start(start)`` is called with a `Start` before the first step of each run,
+    so that one object serves many runs. ``on_end(result)`` is called at the end of each run that was started, with its
+    `FitResult`, or None if an error ended it.
+    """
+
+    def __call__(self, event: Event, /) -> Any:
+        """Look at a step; true to end the run."""
+
+
+def checked(callbacks: Any) -> tuple[Callback, ...]:
+    """Callbacks as a tuple.
+
+    Raises:
+      TypeError: unless they are a sequence of what can be called.
+    """
+    if not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list, such as [jax_mmf.EarlyStopping()]; got {callbacks!r}")
+    callbacks = tuple(callbacks)
+    for callback in callbacks:
+        if isinstance(callback, type) or not callable(callback):
+            what = "the class itself; call it" if isinstance(callback, type) else f"a {type(callback).__name__}"
+            raise TypeError(f"callbacks must be functions of an Event; got {callback!r}, {what}")
+    return callbacks
+
+
+@contextmanager
+def run_of(callbacks: Sequence[Callback], start: Start) -> Iterator[Callable[[FitResult], None]]:
+    """Tell callbacks of the start and of the end of a run; yields what takes its result, for the latter."""
+    results: list[FitResult] = []
+    started = list[Callback]()
+    try:
+        for callback in callbacks:
+            getattr(callback, "on_start", _nothing)(start)
+            started.append(callback)
+        yield results.append
+    finally:
+        for callback in started:
+            getattr(callback, "on_end", _nothing)(results[-1] if results else None)
+
+
+def _nothing(_: Any) -> None: ...
+
+
+class EarlyStopping:
+    """Callback that ends a run when the held-out objective no longer falls. Each run starts from nothing.
+
+    The best state is kept by `fit` itself, as ``result.best``.
+
+    Args:
+      patience: evaluations without progress before the run ends.
+      min_change: relative fall that counts as progress, >= 0.
+
+    Raises:
+      ValueError: if patience or min_change is out of range, and at the start of a run without held-out samples.
+
+    Example:
+      >>> EarlyStopping(patience=3)
+      EarlyStopping(patience=3, min_change=0.0001)
+    """
+
+    def __init__(self, patience: int = 5, min_change: float = 1e-4) -> None:
+        check_count("patience", patience)
+        check_real("min_change", min_change, low=0.0, high=1.0)
+        self.patience, self.min_change = patience, min_change
+        self.best, self.stale = math.inf, 0
+
+    def on_start(self, start: Start) -> None:
+        """Forget the runs before."""
+        if start.n_held_out == 0:
+            raise ValueError("EarlyStopping needs held-out samples to look at; give fit held_out, such as held_out=0.1")
+        self.best, self.stale = math.inf, 0
+
+    def __call__(self, event: Event, /) -> bool:
+        """Whether to stop."""
+        if event.record is None:
+            return False
+        if event.record.objective < self.best * (1 - self.min_change):
+            self.best, self.stale = event.record.objective, 0
+        else:
+            self.stale += 1
+        return self.stale >= self.patience
+
+    def __repr__(self) -> str:
+        return f"EarlyStopping(patience={self.patience}, min_change={self.min_change})"
+
+
+class ProgressBar:
+    """Callback that shows the steps, the time and the last objective. Needs tqdm (extra ``cli``).
+
+    Its clock is that of `Record.seconds`: it is set back by the time of each evaluation.
+
+    Args:
+      **options: of tqdm, such as ``file`` or ``disable``.
+
+    Raises:
+      ImportError: without tqdm.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        try:
+            from tqdm.auto import tqdm
+        except ImportError as error:
+            raise ImportError("a progress bar needs tqdm; pip install 'jax-mmf[cli]'") from error
+        self._open, self._options = tqdm, options
+        self._bar: Any = None
+
+    def on_start(self, start: Start) -> None:
+        """Open the bar, and say what is learned from."""
+        n = "samples" if start.n_samples is None else f"{start.n_samples:,}"
+        options = {"unit": "step", "smoothing": 0.05} | self._options
+        self._bar = self._open(total=start.n_steps, initial=start.step, desc="compiling", **options)
+        if not self._bar.disable:
+            text = f"{n} x {start.n_features:,} features, {start.dtype}; {start.solver.n_components} atoms"
+            self._bar.write(text, file=self._options.get("file", sys.stderr))  # where the bar is
+
+    def __call__(self, event: Event, /) -> None:
+        """Show a step."""
+        if not self._bar.disable and self._bar.desc:
+            self._bar.set_description_str("", refresh=False)
+        self._bar.update()
+        if event.record is not None:
+            self._bar.start_t = time.time() - event.record.seconds
+            name = "objective" if event.record.held_out else "objective of the batch"
+            self._bar.set_postfix_str(f"{name} {event.record.objective:.5g}")
+
+    def on_end(self, result: FitResult | None) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+
+class JSONLines:
+    """Callback that writes each `Record` as a line of JSON, at once, so that what is there stays after a crash.
+
+    Args:
+      path: of the file, which the first record of a run replaces.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self._mode = Path(path), "w"
+
+    def on_start(self, start: Start) -> None:
+        """Begin a new file with the next record; until then, what a run before has written stays."""
+        if not self.path.parent.is_dir():
+            raise FileNotFoundError(f"no folder {self.path.parent} to write {self.path.name} in; make it first")
+        self._mode = "w"
+
+    def __call__(self, event: Event, /) -> None:
+        """Write the record of a step that has one; NaN and infinity, which JSON does not have, become null."""
+        if event.record is not None:
+            fields = event.record._asdict()
+            fields = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
+            with self.path.open(self._mode, encoding="utf-8") as file:
+                file.write(json.dumps(fields) + "\n")
+            self._mode = "a"

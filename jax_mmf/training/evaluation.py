@@ -1,0 +1,114 @@
+"""Evaluation in the course of a run: objectives, the clock, and signs that nothing is learned."""
+
+import time
+import warnings
+
+import jax
+import jax.numpy as jnp
+
+from jax_mmf.codes import ConvergenceWarning, objective
+from jax_mmf.core import matmul
+from jax_mmf.learning import Info, OnlineFactorization, State, Subset
+from jax_mmf.penalties import Penalty, alpha_max, penalty_value
+from jax_mmf.training.feed import Item
+from jax_mmf.training.result import Record
+from jax_mmf.typing import Array
+
+_ROWS_PER_EVALUATION = 512
+
+
+class Evaluation:
+    """Makes the records of a run, and holds the clock of the time spent otherwise.
+
+    Args:
+      solver: of the run.
+      samples: held out ``(m, p)``, or None.
+    """
+
+    def __init__(self, solver: OnlineFactorization, samples: Array | None) -> None:
+        self._solver, self._pieces = solver, list[Array]()
+        self.n_held_out, self._told = 0, False
+        if samples is not None:
+            self.n_held_out = samples.shape[0]
+            # Pieces of one size, for one program; samples of zeros fill up the last one, whose objective is zero.
+            n_pieces = -(-self.n_held_out // _ROWS_PER_EVALUATION)
+            size = -(-self.n_held_out // n_pieces)
+            padded = jnp.pad(samples, ((0, n_pieces * size - self.n_held_out), (0, 0)))
+            self._pieces = [padded[first : first + size] for first in range(0, n_pieces * size, size)]
+        self._seconds, self._since = 0.0, time.perf_counter()
+
+    def __call__(self, state: State, step: int, n_samples: int, item: Item, info: Info) -> Record:
+        """Evaluate a state, once it is there; the clock stands still meanwhile.
+
+        Raises:
+          FloatingPointError: if numbers overflowed.
+        """
+        jax.block_until_ready(state.dictionary)
+        self._seconds += time.perf_counter() - self._since
+        if not bool(info.finite):
+            raise FloatingPointError(
+                f"codes are not finite after step {step}: {state.dictionary.dtype} overflowed; scale the data"
+            )
+        value = self._of_held_out(state) if self._pieces else self._of_batch(state, item, info)
+        n_dead = int(info.n_dead)
+        self._since = time.perf_counter()
+        return Record(
+            step, n_samples, item.epoch + 1, self._seconds, item.bytes_read, value, n_dead, bool(self._pieces)
+        )
+
+    def _of_held_out(self, state: State) -> float:
+        with warnings.catch_warnings():
+            if self._told:  # once a run
+                warnings.simplefilter("ignore", ConvergenceWarning)
+            total = sum(float(objective(state.dictionary, piece, self._solver.penalty)) for piece in self._pieces)
+        self._told = True
+        return total * self._pieces[0].shape[0] / self.n_held_out
+
+    def _of_batch(self, state: State, item: Item, info: Info) -> float:
+        missing = item.x.shape[0] - info.codes.shape[0]  # rows that are no samples, which hold zeros
+        codes = jnp.pad(info.codes, ((0, missing), (0, 0))) if missing else info.codes
+        total = _batch_objective(self._solver.penalty, state.dictionary, item.x, codes, item.subset)
+        return float(total) / item.n_samples
+
+
+def _seen(dictionary: Array, x: Array, subset: Subset | None) -> tuple[Array, Array]:
+    """Dictionary and samples on the features that were read, scaled so that products estimate those on all."""
+    if subset is None:
+        return dictionary, x
+    scale = jnp.sqrt(jnp.asarray(subset.reduction, x.dtype))
+    return scale * subset.gather(dictionary), scale * subset.drop_invalid(x)
+
+
+@jax.jit
+def _batch_objective(penalty: Penalty, dictionary: Array, x: Array, codes: Array, subset: Subset | None) -> Array:
+    """Sum over the rows of ``1/2 |x - a D|^2 + Omega(a)``."""
+    dictionary, x = _seen(dictionary, x, subset)
+    return 0.5 * jnp.sum((x - matmul(codes, dictionary)) ** 2) + penalty_value(penalty, codes).sum()
+
+
+def why_nothing_is_learned(penalty: Penalty, state: State, item: Item, info: Info) -> str | None:
+    """Why no code so far has counted, by the last mini-batch, and what to try; None if one has."""
+    if int(info.n_dead) < state.dictionary.shape[0]:
+        return None
+    dictionary, x = _seen(state.dictionary, item.x, item.subset)
+    nonneg = penalty.nonneg
+    largest, l1 = float(alpha_max(dictionary, x, nonneg=nonneg)), float(jnp.min(jnp.asarray(penalty.l1)))
+    if bool(info.codes.any()):
+        reason = f"the squares of the codes are too small for {state.dictionary.dtype}; scale the data up"
+    elif not bool(x.any()):
+        reason = "the data are zero; look at how they are read"
+    elif not bool(dictionary.any()):
+        reason = "every atom is zero; start with another key, or from a dictionary of your own"
+    elif largest == 0:
+        advice = "with nonneg=True, data and atoms must agree in sign" if nonneg else "look at the data"
+        products = f"no sample has a {'positive ' if nonneg else ''}product with an atom (alpha_max is 0)"
+        reason = f"every code is zero, since {products}; {advice}"
+    elif l1 < largest:
+        return None  # atoms have just been revived
+    else:
+        alpha, largest = (value / float(getattr(penalty, "l1_ratio", 1.0)) for value in (l1, largest))
+        reason = (
+            f"every code is zero, since alpha={alpha:.3g} is above alpha_max={largest:.3g} of the dictionary on the "
+            f"last mini-batch; start again with a smaller one, such as alpha={largest / 10:.2g} or RelativeAlpha(0.1)"
+        )
+    return reason

@@ -1,0 +1,70 @@
+"""The order in which the samples of a source are read."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from jax_mmf.core import host_generator
+from jax_mmf.typing import HostArray, Key
+
+_HELD_OUT, _EPOCH, _DRAW = 1, 2, 3
+
+
+class SampleOrder(NamedTuple):
+    """Which samples are held out, and in which order the others are read: a function of the key alone.
+
+    Rows are shuffled in runs of consecutive ones, so that a disk reads pieces; runs of one row are a full shuffle.
+
+    Attributes:
+      key: PRNG key of the run.
+      n_samples: of the source.
+      run: number of consecutive rows that stay together.
+      n_held_out: number of samples that are not trained on.
+      shuffle: whether the order is random; if not, the last samples are held out.
+    """
+
+    key: Key
+    n_samples: int
+    run: int
+    n_held_out: int
+    shuffle: bool
+
+    @property
+    def n_training(self) -> int:
+        """Number of samples that are trained on."""
+        return self.n_samples - self.n_held_out
+
+    def split(self) -> tuple[HostArray, HostArray]:
+        """Row numbers, ascending: those held out, and those trained on."""
+        rows = np.arange(self.n_samples)
+        if self.shuffle:
+            rows = _shuffle_runs(rows, self.run, host_generator(self.key, _HELD_OUT))
+        return np.sort(rows[self.n_training :]), np.sort(rows[: self.n_training])
+
+    def epoch(self, number: int) -> HostArray:
+        """Row numbers ``(n_training,)`` in the order of an epoch."""
+        rows = self.split()[1]
+        return _shuffle_runs(rows, self.run, host_generator(self.key, _EPOCH, number)) if self.shuffle else rows
+
+    def draw(self, number: int, count: int) -> HostArray:
+        """Some row numbers to learn from, at random; others for another number."""
+        rows = self.split()[1]
+        return host_generator(self.key, _DRAW, number).choice(rows, min(count, rows.size), replace=False)
+
+    def batches(self, batch_size: int, n_epochs: int, first_step: int = 0) -> Iterator[tuple[int, HostArray]]:
+        """Epoch and row numbers of each mini-batch from a step on; the last one of an epoch may be short."""
+        per_epoch = -(-self.n_training // batch_size)
+        for epoch in range(first_step // per_epoch, n_epochs):
+            rows = self.epoch(epoch)
+            first = first_step % per_epoch if epoch == first_step // per_epoch else 0
+            for i in range(first, per_epoch):
+                # Within a batch the order does not matter; ascending rows are read in fewer pieces.
+                yield epoch, np.sort(rows[i * batch_size : (i + 1) * batch_size])
+
+
+def _shuffle_runs(rows: HostArray, run: int, generator: np.random.Generator) -> HostArray:
+    if run == 1:
+        return generator.permutation(rows)
+    pieces = np.split(rows, np.flatnonzero(np.diff(rows // run)) + 1)
+    return np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])

@@ -1,0 +1,116 @@
+"""What a run gives: its state, its history, and the best state it went through."""
+
+from typing import Any, NamedTuple
+
+from jax_mmf.core import short
+from jax_mmf.learning import Memory, OnlineFactorization, State
+from jax_mmf.typing import Array, ArrayLike
+
+
+class Record(NamedTuple):
+    """One line of the history.
+
+    Attributes:
+      step: number of steps done.
+      n_samples: number of samples seen.
+      epoch: epochs begun.
+      seconds: time of the run so far: reading, learning, compilation and callbacks, not evaluation.
+      bytes_read: read from the source, evaluation not included.
+      objective: mean over the held-out samples, on all features, at the best codes. Without held-out samples, an
+        estimate of what is learned from: the mean over the last mini-batch, with the codes of its step, in the
+        dictionary after the step; where only a subset of the features is read, its squared error is scaled up. The
+        estimate shows whether a run converges. It varies with the mini-batch, and does not compare runs.
+      n_dead: atoms that codes hardly use.
+      held_out: whether the objective is that of held-out samples.
+    """
+
+    step: int
+    n_samples: int
+    epoch: int
+    seconds: float
+    bytes_read: int
+    objective: float
+    n_dead: int
+    held_out: bool = True
+
+
+class Best(NamedTuple):
+    """The evaluation with the lowest held-out objective, of those of one call of `fit`.
+
+    Attributes:
+      state: then, in the original order of the features.
+      record: of the evaluation.
+    """
+
+    state: State
+    record: Record
+
+    @property
+    def dictionary(self) -> Array:
+        """``(k, p)``: the best dictionary."""
+        return self.state.dictionary
+
+    def __repr__(self) -> str:
+        return f"Best(dictionary={short(self.dictionary)}, record={self.record!r})"
+
+
+class FitResult(NamedTuple):
+    """What `fit` returns.
+
+    Attributes:
+      state: after the last step, in the original order of the features. A run goes on from it.
+      history: a `Record` per evaluation.
+      memory: of averaged statistics, or None.
+      solver: of the run. A `RelativeAlpha` has become a number.
+      stopped_by: ``"epochs"`` for a run that did all of its epochs; ``"callback"``; ``"interrupt"`` for Ctrl-C; or
+        ``"error"`` in the attribute ``result`` of an error.
+      best: the `Best` evaluation, or None without held-out samples. It holds a copy of a state.
+      feature_names: of the source, or None if it has none.
+    """
+
+    state: State
+    history: list[Record]
+    memory: Memory | None
+    solver: OnlineFactorization
+    stopped_by: str
+    best: Best | None = None
+    feature_names: Any = None
+
+    @property
+    def dictionary(self) -> Array:
+        """``(k, p)``: the last dictionary, that of ``state``; ``best.dictionary`` is the best one."""
+        return self.state.dictionary
+
+    @property
+    def objective(self) -> float:
+        """The last one of the history, NaN if that is empty."""
+        return self.history[-1].objective if self.history else float("nan")
+
+    def encode(self, x: ArrayLike, *, mask: ArrayLike | None = None) -> Array:
+        """Codes ``(n, k)`` of samples ``(n, p)`` in the last dictionary, with the penalty of the run."""
+        return self.solver.encode(self.dictionary, x, mask=mask)
+
+    def plot(self, axes: Any = None, *, against: str = "n_samples") -> Any:
+        """Draw the objective as the run went on. Needs matplotlib (extra ``plot``).
+
+        Args:
+          axes: matplotlib axes to draw on; by default those of a new pyplot figure.
+          against: ``"n_samples"``, ``"seconds"`` or ``"bytes_read"``.
+
+        Returns:
+          the axes.
+        """
+        from jax_mmf.plotting import plot_convergence, pyplot_axes
+
+        axes = pyplot_axes() if axes is None else axes
+        plot_convergence(axes, {"fit": self.history}, against=against)
+        return axes
+
+    def __repr__(self) -> str:
+        parts = {"dictionary": short(self.dictionary), "step": short(self.state.step), "stopped_by": self.stopped_by}
+        if self.history:
+            parts |= {"objective": f"{self.objective:.6g}", "held_out": str(self.history[-1].held_out)}
+        if self.best is not None:
+            parts["best"] = f"{self.best.record.objective:.6g} at step {self.best.record.step}"
+        lines = (", ".join(f"{name}={value}" for name, value in parts.items()), f"history={len(self.history)} records")
+        return f"FitResult({', '.join(lines)},\n  solver={self.solver!r})"

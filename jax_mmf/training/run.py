@@ -1,0 +1,76 @@
+"""Where a run is: its history, and the states that it keeps."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jax_mmf.core import warn
+from jax_mmf.learning import Info, Memory, OnlineFactorization, State
+from jax_mmf.training.evaluation import Evaluation, why_nothing_is_learned
+from jax_mmf.training.feed import Feed, Item
+from jax_mmf.training.result import Best, FitResult, Record
+from jax_mmf.typing import Key
+
+
+class Run:
+    """Where a run is: its state, its history, and copies of the states that are kept."""
+
+    def __init__(
+        self, solver: OnlineFactorization, feed: Feed, evaluation: Evaluation, state: State, memory: Memory | None
+    ) -> None:
+        self.solver, self.state, self.memory = solver, state, memory
+        self.step, self.history = int(state.step), list[Record]()
+        self.item: Item | None = None
+        self._feed, self._evaluation = feed, evaluation
+        self._first_step, self._n_samples = self.step, int(state.n_samples)
+        self._evaluated: State | None = None
+        self._best: tuple[State, Record] | None = None
+        self._warned = False
+
+    def take(self, item: Item, state: State, memory: Memory | None, info: Info) -> None:
+        """Go on to what a step has made of a mini-batch."""
+        self.item, self.state, self.memory, self.info = item, state, memory, info
+        self.step, self._n_samples = self.step + 1, self._n_samples + item.n_samples
+
+    def revive(self, key: Key) -> None:
+        """Replace dead atoms by samples of the source."""
+        fresh = self._feed.some_samples(self.step, self.solver.n_components)
+        self.state = self.solver.revive(jax.random.fold_in(key, self.step), self.state, fresh)
+
+    def evaluate(self) -> Record:
+        """Add a record to the history, keep what is worth it, and warn once if nothing is learned."""
+        assert self.item is not None
+        record = self._evaluation(self.state, self.step, self._n_samples, self.item, self.info)
+        self.history.append(record)
+        self._evaluated = jax.tree.map(jnp.copy, self.state)
+        if record.held_out and record.objective < (math.inf if self._best is None else self._best[1].objective):
+            self._best = self._evaluated, record  # the same copy
+        reason = None if self._warned else why_nothing_is_learned(self.solver.penalty, self.state, self.item, self.info)
+        if reason is not None:
+            self._warned = True
+            warn(f"fit has learned nothing up to step {self.step}: {reason}")
+        return record
+
+    def result(self, stopped_by: str) -> FitResult:
+        """The result of the steps so far."""
+        self._evaluated = None  # room for copies in the original order of the features
+        return self._result(self.state, self.memory, stopped_by)
+
+    def attach_result(self, error: Exception) -> None:
+        """Give an error the result of the last good step as its attribute ``result``, if there was one."""
+        # Overflow is noticed some steps after it happened; at the evaluation before, all was well.
+        # A step that fails while it runs leaves nothing of the state before, whose memory it was given.
+        back = isinstance(error, FloatingPointError) or self.state.step.is_deleted()
+        state = self._evaluated if back else self.state
+        if state is None or int(state.step) == self._first_step:
+            return
+        # The memory of averaged statistics went on with the steps.
+        error.result = self._result(state, None if back else self.memory, "error")  # type: ignore[attr-defined]
+        error.add_note(f"The result of the first {state.step} steps is in the attribute `result` of this error.")
+
+    def _result(self, state: State, memory: Memory | None, stopped_by: str) -> FitResult:
+        restore = self._feed.restore
+        best = None if self._best is None else Best(restore(self._best[0]), self._best[1])
+        names = self._feed.feature_names
+        return FitResult(restore(state), self.history, memory, self.solver, stopped_by, best, names)

@@ -1,0 +1,89 @@
+"""Imports between the packages of jax_mmf run one way."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import jax_mmf
+
+ROOT = Path(jax_mmf.__file__).parent
+ORDER = ["typing", "core", "penalties", "constraints", "codes", "learning", "io", "plotting", "training", "completion"]
+ORDER += ["datasets", "cli", "__main__"]
+"""Each imports only what stands before it. The package's own `__init__` is free to import all of them."""
+OUTSIDE = {"h5py", "threading", "concurrent", "queue", "multiprocessing", "time", "datetime"}
+"""Files, threads and clocks: nothing before io imports these."""
+ALLOWED = {("codes.chunks", "concurrent")}  # XLA runs the kernels of a program one after another: threads run programs
+
+
+def modules():
+    """The modules that each module of jax_mmf imports, by its name below jax_mmf."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+        found[name] = list(imports(ast.parse(path.read_text())))
+    return found
+
+
+def imports(tree):
+    """Modules that a file imports, at its top or in its functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            members = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from ([m for m in members if is_module(m)] or [node.module])
+
+
+def is_module(name):
+    """Whether a dotted name is that of a file or a folder of the package."""
+    path = ROOT.joinpath(*name.split(".")[1:])
+    return name.startswith("jax_mmf.") and (path.is_dir() or path.with_suffix(".py").is_file())
+
+
+def faults(found):
+    """What breaks the rules, as sentences."""
+    inside = {m: [i.removeprefix("jax_mmf.") for i in found[m] if i.startswith("jax_mmf.")] for m in found}
+    packages = {m.split(".")[0] for m in found if "." in m}
+    for module, targets in inside.items():
+        own = module.split(".")[0]
+        for target in targets:
+            other = target.split(".")[0]
+            if own not in ORDER or other == own:
+                continue
+            if ORDER.index(other) > ORDER.index(own):
+                yield f"{module} imports {target}, which is above it"
+            if other in packages and target != other:
+                yield f"{module} imports {target}, a module of another package, and not from its __init__"
+        outside = OUTSIDE.intersection(i.split(".")[0] for i in found[module])
+        if own in ORDER and ORDER.index(own) < ORDER.index("io"):
+            yield from (f"{module} imports {name}" for name in outside if (module, name) not in ALLOWED)
+    try:
+        own = {m: [t for t in targets if t not in packages] for m, targets in inside.items() if m not in packages}
+        TopologicalSorter(own).prepare()
+    except CycleError as error:
+        yield f"a cycle of modules: {error.args[1]}"
+
+
+def test_imports_run_one_way():
+    assert list(faults(modules())) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "fault"),
+    [
+        ("core.linalg", "jax_mmf.codes", "above it"),
+        ("codes.solvers", "jax_mmf.learning", "above it"),
+        ("penalties", "jax_mmf.constraints", "above it"),
+        ("training.fitting", "jax_mmf.learning.step", "another package"),
+        ("learning.surrogate", "jax_mmf.learning.step", "cycle"),
+        ("learning.step", "h5py", "imports h5py"),
+        ("codes.solvers", "concurrent.futures", "imports concurrent"),
+    ],
+)
+def test_an_import_that_is_turned_round_is_found(module, target, fault):
+    found = modules()
+    found[module] = [*found[module], target]
+    assert any(fault in sentence for sentence in faults(found))
