@@ -31,6 +31,7 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int,
     import jax.numpy as jnp
 
     import jax_mmf as mmf
+    from jax_mmf.codes import CodeProblem
     from jax_mmf.core.linalg import in_tiles, map_rows, matmul
     from jax_mmf.learning.dictionary_update import DictionaryProblem
     from jax_mmf.learning.surrogate import BatchMoments
@@ -58,7 +59,7 @@ def jax_kernel(kernel: str, p: int, k: int, b: int, reduction: int, square: int,
         return sweep
 
     def solve(solver: Any, penalty: Any) -> Callable[..., jax.Array]:
-        return lambda start, t: solver.solve(t["gram"], t["beta"], penalty, t["sq_norm"], start)[0]
+        return lambda start, t: solver.solve(CodeProblem(t["gram"], t["beta"], t["sq_norm"]), penalty, start)[0]
 
     one_sweep = solve(mmf.CoordinateDescent(tol=0.0, max_iter=1), mmf.Lasso(0.1))
     wide, product_flops = jnp.zeros((64, copied // 64)), 2 * k * k * p

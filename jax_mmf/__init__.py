@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from jax_mmf import completion, datasets
+from jax_mmf import completion, datasets, extending
 from jax_mmf.codes import (
     FISTA,
     ActiveSet,
@@ -54,6 +54,7 @@ from jax_mmf.penalties import (
     ElasticNet,
     Lasso,
     Penalty,
+    ProximalPenalty,
     RelativeAlpha,
     Ridge,
     alpha_max,
@@ -105,6 +106,7 @@ __all__ = [
     "PowerForgetting",
     "ProgressBar",
     "ProjectedGradient",
+    "ProximalPenalty",
     "RandomSamples",
     "RandomizedSVD",
     "Record",
@@ -129,6 +131,7 @@ __all__ = [
     "encode",
     "encode_with_info",
     "explained_variance",
+    "extending",
     "fit",
     "load_model",
     "match_atoms",

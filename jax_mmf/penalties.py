@@ -4,24 +4,31 @@ Every penalty of this module is a weighted elastic net::
 
     Omega(a) = alpha (l1_ratio |a|_1 + (1 - l1_ratio) / 2 |a|_2^2),     optionally with a >= 0,
 
-and the code solvers ask a penalty for three things only: the weights `l1` and `l2`, and `nonneg`. A class of your own
-with these three attributes, registered as a pytree, works wherever these do.
+and the code solvers ask such a `Penalty` for three things only: the weights `l1` and `l2`, and `nonneg`. Any class with
+these three attributes, registered as a pytree, works wherever these do.
+
+Any other penalty is a `ProximalPenalty`, a value and a proximal operator. `FISTA` and `UnrolledFISTA` solve it.
 """
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from jax_mmf.core import as_real_array, check_real, matmul, register_configuration
+from jax_mmf.core import as_real_array, check_methods, check_real, matmul, register_configuration
 from jax_mmf.typing import Array, ArrayLike, Float
 
 
 @runtime_checkable
 class Penalty(Protocol):
-    """What a code solver needs to know of a penalty ``l1 |a|_1 + l2 / 2 |a|_2^2``, optionally with ``a >= 0``."""
+    """A weighted elastic net: ``l1 |a|_1 + l2 / 2 |a|_2^2``, optionally with ``a >= 0``.
+
+    A penalty may have one more static attribute, ``ridge``: True if ``l1`` is zero whatever its numbers are. Without
+    ``nonneg``, its codes then have a closed form; with it, they get the defaults of non-negative ridge. A penalty
+    without this attribute is taken for one that may have an l1 part.
+    """
 
     @property
     def l1(self) -> Float:
@@ -35,6 +42,24 @@ class Penalty(Protocol):
     def nonneg(self) -> bool:
         """Whether codes must be non-negative (static)."""
 
+
+@runtime_checkable
+class ProximalPenalty(Protocol):
+    """Any penalty whose proximal operator is known. Both methods take the code of one sample.
+
+    There is no duality gap for it, so that solvers stop on the residual of the fixed-point equation instead, and codes
+    have derivatives through `UnrolledFISTA` only. A penalty with the attributes of `Penalty` is treated as one.
+    """
+
+    def value(self, code: Array) -> Array:
+        """Value of the penalty at a code ``(k,)``: a scalar."""
+
+    def prox(self, code: Array, step: Array) -> Array:
+        """Proximal operator ``argmin_a 1/2 |a - code|^2 + step Omega(a)`` at ``(k,)``, for a scalar ``step > 0``."""
+
+
+AnyPenalty = Penalty | ProximalPenalty
+PenaltyT = TypeVar("PenaltyT", bound=AnyPenalty)
 
 _NO_SCALE = (
     "ridge takes a number as alpha, not a RelativeAlpha: its codes are zero for no alpha, so that there is no alpha_max"
@@ -136,6 +161,11 @@ class Ridge:
         check_real("alpha", self.alpha, low=0.0)
 
     @property
+    def ridge(self) -> bool:
+        """True: there is no l1 part."""
+        return True
+
+    @property
     def l1(self) -> Float:
         """Weight of the l1 norm: 0."""
         return 0.0
@@ -194,12 +224,30 @@ def has_relative_alpha(penalty: Any) -> bool:
     return isinstance(getattr(penalty, "alpha", None), RelativeAlpha)
 
 
-def is_ridge(penalty: Penalty) -> bool:
-    """Whether a penalty is known, without its values, to give codes in closed form."""
-    return isinstance(penalty, Ridge) and not penalty.nonneg
+def is_weighted(penalty: Any) -> TypeGuard[Penalty]:
+    """Whether a penalty is a weighted elastic net; if not, it is a `ProximalPenalty`."""
+    # Not isinstance: l1 of a RelativeAlpha raises, and that message is the one to show.
+    return all(hasattr(type(penalty), name) or name in vars(penalty) for name in ("l1", "l2", "nonneg"))
 
 
-def penalty_value(penalty: Penalty, codes: ArrayLike) -> Array:
+def is_ridge(penalty: AnyPenalty) -> bool:
+    """Whether a penalty is known to have no l1 part, whatever its numbers are."""
+    return is_weighted(penalty) and bool(getattr(penalty, "ridge", False))
+
+
+def has_closed_form(penalty: AnyPenalty) -> TypeGuard[Penalty]:
+    """Whether a penalty is known to give codes in closed form, whatever its numbers are."""
+    return is_weighted(penalty) and is_ridge(penalty) and not penalty.nonneg
+
+
+def check_penalty(penalty: Any) -> None:
+    """Raise TypeError unless an argument is a `Penalty` or a `ProximalPenalty`, and name the methods that it lacks."""
+    if not isinstance(penalty, type) and all(callable(getattr(penalty, name, None)) for name in ("value", "prox")):
+        return
+    check_methods("penalty", penalty, "penalty", ("l1", "l2", "nonneg"))
+
+
+def penalty_value(penalty: AnyPenalty, codes: ArrayLike) -> Array:
     """Value of a penalty.
 
     Args:
@@ -210,6 +258,8 @@ def penalty_value(penalty: Penalty, codes: ArrayLike) -> Array:
       ``(...)``: the value per sample; infinite where a code breaks ``nonneg``.
     """
     codes = as_real_array("codes", codes, ndim=tuple(range(1, 9)))
+    if not is_weighted(penalty):
+        return jnp.vectorize(cast(ProximalPenalty, penalty).value, signature="(k)->()")(codes)
     l1, l2 = (jnp.asarray(w, codes.dtype) for w in (penalty.l1, penalty.l2))
     value = jnp.sum(l1 * jnp.abs(codes) + 0.5 * l2 * codes**2, axis=-1)
     if penalty.nonneg:
@@ -224,7 +274,7 @@ def shrink(linear: Array, l1: Array, nonneg: bool) -> Array:
     return linear - jnp.clip(linear, -l1, l1)
 
 
-def penalty_prox(penalty: Penalty, codes: ArrayLike, step: ArrayLike = 1.0) -> Array:
+def penalty_prox(penalty: AnyPenalty, codes: ArrayLike, step: ArrayLike = 1.0) -> Array:
     """Proximal operator: ``argmin_a 1/2 |a - codes|^2 + step Omega(a)``.
 
     Args:
@@ -236,7 +286,10 @@ def penalty_prox(penalty: Penalty, codes: ArrayLike, step: ArrayLike = 1.0) -> A
       ``(..., k)``.
     """
     codes = as_real_array("codes", codes, ndim=tuple(range(9)))
-    l1, l2, step = (jnp.asarray(w, codes.dtype) for w in (penalty.l1, penalty.l2, step))
+    step = jnp.asarray(step, codes.dtype)
+    if not is_weighted(penalty):
+        return jnp.vectorize(cast(ProximalPenalty, penalty).prox, signature="(k),()->(k)")(codes, step)
+    l1, l2 = (jnp.asarray(w, codes.dtype) for w in (penalty.l1, penalty.l2))
     return shrink(codes, step * l1, penalty.nonneg) / (1 + step * l2)
 
 
@@ -260,7 +313,7 @@ def alpha_max(dictionary: ArrayLike, x: ArrayLike, *, l1_ratio: ArrayLike = 1.0,
     return jnp.where(ratio > 0, largest / jnp.where(ratio > 0, ratio, 1), jnp.inf)
 
 
-def resolve_alpha(penalty: Penalty, dictionary: ArrayLike, x: ArrayLike) -> Penalty:
+def resolve_alpha(penalty: PenaltyT, dictionary: ArrayLike, x: ArrayLike) -> PenaltyT:
     """The penalty with a number instead of a `RelativeAlpha`: its share of `alpha_max`.
 
     Args:

@@ -11,7 +11,7 @@ from sklearn import linear_model
 from sklearn.decomposition import sparse_encode
 
 import jax_mmf as mmf
-from jax_mmf.codes.duality import relative_gap
+from jax_mmf.codes import CodeProblem, relative_gap
 from jax_mmf.codes.solvers import default_code_solver
 
 PENALTIES = {
@@ -28,7 +28,10 @@ ITERATIVE = {name: kind(tol=1e-14, max_iter=50000 if name == "fista" else 20000)
 SOLVERS = {**ITERATIVE, "cholesky": mmf.Cholesky()}
 SHAPES = {"k<p": (6, 15), "k>p": (19, 11), "k=1": (1, 9)}
 
-solve = jax.jit(lambda solver, *args: solver.solve(*args))
+
+@jax.jit
+def solve(solver, gram, beta, penalty, sq_norm, init):
+    return solver.solve(CodeProblem(gram, beta, sq_norm), penalty, init)
 
 
 def problem(k, p, b, masked=False, seed=0, dtype=float):
@@ -183,9 +186,9 @@ def test_any_number_of_atoms(x64, k):
 def test_active_set_in_half_precision(dtype):
     (gram, beta, sq_norm, init), _ = problem(19, 11, 5)
     arrays = [jnp.asarray(np.asarray(a), dtype) for a in (gram, beta, sq_norm, init)]
-    codes, _ = mmf.ActiveSet(1e-2).solve(arrays[0], arrays[1], mmf.Lasso(0.5), arrays[2], arrays[3])
+    codes, _ = solve(mmf.ActiveSet(1e-2), arrays[0], arrays[1], mmf.Lasso(0.5), arrays[2], arrays[3])
     gram, beta, sq_norm, init = (a.astype(jnp.float32) for a in arrays)
-    expected, _ = mmf.ActiveSet(1e-6).solve(gram, beta, mmf.Lasso(0.5), sq_norm, init)
+    expected, _ = solve(mmf.ActiveSet(1e-6), gram, beta, mmf.Lasso(0.5), sq_norm, init)
     assert codes.dtype == dtype
     value, least = (
         objective(gram, beta, sq_norm, mmf.Lasso(0.5), np.asarray(c, np.float64)) for c in (codes, expected)
@@ -258,8 +261,8 @@ def test_reported_gap_bounds_the_error(x64, solver, masked):
         scale = np.maximum(value, sq_norm / 2000)
         assert (value - least <= info.gap * scale + 1e-13 * sq_norm).all()
         assert (info.gap <= tol + 1e-11).all()
-        image = jnp.einsum("...kl,...l->...k", gram, codes)
-        np.testing.assert_allclose(relative_gap(penalty, beta, image, codes, sq_norm), info.gap, rtol=1e-6, atol=1e-13)
+        measured = relative_gap(CodeProblem(gram, beta, sq_norm), penalty, codes)
+        np.testing.assert_allclose(measured, info.gap, rtol=1e-6, atol=1e-13)
 
 
 @pytest.mark.usefixtures("x64")
@@ -274,7 +277,7 @@ def test_gap_of_any_codes_bounds_the_error(name, seed, scale, alpha):
     noise = scale * np.random.default_rng(seed).standard_normal(best.shape)
     codes = np.asarray(best + noise)
     codes = np.abs(codes) if kind.nonneg else codes
-    gap = np.asarray(relative_gap(penalty, beta, codes @ gram, codes, sq_norm))
+    gap = np.asarray(relative_gap(CodeProblem(gram, beta, sq_norm), penalty, codes))
     value, least = (objective(gram, beta, sq_norm, penalty, np.asarray(c)) for c in (codes, best))
     denominator = np.maximum(value, sq_norm / 2000)
     assert (gap >= 0).all()
@@ -289,7 +292,7 @@ def test_gap_without_penalty_holds_for_codes_of_twice_the_norm(x64):
     codes = best + 0.1 * np.random.default_rng(0).standard_normal(best.shape)
     covered = np.abs(best).sum(1) <= 2 * np.abs(codes).sum(1)
     assert covered.all()
-    gap = relative_gap(penalty, beta, codes @ gram, codes, sq_norm)
+    gap = relative_gap(CodeProblem(gram, beta, sq_norm), penalty, codes)
     value, least = (objective(gram, beta, sq_norm, penalty, c) for c in (codes, best))
     assert (value - least <= gap * np.maximum(value, sq_norm / 2000) + 1e-13).all()
 
@@ -455,7 +458,7 @@ def test_cholesky_refuses_what_it_cannot_solve():
     args, _ = problem(6, 15, 3, dtype=jnp.float32)
     for penalty in (mmf.Lasso(0.1), mmf.ElasticNet(0.1, 0.0), mmf.Ridge(0.1, nonneg=True)):
         with pytest.raises(TypeError, match="Cholesky"):
-            mmf.Cholesky().solve(args[0], args[1], penalty, *args[2:])
+            solve(mmf.Cholesky(), args[0], args[1], penalty, *args[2:])
 
 
 @pytest.mark.parametrize("masked", [False, True])

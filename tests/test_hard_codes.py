@@ -221,8 +221,9 @@ class TestConvergence:
 
     def test_a_solver_that_does_not_say_is_trusted(self):
         class Zeros:
-            def solve(self, gram, beta, penalty, sq_norm, init):
-                return jnp.zeros_like(beta), mmf.SolveInfo(jnp.ones_like(sq_norm), jnp.ones(sq_norm.shape, jnp.int32))
+            def solve(self, problem, penalty, init):
+                gap = jnp.ones_like(problem.sq_norm)
+                return jnp.zeros_like(init), mmf.SolveInfo(gap, gap.astype(jnp.int32))
 
         jax.tree_util.register_static(Zeros)
         dictionary, x = gaussian(3, 30, 20, 2)

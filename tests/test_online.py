@@ -413,7 +413,7 @@ def test_defaults_by_problem_and_platform():
 def test_default_forgetting_by_penalty(penalty, partial_b, scale):
     options = {"subset": mmf.BlockSubset(2)} if partial_b else {}
     solver = make(penalty=penalty, partial_b=partial_b, **options)
-    assert solver.forgetting == mmf.ScaledForgetting(scale)
+    assert solver.step_forgetting == mmf.ScaledForgetting(scale)
     copied = jax.tree.map(lambda leaf: leaf, solver)
     assert copied == solver
-    assert make(penalty=penalty, forgetting=mmf.PowerForgetting()).forgetting == mmf.PowerForgetting()
+    assert make(penalty=penalty, forgetting=mmf.PowerForgetting()).step_forgetting == mmf.PowerForgetting()

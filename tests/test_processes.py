@@ -23,7 +23,7 @@ CONSTANTS = """
     import sys
     import jax, jax.numpy as jnp, numpy as np, optax
     import jax_mmf as mmf
-    from jax_mmf.codes.solve import solve_codes
+    from jax_mmf.codes import CodeProblem, solve_codes
 
     def problem(n, k, p=20):
         rng = np.random.default_rng(0)
@@ -42,8 +42,8 @@ CONSTANTS = """
         @jax.jit
         def codes(traced):
             v = values | traced
-            return solve_codes(v["gram"], v["beta"], mmf.Lasso(v["weights"]), sq_norm=v["sq_norm"],
-                               solver=mmf.ActiveSet(v["tol"]), init=v["init"])[0]
+            problem = CodeProblem(v["gram"], v["beta"], v["sq_norm"])
+            return solve_codes(problem, mmf.Lasso(v["weights"]), solver=mmf.ActiveSet(v["tol"]), init=v["init"])[0]
 
         np.testing.assert_allclose(codes(traced), mmf.encode(d, x, mmf.Lasso(0.3)), atol=2e-3)
 """

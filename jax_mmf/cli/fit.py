@@ -23,6 +23,7 @@ from jax_mmf.cli.options import (
     seed,
 )
 from jax_mmf.cli.solver import CONSTRAINTS, INITS, PENALTIES, check_given, go_on, make_solver
+from jax_mmf.defaults import BATCH_SIZE
 from jax_mmf.io import HDF5_ENDINGS, needs_x64
 from jax_mmf.training import Callback, FitResult, Record, deferred_interrupt
 
@@ -92,7 +93,7 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @option("--init", type=click.Choice(list(INITS)), default="samples", help="Initial dictionary.")
 @option("--epochs", type=click.IntRange(min=1), default=1,
         help="Passes over the data; with --resume, from the beginning of the run.")  # fmt: skip
-@option("--batch-size", type=click.IntRange(min=1), default=128, help="Samples per step.")
+@option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, help="Samples per step.")
 @option("--held-out", type=_HeldOut(), metavar="SHARE|NUMBER", default=0,
         help="Samples to evaluate on, and not to learn from: a share below 1, or a number.")  # fmt: skip
 @option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of the computation.")

@@ -139,7 +139,7 @@ def go_on(path: Path, model: Model, given: Mapping[str, Any], defaults: Mapping[
 
 def options_of(solver: mmf.OnlineFactorization) -> dict[str, Any]:
     """The options of a solver, as far as there are options for it."""
-    penalty, constraint, forgetting = solver.penalty, solver.constraint, solver.forgetting
+    penalty, constraint, forgetting = solver.penalty, solver.constraint, solver.step_forgetting
     options = {
         "components": solver.n_components,
         "penalty": _name(PENALTIES, penalty),
@@ -148,7 +148,9 @@ def options_of(solver: mmf.OnlineFactorization) -> dict[str, Any]:
         "constraint": _name(CONSTRAINTS, constraint),
         "atom_l1_ratio": constraint.l1_ratio if isinstance(constraint, mmf.ElasticNetBall) else None,
         "radius": constraint.radius,
-        "nonneg": _NONNEG[penalty.nonneg, constraint.nonneg and not isinstance(constraint, mmf.Simplex)],
+        "nonneg": _NONNEG[
+            getattr(penalty, "nonneg", False), constraint.nonneg and not isinstance(constraint, mmf.Simplex)
+        ],
         "reduction": solver.subset.reduction,
         "partial_b": solver.partial_b,
         "init": _name(INITS, solver.initialization),

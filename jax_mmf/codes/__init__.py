@@ -6,21 +6,17 @@ from jax_mmf.codes.compaction import SolveInfo
 from jax_mmf.codes.duality import relative_gap
 from jax_mmf.codes.encoding import decode, encode, encode_with_info
 from jax_mmf.codes.metrics import explained_variance, match_atoms, objective
+from jax_mmf.codes.problem import CodeProblem
+from jax_mmf.codes.proximal import FISTA, UnrolledFISTA
 from jax_mmf.codes.solve import solve_codes
-from jax_mmf.codes.solvers import (
-    FISTA,
-    ActiveSet,
-    Cholesky,
-    CodeSolver,
-    CoordinateDescent,
-    UnrolledFISTA,
-    default_code_solver,
-)
+from jax_mmf.codes.solver import CodeSolver
+from jax_mmf.codes.solvers import ActiveSet, Cholesky, CoordinateDescent, default_code_solver
 
 __all__ = [
     "FISTA",
     "ActiveSet",
     "Cholesky",
+    "CodeProblem",
     "CodeSolver",
     "ConvergenceWarning",
     "CoordinateDescent",

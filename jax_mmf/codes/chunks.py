@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_mmf.codes.solver import is_sequential
 from jax_mmf.core import aligned_empty, filled_up
 from jax_mmf.typing import HostArray
 
@@ -58,7 +59,7 @@ def parts_of(solver: Any, rows: Any, *inputs: Any) -> Parts | None:
     n_samples = samples.shape[0]
     if platforms - {"cpu"}:
         return Parts(power_of_two(n_samples), 1, on_host=False)
-    sequential = getattr(solver, "sequential", False)
+    sequential = is_sequential(solver)
     n_threads = max(1, min(_n_cores(), n_samples // _FEWEST)) if sequential else 1
     size = min(_MOST, power_of_two(-(-n_samples // n_threads)))
     if n_threads > 1:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_mmf.codes.duality import PILED_UP, Gap, Weights, duality_gap
+from jax_mmf.codes.duality import PILED_UP, Gap
 from jax_mmf.typing import Array, Float
 
 _SHRINKAGE = 4  # halving is 1.1 times faster, and compiles for twice as long
@@ -19,7 +19,7 @@ class SolveInfo(NamedTuple):
 
     Attributes:
       gap: ``(b,)`` duality gap relative to the objective, or to a thousandth of ``1/2 |x|^2`` if that is larger
-        (`relative_gap`).
+        (`relative_gap`). For a `ProximalPenalty`, the residual of the fixed-point equation (`FISTA`).
       n_iter: ``(b,)`` iterations (sweeps over the coordinates, proximal steps, changes of the support) spent on the
         sample; int32.
       converged: ``(b,)`` whether the gap is within the tolerance of the solver, or the level of rounding if that is
@@ -33,7 +33,7 @@ class SolveInfo(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A problem per sample: the last axis of everything is the batch, but for a shared Gram matrix."""
+    """A `CodeProblem` on its way, with samples last, so that a coordinate of all samples is contiguous in memory."""
 
     gram: Array  # (k, k), or (k, k, b)
     beta: Array  # (k, b)
@@ -45,7 +45,7 @@ def iterate(
     batch: Batch,
     advance: Callable[[Batch, Array], tuple[Batch, Array]],
     codes_of: Callable[[Any], Array],
-    weights: Weights,
+    gap_of: Callable[[Batch, Array], Gap],
     tol: Float,
     max_iter: int | Array,
     n_per_check: int,
@@ -55,6 +55,15 @@ def iterate(
     Samples that are done can't be skipped inside of an array operation. So the loop stops when all but a quarter are
     done, the others are gathered into a batch of a quarter of the width, and that is iterated by itself: static
     shapes, and a total cost near the sum of what each sample needs. All are advanced once.
+
+    Args:
+      batch: at the codes to start from.
+      advance: makes a number of iterations, and returns the batch and the Gram matrix times its codes.
+      codes_of: the codes ``(k, b)`` of a state.
+      gap_of: gaps of the codes of a batch, given the Gram matrix times these codes.
+      tol: gap at which a sample is done.
+      max_iter: largest number of iterations.
+      n_per_check: number of iterations between two looks at the gaps.
 
     Returns:
       codes ``(k, b)`` and the info of the batch.
@@ -74,8 +83,7 @@ def iterate(
             batch, _, n = carry
             more = jnp.minimum(n_per_check, max_iter - n)
             moved, image = advance(batch, more)
-            gap = duality_gap(weights, batch.beta, image, codes_of(moved.state), batch.sq_norm)
-            return moved, gap, n + more
+            return moved, gap_of(moved, image), n + more
 
         batch, gap, n_iter = lax.while_loop(unfinished, body, (batch, start, n_iter))
         codes, info = codes_of(batch.state), SolveInfo(gap.relative, jnp.full((width,), n_iter), is_close(gap, tol))

@@ -18,8 +18,9 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 from jax_mmf.codes.duality import weights_of
-from jax_mmf.core import cho_solve, cholesky, matmul, solve_shifted
-from jax_mmf.penalties import Penalty, is_ridge
+from jax_mmf.codes.problem import CodeProblem
+from jax_mmf.core import cho_solve, cholesky, solve_shifted
+from jax_mmf.penalties import Penalty, has_closed_form
 from jax_mmf.typing import Array
 
 _ROOMS = (32, 128)  # sizes of supports whose systems are gathered
@@ -31,7 +32,7 @@ def _weights(penalty: Penalty, codes: Array) -> tuple[Array, Array]:
     return weights.l1[:, 0], weights.l2[:, 0]
 
 
-def polish(codes: Array, gram: Array, beta: Array, penalty: Penalty) -> Array:
+def polish(problem: CodeProblem, penalty: Penalty, codes: Array) -> Array:
     """Codes that solve the system of their support exactly, so that derivatives are not those of another point.
 
     Iterations stop at a duality gap, and the square root of a gap is the error of a code. Codes that solve the system
@@ -39,37 +40,38 @@ def polish(codes: Array, gram: Array, beta: Array, penalty: Penalty) -> Array:
     there is nothing better on this support.
 
     Args:
-      codes: ``(b, k)``.
-      gram: ``(k, k)`` or ``(b, k, k)``.
-      beta: ``(b, k)``.
+      problem: of the batch.
       penalty: of the codes.
+      codes: ``(b, k)``.
 
     Returns:
       ``(b, k)``; no derivatives go through it.
     """
-    codes, gram, beta, penalty = lax.stop_gradient((codes, gram, beta, penalty))
+    problem, penalty, codes = lax.stop_gradient((problem, penalty, codes))
     # A closed form has its own rounding, which a second solution does not lower.
-    if is_ridge(penalty):
+    if has_closed_form(penalty):
         return codes
+    beta = problem.beta
     l1, l2 = _weights(penalty, codes)
     support = codes != 0
-    residual = jnp.where(support, beta - l1 * jnp.sign(codes) - l2 * codes - _apply(gram, codes), 0)
+    residual = jnp.where(support, beta - l1 * jnp.sign(codes) - l2 * codes - problem.image(codes), 0)
     scale = jnp.max(jnp.abs(beta), -1, keepdims=True)
     left = jnp.abs(residual) > 64 * jnp.finfo(codes.dtype).eps * scale
-    moved = codes + _solve_if(left.any(), gram, support, l2, residual)
+    moved = codes + _solve_if(left.any(), problem.gram, support, l2, residual)
     keeps_signs = (jnp.sign(moved) == jnp.sign(codes)).all(-1, keepdims=True)
     return jnp.where(keeps_signs, moved, codes)
 
 
-def codes_tangent(codes: Array, gram: Array, penalty: Penalty, d_gram: Array, d_beta: Array, d_penalty: Any) -> Array:
+def codes_tangent(
+    problem: CodeProblem, penalty: Penalty, codes: Array, d_problem: CodeProblem, d_penalty: Any
+) -> Array:
     """Derivative of codes along a direction, itself differentiable.
 
     Args:
-      codes: ``(b, k)``.
-      gram: ``(k, k)`` or ``(b, k, k)``.
+      problem: of the batch.
       penalty: of the codes.
-      d_gram: direction of the Gram matrix, symmetric.
-      d_beta: ``(b, k)`` direction of the correlations.
+      codes: ``(b, k)``.
+      d_problem: direction of the problem; that of the Gram matrix is symmetric.
       d_penalty: direction of the penalty.
 
     Returns:
@@ -77,28 +79,21 @@ def codes_tangent(codes: Array, gram: Array, penalty: Penalty, d_gram: Array, d_
     """
     support = codes != 0
     (_, l2), (d_l1, d_l2) = jax.jvp(lambda q: _weights(q, codes), (penalty,), (d_penalty,))
-    right = d_beta - d_l1 * jnp.sign(codes) - d_l2 * codes - _apply(d_gram, codes)
+    right = d_problem.beta - d_l1 * jnp.sign(codes) - d_l2 * codes - d_problem.image(codes)
 
     def system(v: Array) -> Array:
         on = jnp.where(support, v, 0)
-        return jnp.where(support, _apply(gram, on) + l2 * on, v)
+        return jnp.where(support, problem.image(on) + l2 * on, v)
 
-    constants = lax.stop_gradient((gram, l2))
-    ridge = is_ridge(penalty)
+    constants = lax.stop_gradient((problem.gram, l2))
+    closed_form = has_closed_form(penalty)
 
     def solve(_: Any, r: Array) -> Array:
-        if ridge:
+        if closed_form:
             return solve_shifted(*constants, r)
         return _solve(constants[0], support, constants[1], r)
 
     return lax.custom_linear_solve(system, jnp.where(support, right, 0), solve, symmetric=True)
-
-
-def _apply(gram: Array, codes: Array) -> Array:
-    """``G a`` of each sample, for a symmetric G: ``(k, k) or (b, k, k), (b, k) -> (b, k)``."""
-    if gram.ndim == 2:
-        return matmul(codes, gram)
-    return jnp.einsum("bij,bj->bi", gram, codes, precision="highest")
 
 
 @custom_vmap

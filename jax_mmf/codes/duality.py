@@ -1,9 +1,10 @@
-"""Duality gaps of codes, for all the penalties at once."""
+"""Duality gaps of codes, for every weighted elastic net."""
 
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jax_mmf.codes.problem import CodeProblem
 from jax_mmf.penalties import Penalty
 from jax_mmf.typing import Array
 
@@ -12,7 +13,7 @@ _SHARE = 0.01  # of an objective that is small beside the sample: how far codes 
 PILED_UP = 8  # times that, in iterations: about what FISTA stops at in single precision
 
 
-def relative_gap(penalty: Penalty, beta: Array, gram_codes: Array, codes: Array, sq_norm: Array) -> Array:
+def relative_gap(problem: CodeProblem, penalty: Penalty, codes: Array) -> Array:
     """Duality gap of codes, relative to the objective.
 
     The objective is ``1/2 |x - a D|^2 + Omega(a)``, taken as at least a thousandth of ``1/2 |x|^2``. The dual point is
@@ -21,17 +22,15 @@ def relative_gap(penalty: Penalty, beta: Array, gram_codes: Array, codes: Array,
     l1 norm is at most twice that of the codes given.
 
     Args:
-      penalty: the penalty.
-      beta: ``(b, k)`` correlations x D^T.
-      gram_codes: ``(b, k)`` codes times Gram matrix.
+      problem: of a batch.
+      penalty: of the codes.
       codes: ``(b, k)``.
-      sq_norm: ``(b,)`` squared norms of the samples.
 
     Returns:
       ``(b,)``, >= 0.
     """
     weights = weights_of(penalty, codes.shape[-1], codes.dtype)
-    return duality_gap(weights, beta.T, gram_codes.T, codes.T, sq_norm).relative
+    return duality_gap(weights, problem.beta.T, problem.image(codes).T, codes.T, problem.sq_norm).relative
 
 
 class Weights(NamedTuple):
@@ -96,7 +95,7 @@ def solved(
 
 
 def duality_gap(weights: Weights, beta: Array, image: Array, codes: Array, sq_norm: Array) -> Gap:
-    """As `relative_gap`, in the layout of the code solvers: ``(k, b)``; ``image`` is the Gram matrix times codes."""
+    """`relative_gap` in the layout of the code solvers: ``(k, b)``; ``image`` is the Gram matrix times codes."""
     l1, l2, nonneg = weights
     correlation = beta - image  # with the residual x - a D
     augmented = correlation - l2 * codes  # with that of the problem whose l2 penalty is written as more features

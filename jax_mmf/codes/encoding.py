@@ -8,8 +8,10 @@ from jax import lax
 from jax_mmf.codes.checks import Rows, check_codes, warn_if_swapped, warn_unless_converged
 from jax_mmf.codes.chunks import at_once, in_parts, parts_of
 from jax_mmf.codes.compaction import SolveInfo
+from jax_mmf.codes.problem import CodeProblem
 from jax_mmf.codes.solve import solve_codes
-from jax_mmf.codes.solvers import CodeSolver, default_code_solver
+from jax_mmf.codes.solver import CodeSolver
+from jax_mmf.codes.solvers import default_code_solver
 from jax_mmf.core import (
     as_real_array,
     check_methods,
@@ -19,14 +21,14 @@ from jax_mmf.core import (
     self_product,
     warn_of_blas_threads,
 )
-from jax_mmf.penalties import Penalty, is_ridge
+from jax_mmf.penalties import AnyPenalty, check_penalty, has_closed_form, is_weighted
 from jax_mmf.typing import Array, ArrayLike
 
 
 def encode(
     dictionary: ArrayLike,
     x: ArrayLike,
-    penalty: Penalty,
+    penalty: AnyPenalty,
     *,
     mask: ArrayLike | None = None,
     solver: CodeSolver | None = None,
@@ -37,16 +39,16 @@ def encode(
     Differentiable with respect to the dictionary, the samples, the mask and the numbers in the penalty, forward and
     reverse, at any order: on the support of a code, the optimality condition is a linear system whose solution is
     differentiated implicitly ([TPAMI12], proposition 1); off the support the derivative is zero. `UnrolledFISTA` is
-    differentiated step by step instead.
+    differentiated step by step instead, which is the only way for a `ProximalPenalty`.
 
     Args:
       dictionary: ``(k, p)``.
       x: one sample ``(p,)`` or a batch ``(n, p)``, in the dtype of the dictionary or cast to it.
-      penalty: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty`.
+      penalty: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty` or `ProximalPenalty`.
       mask: None, or weights >= 0 of the squared error of each feature, ``(p,)`` or ``(n, p)``; zero for a missing
         feature, whose value in ``x`` is then never looked at and may be NaN.
-      solver: a `CodeSolver`; by default `Cholesky` for ridge, else `ActiveSet`; `UnrolledFISTA` for derivatives of a
-        few steps.
+      solver: a `CodeSolver`. By default `Cholesky` for ridge, `FISTA` for a `ProximalPenalty`, and `ActiveSet` for
+        others. `UnrolledFISTA` is for derivatives of a few steps.
       init: ``(k,)`` or ``(n, k)`` codes to start from; zeros by default.
 
     Returns:
@@ -67,7 +69,7 @@ def encode(
 def encode_with_info(
     dictionary: ArrayLike,
     x: ArrayLike,
-    penalty: Penalty,
+    penalty: AnyPenalty,
     *,
     mask: ArrayLike | None = None,
     solver: CodeSolver | None = None,
@@ -84,8 +86,8 @@ def encode_with_info(
     check_shape("x", x, (*x.shape[:-1], p), "(n_features,)" if x.ndim == 1 else "(n_samples, n_features)")
     if k == 0:
         raise ValueError(f"dictionary must hold at least one atom, got shape {dictionary.shape}")
-    check_methods("penalty", penalty, "penalty", ("l1", "l2", "nonneg"))
-    for name in ("l1", "l2"):
+    check_penalty(penalty)
+    for name in ("l1", "l2") if is_weighted(penalty) else ():
         shape = jnp.shape(getattr(penalty, name))
         if shape not in ((), (k,)):
             raise ValueError(
@@ -111,7 +113,7 @@ def encode_with_info(
 
 
 def _encode_rows(
-    dictionary: Array, rows: Rows, penalty: Penalty, mask: Array | None, solver: CodeSolver
+    dictionary: Array, rows: Rows, penalty: AnyPenalty, mask: Array | None, solver: CodeSolver
 ) -> tuple[Array, SolveInfo]:
     """Codes of a batch. Where nothing is traced, in parts, and with checks of what comes in and out."""
     n, k = rows.x.shape[0], dictionary.shape[0]
@@ -121,7 +123,7 @@ def _encode_rows(
     parts = parts_of(solver, rows, dictionary, penalty, mask)
     if parts is None:
         return _encode(dictionary, None, rows, penalty, mask, solver)
-    if is_ridge(penalty):
+    if has_closed_form(penalty):
         warn_of_blas_threads(k)
 
     def solve() -> tuple[Array, SolveInfo]:
@@ -146,7 +148,7 @@ def _encode(
     dictionary: Array,
     gram: Array | None,
     rows: Rows,
-    penalty: Penalty,
+    penalty: AnyPenalty,
     shared_mask: Array | None,
     solver: CodeSolver,
 ) -> tuple[Array, SolveInfo]:
@@ -171,7 +173,7 @@ def _encode(
     if gram is None:
         # One sample after another, and again for derivatives: the weighted dictionaries of a batch would not fit.
         gram = lax.map(jax.checkpoint(lambda m: matmul(dictionary * m, dictionary.T)), mask)
-    return solve_codes(gram, beta, penalty, sq_norm=sq_norm, scale=scale, solver=solver, init=init)
+    return solve_codes(CodeProblem(gram, beta, sq_norm), penalty, solver=solver, init=init, scale=scale)
 
 
 def _divided(x: Array, scale: Array) -> Array:

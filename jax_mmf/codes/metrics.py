@@ -9,13 +9,13 @@ import numpy as np
 from jax_mmf.codes.chunks import at_once, in_parts, parts_of
 from jax_mmf.codes.encoding import encode
 from jax_mmf.codes.solve import Scaled
-from jax_mmf.codes.solvers import CodeSolver
+from jax_mmf.codes.solver import CodeSolver
 from jax_mmf.core import as_array, as_real_array, check_shape, matmul, power_of_two_below
-from jax_mmf.penalties import Penalty, penalty_value
+from jax_mmf.penalties import AnyPenalty, Penalty, ProximalPenalty, is_weighted, penalty_value
 from jax_mmf.typing import Array, ArrayLike, HostArray
 
 
-def objective(dictionary: ArrayLike, x: ArrayLike, penalty: Penalty, *, solver: CodeSolver | None = None) -> Array:
+def objective(dictionary: ArrayLike, x: ArrayLike, penalty: AnyPenalty, *, solver: CodeSolver | None = None) -> Array:
     """Mean over samples of ``1/2 |x - a D|^2 + Omega(a)`` at the best codes: the true one, on all features.
 
     Differentiable in everything, as `encode` is.
@@ -52,7 +52,7 @@ def objective(dictionary: ArrayLike, x: ArrayLike, penalty: Penalty, *, solver: 
 
 
 def explained_variance(
-    dictionary: ArrayLike, x: ArrayLike, codes: ArrayLike | Penalty, *, solver: CodeSolver | None = None
+    dictionary: ArrayLike, x: ArrayLike, codes: ArrayLike | AnyPenalty, *, solver: CodeSolver | None = None
 ) -> Array:
     """Share of the sum of squares that is explained: ``1 - |X - A D|^2 / |X|^2``. Centre X first for a variance.
 
@@ -69,7 +69,7 @@ def explained_variance(
       ValueError: for shapes that do not fit, no samples, and as `encode` does.
     """
     dictionary, x = (as_real_array(n, v, ndim=(2,)) for n, v in (("dictionary", dictionary), ("x", x)))
-    if isinstance(codes, Penalty):
+    if isinstance(codes, Penalty | ProximalPenalty):
         codes = encode(dictionary, x, codes, solver=solver)
     if isinstance(codes, str):
         raise TypeError(f"codes must be an array (n, k), or a penalty such as Lasso(0.1); got {codes!r}")
@@ -135,14 +135,16 @@ def sparsity(array: ArrayLike) -> Array:
     return jnp.mean(jax.lax.stop_gradient(jnp.asarray(as_array("array", array))) == 0)
 
 
-def objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: Penalty) -> Array:
+def objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: AnyPenalty) -> Array:
     """``1/2 |x - a D|^2 + Omega(a)`` of each sample: ``(k, p), (n, p), (n, k) -> (n,)``."""
     residual = x - matmul(codes, dictionary)
     return 0.5 * jnp.sum(residual**2, -1) + penalty_value(penalty, codes)
 
 
-def scaled_objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: Penalty) -> tuple[Array, Array]:
+def scaled_objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: AnyPenalty) -> tuple[Array, Array]:
     """As `objective_per_sample`, over the square of a scale, whose own square may be out of range: ``(n,)`` each."""
+    if not is_weighted(penalty):
+        return objective_per_sample(dictionary, x, codes, penalty), jnp.ones(x.shape[:1], x.dtype)
     scale = power_of_two_below(x).max(initial=0)
     scale = jnp.where(scale > 0, scale, 1)
     value = objective_per_sample(dictionary, x / scale, codes / scale, Scaled(penalty, scale))

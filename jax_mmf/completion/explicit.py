@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jax_mmf.codes import CodeSolver, default_code_solver, solve_codes
+from jax_mmf.codes import CodeProblem, CodeSolver, default_code_solver, solve_codes
 from jax_mmf.completion.factors import Factors, carry_over
 from jax_mmf.completion.ragged import Observed, RaggedRows, Tile, map_blocks, observed, sum_rows, total_weight
 from jax_mmf.completion.ratings import Ratings
@@ -238,7 +238,7 @@ class ExplicitALS:
                 variance = (noise * scale)[:, None] / (scale[:, None] * diagonal + alpha)
         else:
             solver = self.code_solver or default_code_solver(self.penalty)
-            factors = solve_codes(inner, linear, self.penalty, sq_norm=square, solver=solver, init=start)[0]
+            factors = solve_codes(CodeProblem(inner, linear, square), self.penalty, solver=solver, init=start)[0]
         bias = damped * (sums.value - jnp.sum(column_sum * factors, -1))
         error = sums.square + bias**2 * sums.weight - 2 * bias * sums.value
         product = jnp.einsum("mkl,ml->mk", gram, factors, precision="highest")

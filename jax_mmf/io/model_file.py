@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf import constraints, penalties
+from jax_mmf.codes import proximal
 from jax_mmf.codes import solvers as code_solvers
 from jax_mmf.core import check_count, check_process, check_shape, is_typed_key, matmul
 from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, hdf5_written_aside
@@ -53,9 +54,9 @@ _PARTS = (
     dictionary_update.ProjectedGradient,
     code_solvers.Cholesky,
     code_solvers.CoordinateDescent,
-    code_solvers.FISTA,
+    proximal.FISTA,
     code_solvers.ActiveSet,
-    code_solvers.UnrolledFISTA,
+    proximal.UnrolledFISTA,
     initialization.RandomSamples,
     initialization.RandomizedSVD,
     initialization.KMeansPlusPlus,

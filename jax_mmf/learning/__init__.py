@@ -17,7 +17,6 @@ from jax_mmf.learning.statistics import (
     FullStatistics,
     MaskedStatistics,
     Memory,
-    Regression,
     Statistics,
     View,
 )
@@ -48,7 +47,6 @@ __all__ = [
     "ProjectedGradient",
     "RandomSamples",
     "RandomizedSVD",
-    "Regression",
     "ScaledForgetting",
     "State",
     "Statistics",

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_mmf.core import check_real, register_configuration
+from jax_mmf.defaults import FORGETTING_SCALE
 from jax_mmf.typing import Array, Float
 
 _CHUNK = 256  # samples that a loop over a batch of traced size takes at once
@@ -103,7 +104,7 @@ class ScaledForgetting:
       ValueError: if the scale is known on the host and not positive.
     """
 
-    scale: Float = 8.0
+    scale: Float = FORGETTING_SCALE
 
     def __post_init__(self) -> None:
         check_real("scale", self.scale, low=0.0, open_low=True)

@@ -24,6 +24,16 @@ from jax_mmf.core import (
     short_fields,
     warn,
 )
+from jax_mmf.defaults import (
+    FEWEST_BLOCKS,
+    FORGETTING_SCALE,
+    FORGETTING_SCALE_NONNEG_RIDGE,
+    FORGETTING_SCALE_RIDGE,
+    N_BLOCKS,
+    NONNEG_RIDGE_STEP_TOL,
+    STEP_MAX_ITER,
+    STEP_TOL,
+)
 from jax_mmf.learning import step
 from jax_mmf.learning.dictionary_update import BlockCoordinateDescent, DictionaryUpdate
 from jax_mmf.learning.forgetting import Forgetting, ScaledForgetting
@@ -31,17 +41,8 @@ from jax_mmf.learning.initialization import Initialization, RandomSamples
 from jax_mmf.learning.state import Info, State
 from jax_mmf.learning.statistics import MaskedStatistics, Memory, Statistics
 from jax_mmf.learning.subsampling import FeatureSubset, FullSubset, Subset
-from jax_mmf.penalties import Lasso, Penalty, Ridge, has_relative_alpha, is_ridge
+from jax_mmf.penalties import AnyPenalty, Lasso, check_penalty, has_closed_form, has_relative_alpha, is_ridge
 from jax_mmf.typing import Array, ArrayLike, Key
-
-_FEW_BLOCKS = 16  # with fewer, partial statistics end measurably higher
-
-
-def _default_forgetting(penalty: Penalty, partial_b: bool) -> Forgetting:
-    """The scale that learned soonest, or nearly so, wherever it was measured."""
-    if isinstance(penalty, Ridge) and penalty.nonneg:
-        return ScaledForgetting(32.0)
-    return ScaledForgetting(4.0 if is_ridge(penalty) and not partial_b else 8.0)
 
 
 @register_configuration
@@ -55,12 +56,12 @@ class OnlineFactorization:
 
     Attributes:
       n_components: k, number of atoms (static).
-      penalty: Omega: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty`; ``Lasso(0.1)`` by default.
+      penalty: Omega: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty` or `ProximalPenalty`; ``Lasso(0.1)`` by default.
       constraint: of the atoms: `L2Ball` (default), `L1Ball`, `ElasticNetBall`, `Simplex`, or any `Constraint`.
       subset: which features a step sees: `FullSubset` (default), `BlockSubset`, `UniformSubset`.
       forgetting: weight of a mini-batch: `ScaledForgetting`, `PowerForgetting`, `ConstantForgetting`. None (default)
-        becomes ``ScaledForgetting(c)``, with c = 4 for ridge codes and full B, 32 for non-negative codes without an l1
-        penalty, and 8 else (docs/defaults.md has the figures).
+        stands for ``ScaledForgetting(c)``, with c = 4 for ridge codes and full B, 32 for non-negative codes without an
+        l1 penalty, and 8 otherwise (docs/defaults.md has the figures). `step_forgetting` is the rule that is used.
       statistics: what codes are computed from: `MaskedStatistics` (default), `FullStatistics`, `AveragedStatistics`.
       partial_b: whether B is updated on the subset only, with counters per feature [ICML16] (static). Then a step needs
         nothing but the subset of its samples and costs r times less. If not [TSP18] (default), B is updated on all
@@ -88,10 +89,10 @@ class OnlineFactorization:
     """
 
     n_components: int = field(metadata={"static": True})
-    penalty: Penalty = Lasso(0.1)
+    penalty: AnyPenalty = Lasso(0.1)
     constraint: Constraint = L2Ball()
     subset: FeatureSubset = FullSubset()
-    forgetting: Forgetting = None  # type: ignore[assignment]  # chosen when the object is made
+    forgetting: Forgetting | None = None
     statistics: Statistics = MaskedStatistics()
     partial_b: bool = field(default=False, metadata={"static": True})
     dictionary_update: DictionaryUpdate = BlockCoordinateDescent()
@@ -101,12 +102,11 @@ class OnlineFactorization:
     def __post_init__(self) -> None:
         check_count("n_components", self.n_components)
         if not has_relative_alpha(self.penalty):  # which has no weights yet
-            check_methods("penalty", self.penalty, "penalty", ("l1", "l2", "nonneg"))
+            check_penalty(self.penalty)
         check_methods("constraint", self.constraint, "constraint", ("gauge", "project", "scale", "radius", "nonneg"))
         check_methods("subset", self.subset, "feature subset", ("draw", "reduction", "n_blocks"))
-        if self.forgetting is None:
-            object.__setattr__(self, "forgetting", _default_forgetting(self.penalty, self.partial_b))
-        check_methods("forgetting", self.forgetting, "forgetting rule", ("weight",))
+        if self.forgetting is not None:
+            check_methods("forgetting", self.forgetting, "forgetting rule", ("weight",))
         needed = ("estimate", "init_memory", "needs_whole_samples", "needs_gram")
         check_methods("statistics", self.statistics, "pair of estimators", needed)
         check_methods("dictionary_update", self.dictionary_update, "dictionary update", ("init", "update"))
@@ -120,9 +120,9 @@ class OnlineFactorization:
                 "factorization of their own"
             )
             if n_blocks == 1:
-                raise ValueError(f"{reason}, and the run fails; use n_blocks=32, or partial_b=False")
-            if n_blocks < _FEW_BLOCKS:
-                warn(f"{reason}; use n_blocks=32, or partial_b=False")
+                raise ValueError(f"{reason}, and the run fails; use n_blocks={N_BLOCKS}, or partial_b=False")
+            if n_blocks < FEWEST_BLOCKS:
+                warn(f"{reason}; use n_blocks={N_BLOCKS}, or partial_b=False")
 
     def __sklearn_clone__(self) -> "OnlineFactorization":
         """For `sklearn.base.clone`: it is frozen, and a clone of itself."""
@@ -131,7 +131,6 @@ class OnlineFactorization:
     def __repr__(self) -> str:
         """With the parts that are not the default ones."""
         default: dict[str, Any] = {f.name: f.default for f in fields(self)}
-        default["forgetting"] = _default_forgetting(self.penalty, self.partial_b)
         always = ("n_components", "penalty", "constraint")
         return short_fields(self, [n for n, d in default.items() if n in always or short(getattr(self, n)) != short(d)])
 
@@ -139,6 +138,21 @@ class OnlineFactorization:
     def needs_whole_samples(self) -> bool:
         """Whether a step reads features outside of its subset (static)."""
         return self.statistics.needs_whole_samples or not self.partial_b
+
+    @property
+    def step_forgetting(self) -> Forgetting:
+        """The forgetting rule of a run: ``forgetting``, or the default for the penalty."""
+        if self.forgetting is not None:
+            return self.forgetting
+        if not is_ridge(self.penalty):
+            return ScaledForgetting(FORGETTING_SCALE)
+        if not has_closed_form(self.penalty):
+            return ScaledForgetting(FORGETTING_SCALE_NONNEG_RIDGE)
+        return ScaledForgetting(FORGETTING_SCALE if self.partial_b else FORGETTING_SCALE_RIDGE)
+
+    def batch_weight(self, n_before: Array, batch_size: int | Array) -> Array:
+        """Weight of a mini-batch in the moments; arguments as in `Forgetting.weight`."""
+        return self.step_forgetting.weight(n_before, batch_size)
 
     def step_code_solver(self, weight: Array) -> CodeSolver:
         """The code solver of a step whose batch weighs ``weight`` in the statistics: ``code_solver``, or the default.
@@ -149,9 +163,9 @@ class OnlineFactorization:
         """
         if self.code_solver is not None:
             return self.code_solver
-        if isinstance(self.penalty, Ridge) and self.penalty.nonneg:
-            return CoordinateDescent(tol=jnp.clip(weight, 1e-3, 0.1), max_iter=200)
-        return default_code_solver(self.penalty, tol=1e-3, max_iter=200)
+        if is_ridge(self.penalty) and not has_closed_form(self.penalty):
+            return CoordinateDescent(tol=jnp.clip(weight, *NONNEG_RIDGE_STEP_TOL), max_iter=STEP_MAX_ITER)
+        return default_code_solver(self.penalty, tol=STEP_TOL, max_iter=STEP_MAX_ITER)
 
     def init(self, key: Key, *, samples: ArrayLike | None = None, dictionary: ArrayLike | None = None) -> State:
         """The state before the first step.

@@ -6,18 +6,16 @@ import jax
 
 from jax_mmf.constraints import Constraint
 from jax_mmf.core import check_choice
+from jax_mmf.defaults import ACCELERATOR_STEPS, SLOW_STORAGE_REDUCTION
 from jax_mmf.learning.dictionary_update import ProjectedGradient
 from jax_mmf.learning.online import OnlineFactorization
 from jax_mmf.learning.subsampling import BlockSubset
-from jax_mmf.penalties import Penalty
-
-_SLOW_REDUCTION = 8
-_STEPS_ON_ACCELERATORS = 4
+from jax_mmf.penalties import AnyPenalty
 
 
 def default_solver(
     n_components: int,
-    penalty: Penalty,
+    penalty: AnyPenalty,
     constraint: Constraint,
     *,
     storage: str = "memory",
@@ -54,7 +52,7 @@ def default_solver(
     check_choice("storage", storage, ("memory", "disk", "slow"))
     chosen: dict[str, Any] = {}
     if storage == "slow":
-        chosen |= {"subset": BlockSubset(_SLOW_REDUCTION), "partial_b": True}
+        chosen |= {"subset": BlockSubset(SLOW_STORAGE_REDUCTION), "partial_b": True}
     if (platform or jax.default_backend()) != "cpu":
-        chosen["dictionary_update"] = ProjectedGradient(_STEPS_ON_ACCELERATORS)
+        chosen["dictionary_update"] = ProjectedGradient(ACCELERATOR_STEPS)
     return OnlineFactorization(n_components=n_components, penalty=penalty, constraint=constraint, **chosen | options)

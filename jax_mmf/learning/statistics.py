@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
+from jax_mmf.codes import CodeProblem
 from jax_mmf.core import check_choice, check_real, matmul, register_configuration
 from jax_mmf.typing import Array, Float
 
@@ -50,14 +51,6 @@ class View(NamedTuple):
     reduction: Array
 
 
-class Regression(NamedTuple):
-    """What codes are solved from: ``gram`` ``(k, k)`` or ``(b, k, k)``, ``beta`` ``(b, k)``, ``sq_norm`` ``(b,)``."""
-
-    gram: Array
-    beta: Array
-    sq_norm: Array
-
-
 @runtime_checkable
 class Statistics(Protocol):
     """A consistent pair of estimators of the Gram matrix and of the correlations."""
@@ -73,7 +66,7 @@ class Statistics(Protocol):
     def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
         """Memory of samples never seen, or None if nothing is remembered."""
 
-    def estimate(self, view: View, memory: Memory | None) -> tuple[Regression, Memory | None]:
+    def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
         """Statistics of a batch, and the memory of its samples afterwards."""
 
 
@@ -96,11 +89,11 @@ class MaskedStatistics:
         """None."""
         return None
 
-    def estimate(self, view: View, memory: Memory | None) -> tuple[Regression, Memory | None]:
+    def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
         """Statistics of a batch; arguments as in `Statistics.estimate`."""
         atoms, samples = view.dictionary_subset, view.x_subset
         gram, beta = (view.reduction * matmul(m, atoms.T) for m in (atoms, samples))
-        return Regression(gram, beta, view.reduction * jnp.sum(samples**2, -1)), None
+        return CodeProblem(gram, beta, view.reduction * jnp.sum(samples**2, -1)), None
 
 
 @register_configuration
@@ -122,11 +115,11 @@ class FullStatistics:
         """None."""
         return None
 
-    def estimate(self, view: View, memory: Memory | None) -> tuple[Regression, Memory | None]:
+    def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
         """Statistics of a batch; arguments as in `Statistics.estimate`."""
         assert view.x is not None
         assert view.gram is not None
-        return Regression(view.gram, matmul(view.x, view.dictionary.T), jnp.sum(view.x**2, -1)), None
+        return CodeProblem(view.gram, matmul(view.x, view.dictionary.T), jnp.sum(view.x**2, -1)), None
 
 
 @register_configuration
@@ -178,7 +171,7 @@ class AveragedStatistics:
             visits=jnp.zeros((n,), jnp.int32),
         )
 
-    def estimate(self, view: View, memory: Memory | None) -> tuple[Regression, Memory | None]:
+    def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
         """Statistics of a batch; arguments as in `Statistics.estimate`."""
         assert memory is not None
         now, _ = MaskedStatistics().estimate(view, None)
@@ -190,4 +183,4 @@ class AveragedStatistics:
         gram = None if memory.gram is None else average(memory.gram, now.gram, new[:, None, None])
         used = view.gram if gram is None else gram
         assert used is not None
-        return Regression(used, beta, sq_norm), Memory(beta, sq_norm, gram, visits)
+        return CodeProblem(used, beta, sq_norm), Memory(beta, sq_norm, gram, visits)

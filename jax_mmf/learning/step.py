@@ -12,13 +12,12 @@ from jax_mmf.codes import CodeSolver, places_of, power_of_two, solve_codes
 from jax_mmf.constraints import Constraint
 from jax_mmf.core import all_finite, filled_up, map_rows, matmul
 from jax_mmf.learning.dictionary_update import DictionaryProblem, DictionaryUpdate
-from jax_mmf.learning.forgetting import Forgetting
 from jax_mmf.learning.initialization import Initialization, RandomSamples
 from jax_mmf.learning.state import Info, State
 from jax_mmf.learning.statistics import Memory, Statistics, View
 from jax_mmf.learning.subsampling import FeatureSubset, Subset
 from jax_mmf.learning.surrogate import count_samples, init_surrogate, settle_residual, update_surrogate
-from jax_mmf.penalties import Penalty
+from jax_mmf.penalties import AnyPenalty
 from jax_mmf.typing import Array, Key
 
 _TAG_INIT, _TAG_SUBSET, _TAG_ORDER = 0, 1, 2  # independent streams of random numbers of one key
@@ -35,7 +34,7 @@ class Configuration(Protocol):
         """Number of atoms (static)."""
 
     @property
-    def penalty(self) -> Penalty:
+    def penalty(self) -> AnyPenalty:
         """Of the codes."""
 
     @property
@@ -45,10 +44,6 @@ class Configuration(Protocol):
     @property
     def subset(self) -> FeatureSubset:
         """Which features a step sees."""
-
-    @property
-    def forgetting(self) -> Forgetting:
-        """Weight of a mini-batch."""
 
     @property
     def statistics(self) -> Statistics:
@@ -69,6 +64,9 @@ class Configuration(Protocol):
     @property
     def needs_whole_samples(self) -> bool:
         """Whether a step reads features outside of its subset (static)."""
+
+    def batch_weight(self, n_before: Array, batch_size: int | Array) -> Array:
+        """Weight of a mini-batch in the moments."""
 
     def step_code_solver(self, weight: Array) -> CodeSolver:
         """The code solver of a step whose batch has this weight."""
@@ -201,7 +199,7 @@ def _fill_up(
 def fill(solver: Configuration, n_before: Array, n_samples: int | Array) -> Filled:
     """The number and weight of samples after ``n_before`` others; one program for batches of all sizes."""
     n_samples = jnp.asarray(n_samples, jnp.int32)
-    return Filled(n_samples, solver.forgetting.weight(n_before, n_samples))
+    return Filled(n_samples, solver.batch_weight(n_before, n_samples))
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -229,19 +227,12 @@ def _step(
     reduction = jnp.asarray(subset.reduction, dtype)
     view = View(x, x_subset, dictionary, atoms, state.gram, reduction)
     if filled is None:
-        weight = solver.forgetting.weight(state.n_samples, x_subset.shape[0]).astype(dtype)
+        weight = solver.batch_weight(state.n_samples, x_subset.shape[0]).astype(dtype)
     else:
         size, weight = filled.n_samples, filled.weight.astype(dtype)
-    regression, memory = solver.statistics.estimate(view, memory)
-    start = jnp.zeros_like(regression.beta) if start is None else start
-    codes, solved = solve_codes(
-        regression.gram,
-        regression.beta,
-        solver.penalty,
-        sq_norm=regression.sq_norm,
-        solver=solver.step_code_solver(weight),
-        init=start,
-    )
+    code_problem, memory = solver.statistics.estimate(view, memory)
+    start = jnp.zeros_like(code_problem.beta) if start is None else start
+    codes, solved = solve_codes(code_problem, solver.penalty, solver=solver.step_code_solver(weight), init=start)
     if filled is not None:
         codes = jnp.where((jnp.arange(codes.shape[0]) < size)[:, None], codes, 0)
 

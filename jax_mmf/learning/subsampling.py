@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jax_mmf.core import check_count, check_real, register_configuration
+from jax_mmf.defaults import N_BLOCKS
 from jax_mmf.typing import Array, Float, Key
 
 
@@ -187,7 +188,7 @@ class BlockSubset:
     """
 
     reduction: float
-    n_blocks: int = 32
+    n_blocks: int = N_BLOCKS
 
     def __post_init__(self) -> None:
         check_real("reduction", self.reduction, low=1.0)

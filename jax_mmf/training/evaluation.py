@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax_mmf.codes import ConvergenceWarning, objective
 from jax_mmf.core import matmul
 from jax_mmf.learning import Info, OnlineFactorization, State, Subset
-from jax_mmf.penalties import Penalty, alpha_max, penalty_value
+from jax_mmf.penalties import AnyPenalty, alpha_max, is_weighted, penalty_value
 from jax_mmf.training.feed import Item
 from jax_mmf.training.result import Record
 from jax_mmf.typing import Array
@@ -80,16 +80,18 @@ def _seen(dictionary: Array, x: Array, subset: Subset | None) -> tuple[Array, Ar
 
 
 @jax.jit
-def _batch_objective(penalty: Penalty, dictionary: Array, x: Array, codes: Array, subset: Subset | None) -> Array:
+def _batch_objective(penalty: AnyPenalty, dictionary: Array, x: Array, codes: Array, subset: Subset | None) -> Array:
     """Sum over the rows of ``1/2 |x - a D|^2 + Omega(a)``."""
     dictionary, x = _seen(dictionary, x, subset)
     return 0.5 * jnp.sum((x - matmul(codes, dictionary)) ** 2) + penalty_value(penalty, codes).sum()
 
 
-def why_nothing_is_learned(penalty: Penalty, state: State, item: Item, info: Info) -> str | None:
+def why_nothing_is_learned(penalty: AnyPenalty, state: State, item: Item, info: Info) -> str | None:
     """Why no code so far has counted, by the last mini-batch, and what to try; None if one has."""
     if int(info.n_dead) < state.dictionary.shape[0]:
         return None
+    if not is_weighted(penalty):
+        return None if bool(info.codes.any()) else "every code is zero; look at the data, or weaken the penalty"
     dictionary, x = _seen(state.dictionary, item.x, item.subset)
     nonneg = penalty.nonneg
     largest, l1 = float(alpha_max(dictionary, x, nonneg=nonneg)), float(jnp.min(jnp.asarray(penalty.l1)))

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jax_mmf.core import check_count, check_shape, warn, warn_of_blas_threads
+from jax_mmf.defaults import BATCH_SIZE, EVALUATIONS, INITIAL_SAMPLES_PER_ATOM, STEPS_PER_EVALUATION
 from jax_mmf.learning import Info, Memory, OnlineFactorization, State, fill, of_samples, step_partial, step_whole
-from jax_mmf.penalties import has_relative_alpha, is_ridge, resolve_alpha
+from jax_mmf.penalties import has_closed_form, has_relative_alpha, resolve_alpha
 from jax_mmf.training.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start, checked, run_of
 from jax_mmf.training.evaluation import Evaluation
 from jax_mmf.training.feed import Feed, Item
@@ -33,10 +34,6 @@ __all__ = [
     "fit",
 ]
 
-_EVALUATIONS = 40  # in a run whose length is known
-_STEPS_PER_EVALUATION = 50  # in one whose length is not
-_INITIAL_ROWS = 4  # times the number of components
-
 
 def fit(
     solver: OnlineFactorization,
@@ -46,7 +43,7 @@ def fit(
     state: State | None = None,
     memory: Memory | None = None,
     n_epochs: int = 1,
-    batch_size: int = 128,
+    batch_size: int = BATCH_SIZE,
     held_out: float | int | HostArray | Array | None = None,
     evaluate_every: int | None = None,
     callbacks: Sequence[Callback] = (),
@@ -106,7 +103,7 @@ def fit(
         raise ValueError("fit takes key, for a new run, or state, to go on with one; give one of the two")
     if state is not None and not isinstance(state, State):
         raise TypeError(f"state must be a State, such as result.state; got {type(state).__name__}")
-    if is_ridge(solver.penalty):
+    if has_closed_form(solver.penalty):
         warn_of_blas_threads(solver.n_components)
     callbacks = checked(callbacks) + ((ProgressBar(),) if verbose else ())
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
@@ -126,7 +123,7 @@ def fit(
     if revive_every is not None and feed.n_samples is None:
         raise ValueError("revive_every needs a source that can be read anywhere, not an iterable of batches")
     n_steps = feed.n_steps
-    evaluate_every = evaluate_every or (_STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // _EVALUATIONS))
+    evaluate_every = evaluate_every or (STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // EVALUATIONS))
     evaluation = Evaluation(solver, feed.held_out_samples())
     run = Run(solver, feed, evaluation, current, memory)
     start = Start(solver, feed.n_samples, feed.n_features, feed.dtype, evaluation.n_held_out, run.step, n_steps)
@@ -195,7 +192,7 @@ def _advance(
 
 def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFactorization, State]:
     """The solver with all its numbers, and the first state."""
-    first = feed.first_samples(solver.n_components, _INITIAL_ROWS)
+    first = feed.first_samples(solver.n_components, INITIAL_SAMPLES_PER_ATOM)
     _warn_of_small_numbers(first)
     state = solver.init(key, samples=first)
     if has_relative_alpha(solver.penalty):

@@ -1,0 +1,40 @@
+"""The problem that codes solve, given products of samples and atoms."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jax_mmf.core import matmul
+from jax_mmf.typing import Array
+
+
+class CodeProblem(NamedTuple):
+    """Least-squares problems of a batch, to which a penalty Omega is added, per sample::
+
+        minimize over a    1/2 a G a^T - a . beta + 1/2 |x|^2 + Omega(a),      G = D D^T,  beta = x D^T
+
+    G and beta are those of a dictionary and of samples, or estimates of them. A direction of a derivative is a
+    `CodeProblem` too.
+
+    Attributes:
+      gram: ``(k, k)`` G shared by the batch, or ``(b, k, k)``.
+      beta: ``(b, k)`` correlations of samples and atoms.
+      sq_norm: ``(b,)`` squared norms of the samples.
+    """
+
+    gram: Array
+    beta: Array
+    sq_norm: Array
+
+    def image(self, codes: Array) -> Array:
+        """Multiply codes ``(b, k)`` by the symmetric Gram matrix: ``(b, k)``."""
+        if self.gram.ndim == 2:
+            return matmul(codes, self.gram)
+        return jnp.einsum("bij,bj->bi", self.gram, codes, precision="highest")
+
+
+def image_of(gram: Array, codes: Array) -> Array:
+    """Multiply codes by Gram matrices where samples come last: ``(k, k)`` or ``(k, k, b)``, ``(k, b) -> (k, b)``."""
+    if gram.ndim == 2:
+        return matmul(gram, codes)
+    return jnp.sum(gram * codes[None], axis=1)

@@ -1,0 +1,193 @@
+"""Accelerated proximal gradient for every penalty: to a tolerance, or a number of steps that are differentiated."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jax_mmf.codes.compaction import Batch, SolveInfo, iterate
+from jax_mmf.codes.duality import ROUNDING, Gap, duality_gap, weights_of
+from jax_mmf.codes.problem import CodeProblem, image_of
+from jax_mmf.core import check_count, check_real, largest_eigenvalue, register_configuration
+from jax_mmf.penalties import AnyPenalty, ProximalPenalty, is_weighted, shrink
+from jax_mmf.typing import Array, Float
+
+_STEPS_PER_CHECK = 8  # a check costs about as much as a step
+_POWER_ITERATIONS = 20
+
+
+@register_configuration
+@dataclass(frozen=True)
+class FISTA:
+    """Accelerated proximal gradient, with adaptive restart and step sizes of each sample's own.
+
+    One matrix product per iteration and no sequential loop over coordinates: the choice for accelerators, where small
+    steps one after another are slow. [Beck and Teboulle 2009; restart: O'Donoghue and Candes 2015]
+
+    It serves every penalty. A `ProximalPenalty` has no duality gap. The residual of the fixed-point equation takes its
+    place, ``sqrt(L) |a - prox(a - (a G - beta) / L)| / |x|``, with L the largest eigenvalue of G.
+
+    Attributes:
+      tol: relative duality gap at which a sample is done (`relative_gap`), or the level of rounding if
+        that is higher; 0 goes on to max_iter.
+      max_iter: largest number of proximal steps.
+
+    Raises:
+      ValueError: if a value known on the host is out of range.
+    """
+
+    tol: Float = 1e-6
+    max_iter: int | Array = 5000
+
+    def __post_init__(self) -> None:
+        check_real("tol", self.tol, low=0.0)
+        check_real("max_iter", self.max_iter, low=1)
+
+    def solve(self, problem: CodeProblem, penalty: AnyPenalty, init: Array) -> tuple[Array, SolveInfo]:
+        """Solve a batch of samples; arguments as in `CodeSolver.solve`."""
+        gram, beta, sq_norm = problem
+        prox, gap = _prox_and_gap(penalty, gram.shape[-1], gram.dtype)
+        lipschitz = jnp.broadcast_to(_largest_eigenvalue(gram), sq_norm.shape)
+        gram = gram if gram.ndim == 2 else jnp.moveaxis(gram, 0, -1)
+        codes = init.T
+        image = image_of(gram, codes)
+        batch = Batch(
+            gram=gram,
+            beta=beta.T,
+            sq_norm=sq_norm,
+            state=_Momentum(codes, image, codes, image, jnp.ones_like(sq_norm), lipschitz),
+        )
+
+        def proximal_step(batch: Batch, state: _Momentum) -> _Momentum:
+            step = 1 / jnp.where(state.lipschitz > 0, state.lipschitz, 1)
+            ahead = state.point - step * (state.point_image - batch.beta)
+            codes = prox(ahead, step)
+            image = image_of(batch.gram, codes)
+            move = codes - state.point
+            curvature, length = jnp.sum(move * (image - state.point_image), 0), jnp.sum(move**2, 0)
+            # The estimate of the largest eigenvalue is a lower bound: raise it where the step shows that it is too low.
+            too_low = curvature > state.lipschitz * length * (1 + 1e-3)
+            restart = (jnp.sum(move * (codes - state.codes), 0) < 0) | too_low
+            inertia = jnp.where(restart, 1, state.inertia)
+            inertia_next = (1 + jnp.sqrt(1 + 4 * inertia**2)) / 2
+            beta = jnp.where(restart, 0, (inertia - 1) / inertia_next)
+            return _Momentum(
+                codes,
+                image,
+                codes + beta * (codes - state.codes),
+                image + beta * (image - state.image),
+                inertia_next,
+                jnp.where(too_low, 1.5 * curvature / jnp.where(length > 0, length, 1), state.lipschitz),
+            )
+
+        def advance(batch: Batch, n: Array) -> tuple[Batch, Array]:
+            def one(i: Array, state: _Momentum) -> _Momentum:
+                moved = proximal_step(batch, state)
+                return jax.tree.map(lambda new, old: jnp.where(i < n, new, old), moved, state)
+
+            # A number of trips that is known to the compiler: else an accelerator asks the host after each one.
+            state = lax.fori_loop(0, _STEPS_PER_CHECK, one, batch.state)
+            return batch._replace(state=state), state.image
+
+        def gap_of(batch: Batch, image: Array) -> Gap:
+            return gap(batch.beta, image, batch.state.codes, batch.sq_norm, batch.state.lipschitz)
+
+        codes, info = iterate(
+            batch, advance, lambda state: state.codes, gap_of, self.tol, self.max_iter, _STEPS_PER_CHECK
+        )
+        return codes.T, info
+
+
+@register_configuration
+@dataclass(frozen=True)
+class UnrolledFISTA:
+    """A number of accelerated proximal steps, differentiated one by one instead of on the support of the result.
+
+    For training a dictionary through its codes in the beginning, when a few steps from zero are enough and atoms that
+    are not yet in a code should hear of it; an encoder of n layers with tied weights, as in LISTA [Gregor and LeCun
+    2010]. Memory of a gradient grows with the number of steps; the derivative is that of these steps from ``init``, and
+    that of `encode` only as far as they converge. Step sizes are held.
+
+    Attributes:
+      n_steps: number of proximal steps (static).
+
+    Raises:
+      ValueError: if n_steps is below 1.
+    """
+
+    n_steps: int = field(default=20, metadata={"static": True})
+    unrolled: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_count("n_steps", self.n_steps)
+
+    def solve(self, problem: CodeProblem, penalty: AnyPenalty, init: Array) -> tuple[Array, SolveInfo]:
+        """Solve a batch of samples; arguments as in `CodeSolver.solve`."""
+        gram, beta, sq_norm = problem
+        prox, gap = _prox_and_gap(penalty, gram.shape[-1], gram.dtype)
+        # The estimate is a lower bound; twice the step would be too long.
+        lipschitz = 1.1 * lax.stop_gradient(_largest_eigenvalue(gram))
+        step = 1 / jnp.where(lipschitz > 0, lipschitz, 1)
+        gram = gram if gram.ndim == 2 else jnp.moveaxis(gram, 0, -1)
+
+        def advance(carry: tuple[Array, Array], inertia: Array) -> tuple[tuple[Array, Array], None]:
+            codes, before = carry
+            point = codes + inertia * (codes - before)
+            ahead = point - step * (image_of(gram, point) - beta.T)
+            return (prox(ahead, step), codes), None
+
+        number = jnp.arange(self.n_steps, dtype=gram.dtype)
+        codes, _ = lax.scan(advance, (init.T, init.T), number / (number + 3))[0]
+        left = gap(beta.T, image_of(gram, codes), codes, sq_norm, lipschitz).relative
+        n_iter = jnp.full(sq_norm.shape, self.n_steps, jnp.int32)
+        return codes.T, SolveInfo(lax.stop_gradient(left), n_iter)
+
+
+class _Momentum(NamedTuple):
+    codes: Array  # (k, b)
+    image: Array  # (k, b) Gram matrix times codes
+    point: Array  # (k, b) where the next gradient is taken
+    point_image: Array  # (k, b)
+    inertia: Array  # (b,)
+    lipschitz: Array  # (b,)
+
+
+Prox = Callable[[Array, Array], Array]
+"""From points ``(k, b)`` and step sizes ``(b,)`` or ``()`` to codes ``(k, b)``."""
+GapOf = Callable[[Array, Array, Array, Array, Array], Gap]
+"""From correlations, image and codes ``(k, b)``, squared norms ``(b,)`` and largest eigenvalues to gaps ``(b,)``."""
+
+
+def _prox_and_gap(penalty: AnyPenalty, k: int, dtype: Any) -> tuple[Prox, GapOf]:
+    """Return the proximal operator of a penalty and what measures codes, with samples last."""
+    if is_weighted(penalty):
+        weights = weights_of(penalty, k, dtype)
+
+        def shrunk(points: Array, step: Array) -> Array:
+            return shrink(points, step * weights.l1, weights.nonneg) / (1 + step * weights.l2)
+
+        return shrunk, lambda beta, image, codes, sq_norm, _: duality_gap(weights, beta, image, codes, sq_norm)
+
+    proximal = cast(ProximalPenalty, penalty)
+
+    def prox(points: Array, step: Array) -> Array:
+        steps = jnp.broadcast_to(step, points.shape[1:])
+        return jax.vmap(proximal.prox, in_axes=(1, 0), out_axes=1)(points, steps)
+
+    def residual(beta: Array, image: Array, codes: Array, sq_norm: Array, lipschitz: Array) -> Gap:
+        curvature = jnp.where(lipschitz > 0, lipschitz, 1)
+        step = codes - prox(codes - (image - beta) / curvature, 1 / curvature)
+        size = jnp.where(sq_norm > 0, sq_norm, 1)
+        length = lambda a: jnp.sqrt(curvature * jnp.sum(a**2, 0) / size)  # noqa: E731
+        return Gap(length(step), ROUNDING * jnp.finfo(codes.dtype).eps * length(codes))
+
+    return prox, residual
+
+
+def _largest_eigenvalue(gram: Array) -> Array:
+    """Estimate from below: ``(k, k) -> ()`` or ``(b, k, k) -> (b,)``."""
+    start = jnp.diagonal(gram, axis1=-2, axis2=-1) + jnp.finfo(gram.dtype).tiny
+    return largest_eigenvalue(gram, start, _POWER_ITERATIONS)[0]

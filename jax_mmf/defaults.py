@@ -1,0 +1,33 @@
+"""The defaults that are chosen by measurement, in one table. docs/defaults.md has the figures behind them."""
+
+from typing import Final
+
+# Codes that a user asks for: relative duality gap, and iterations of the solver.
+ENCODE_TOL: Final = 1e-6
+ENCODE_MAX_ITER: Final = 1000
+
+# Codes inside of a step. Exact codes of an inexact dictionary gain nothing.
+STEP_TOL: Final = 1e-3
+STEP_MAX_ITER: Final = 200
+# Non-negative codes without an l1 penalty: the tolerance follows the weight of the batch between these two. Codes that
+# are stopped early have fewer zeros than the best ones, and atoms are learned faster.
+NONNEG_RIDGE_STEP_TOL: Final = (1e-3, 0.1)
+
+# Scale c of `ScaledForgetting`: the one that learned soonest, or nearly so, wherever it was measured.
+FORGETTING_SCALE: Final = 8.0
+FORGETTING_SCALE_RIDGE: Final = 4.0  # with full B
+FORGETTING_SCALE_NONNEG_RIDGE: Final = 32.0
+
+# Subsampling.
+N_BLOCKS: Final = 32
+FEWEST_BLOCKS: Final = 16  # with fewer, partial statistics end measurably higher
+SLOW_STORAGE_REDUCTION: Final = 8
+
+# Gradient steps of `ProjectedGradient` on accelerators.
+ACCELERATOR_STEPS: Final = 4
+
+# Runs of `fit`.
+BATCH_SIZE: Final = 128
+EVALUATIONS: Final = 40  # in a run whose length is known
+STEPS_PER_EVALUATION: Final = 50  # in one whose length is not known
+INITIAL_SAMPLES_PER_ATOM: Final = 4
