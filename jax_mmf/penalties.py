@@ -62,7 +62,7 @@ AnyPenalty = Penalty | ProximalPenalty
 PenaltyT = TypeVar("PenaltyT", bound=AnyPenalty)
 
 _NO_SCALE = (
-    "ridge takes a number as alpha, not a RelativeAlpha: its codes are zero for no alpha, so that there is no alpha_max"
+    "ridge takes a number as alpha, not a RelativeAlpha: no finite alpha makes its codes zero, so there is no alpha_max"
 )
 
 
@@ -220,7 +220,7 @@ def _number(alpha: Float | RelativeAlpha) -> Float:
 
 
 def has_relative_alpha(penalty: Any) -> bool:
-    """Whether the strength of a penalty is a `RelativeAlpha` that is no number yet."""
+    """Whether the strength of a penalty is a `RelativeAlpha`, which has no value yet."""
     return isinstance(getattr(penalty, "alpha", None), RelativeAlpha)
 
 
@@ -248,7 +248,7 @@ def check_penalty(penalty: Any) -> None:
 
 
 def penalty_value(penalty: AnyPenalty, codes: ArrayLike) -> Array:
-    """Value of a penalty.
+    """Return the value of a penalty.
 
     Args:
       penalty: the penalty.
@@ -268,14 +268,14 @@ def penalty_value(penalty: AnyPenalty, codes: ArrayLike) -> Array:
 
 
 def shrink(linear: Array, l1: Array, nonneg: bool) -> Array:
-    """Soft threshold: ``sign(linear) max(|linear| - l1, 0)``, or ``max(linear - l1, 0)`` if codes are non-negative."""
+    """Soft-threshold: ``sign(linear) max(|linear| - l1, 0)``, or ``max(linear - l1, 0)`` if codes are non-negative."""
     if nonneg:
         return jnp.maximum(linear - l1, 0)
     return linear - jnp.clip(linear, -l1, l1)
 
 
 def penalty_prox(penalty: AnyPenalty, codes: ArrayLike, step: ArrayLike = 1.0) -> Array:
-    """Proximal operator: ``argmin_a 1/2 |a - codes|^2 + step Omega(a)``.
+    """Apply the proximal operator: ``argmin_a 1/2 |a - codes|^2 + step Omega(a)``.
 
     Args:
       penalty: the penalty.
@@ -294,7 +294,7 @@ def penalty_prox(penalty: AnyPenalty, codes: ArrayLike, step: ArrayLike = 1.0) -
 
 
 def alpha_max(dictionary: ArrayLike, x: ArrayLike, *, l1_ratio: ArrayLike = 1.0, nonneg: bool = False) -> Array:
-    """Smallest alpha for which every code is zero: ``max |x D^T| / l1_ratio``.
+    """Return the smallest alpha for which every code is zero: ``max |x D^T| / l1_ratio``.
 
     Args:
       dictionary: ``(k, p)``.
@@ -314,10 +314,10 @@ def alpha_max(dictionary: ArrayLike, x: ArrayLike, *, l1_ratio: ArrayLike = 1.0,
 
 
 def resolve_alpha(penalty: PenaltyT, dictionary: ArrayLike, x: ArrayLike) -> PenaltyT:
-    """The penalty with a number instead of a `RelativeAlpha`: its share of `alpha_max`.
+    """Replace a `RelativeAlpha` by a number, its share of `alpha_max`.
 
     Args:
-      penalty: of any kind; one without a `RelativeAlpha` is returned as it is.
+      penalty: any penalty; one without a `RelativeAlpha` is returned unchanged.
       dictionary: ``(k, p)``, such as the initial one.
       x: ``(p,)`` or ``(n, p)``, such as the first samples.
 

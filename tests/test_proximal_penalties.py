@@ -162,8 +162,8 @@ def test_fit_lowers_the_objective_and_leaves_groups_unused():
 
 
 def test_strength_that_is_too_large_warns():
+    solver = mmf.OnlineFactorization(n_components=4, penalty=GroupLasso(1e4))
     with pytest.warns(UserWarning, match="learned nothing.*weaken the penalty"):
-        solver = mmf.OnlineFactorization(n_components=4, penalty=GroupLasso(1e4))
         mmf.fit(solver, np.eye(8, dtype="float32"), key=jax.random.key(0), batch_size=4)
 
 
@@ -192,13 +192,15 @@ class WeightedRidge:
 
 
 @pytest.mark.parametrize("nonneg", [False, True])
-def test_a_ridge_penalty_of_ones_own_has_the_defaults_of_ridge(nonneg):
-    make = lambda penalty, **options: mmf.OnlineFactorization(n_components=3, penalty=penalty, **options)
-    own, known = WeightedRidge(0.3, nonneg), mmf.Ridge(0.3, nonneg)
-    for options in ({}, {"partial_b": True}):
-        assert make(own, **options).step_forgetting == make(known, **options).step_forgetting
-        weight = jnp.float32(0.02)
-        assert repr(make(own, **options).step_code_solver(weight)) == repr(make(known, **options).step_code_solver(weight))
+@pytest.mark.parametrize("partial_b", [False, True])
+def test_a_ridge_penalty_of_ones_own_has_the_defaults_of_ridge(nonneg, partial_b):
+    own, known = (
+        mmf.OnlineFactorization(n_components=3, penalty=penalty, partial_b=partial_b)
+        for penalty in (WeightedRidge(0.3, nonneg), mmf.Ridge(0.3, nonneg))
+    )
+    assert own.step_forgetting == known.step_forgetting
+    weight = jnp.float32(0.02)
+    assert repr(own.step_code_solver(weight)) == repr(known.step_code_solver(weight))
 
 
 def test_a_ridge_penalty_of_ones_own_is_solved_and_differentiated_in_closed_form(x64):

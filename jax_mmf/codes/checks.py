@@ -1,4 +1,4 @@
-"""What users are told of codes that are not as they should be, outside of transformations, where values are known."""
+"""Errors and warnings about codes, outside of transformations, where values are known."""
 
 from typing import NamedTuple
 
@@ -8,15 +8,15 @@ from jax_mmf.codes.compaction import SolveInfo
 from jax_mmf.core import warn
 from jax_mmf.typing import Array
 
-_ON_THE_BALL = 1e-3  # difference from one, of the norms of atoms that were learned on a ball
+_ON_THE_BALL = 1e-3  # largest difference from 1 of the norms of atoms that were learned on a ball
 
 
 class ConvergenceWarning(UserWarning):
-    """Codes that are further from the best ones than the solver was asked for."""
+    """Warning of codes that are not within the tolerance of their solver."""
 
 
 class Rows(NamedTuple):
-    """What comes with each sample."""
+    """The arrays of a batch that have one row per sample."""
 
     x: Array  # (n, p)
     mask: Array | None  # (n, p), where each sample has its own
@@ -24,7 +24,7 @@ class Rows(NamedTuple):
 
 
 def check_codes(dictionary: Array, rows: Rows, shared_mask: Array | None, codes: Array) -> None:
-    """Raise where codes are not finite, and name what made them so."""
+    """Raise if codes are not finite, and name the argument that caused it."""
     if np.isfinite(np.asarray(codes)).all():
         return
     if not np.isfinite(np.asarray(dictionary)).all():
@@ -40,7 +40,7 @@ def check_codes(dictionary: Array, rows: Rows, shared_mask: Array | None, codes:
 
 
 def warn_if_swapped(dictionary: Array, x: Array) -> None:
-    """Warn where x looks like a dictionary, in the order of scikit-learn's arguments: a few rows, all of norm one."""
+    """Warn if x looks like a dictionary: scikit-learn's functions take the data first."""
     if not 1 < x.shape[0] < dictionary.shape[0]:
         return
     rows, atoms = np.asarray(x), np.asarray(dictionary)

@@ -1,13 +1,13 @@
-"""Batches in parts of few sizes, which share programs, fit into caches, and are spread over the cores of a CPU.
+"""Batches in parts of a few sizes, which share compiled programs, fit into caches, and use all cores of a CPU.
 
-Outside of transformations the rows of a batch are known, and this module decides how programs work on them:
+Outside of transformations the rows of a batch are concrete arrays. This module decides how to cut them:
 
-- Sizes of parts are powers of two, and rows of zeros fill up the last one. So batches of any number of rows share a few
-  compiled programs.
-- Code solvers pass over a batch again and again, and are up to four times faster where it stays in cache.
-- Solvers that are one loop over the samples run on one core: XLA compiles such a loop into a kernel (see
-  `jax_mmf.codes.kernels`), and runs the kernels of a program one after another, so that parts in one program would gain
-  nothing. Programs that different threads call run side by side.
+- The sizes of parts are powers of two, and the last part is padded with rows of zeros. Batches with any number of rows
+  share a few compiled programs.
+- Code solvers pass over a batch many times, and are up to four times faster where it stays in cache.
+- A solver that loops over the samples runs on one core: XLA compiles such a loop into a kernel (see
+  `jax_mmf.codes.kernels`), and runs the kernels of a program one after another. Programs that are called from
+  different threads run in parallel.
 """
 
 import functools
@@ -30,7 +30,7 @@ _MOST_BYTES = 2**26  # of the samples in a part
 
 
 class Parts(NamedTuple):
-    """How a batch is worked on.
+    """How a batch is cut.
 
     Attributes:
       size: rows in a part.
@@ -44,7 +44,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(solver: Any, rows: Any, *inputs: Any) -> Parts | None:
-    """How a batch is best worked on; None under a transformation and for arrays that are spread over devices.
+    """Choose how to cut a batch; None under a transformation and for arrays that are sharded over devices.
 
     Args:
       solver: of the codes; one with an attribute ``sequential`` that is true runs on one core.
@@ -70,9 +70,9 @@ def parts_of(solver: Any, rows: Any, *inputs: Any) -> Parts | None:
 
 
 def places_of(*inputs: Any) -> set[str] | None:
-    """The platform of the one device that arrays are on; nothing, if all are on the host; None if something is traced.
+    """Return the platform of the device that arrays are on; an empty set, if all of them are NumPy arrays.
 
-    And None for arrays that are spread over devices, which stay where they are.
+    None if a value is traced, and for arrays that are sharded over devices, which must stay where they are.
     """
     leaves = jax.tree.leaves(inputs)
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
@@ -82,9 +82,9 @@ def places_of(*inputs: Any) -> set[str] | None:
 
 
 def at_once(function: Callable[[], Any]) -> Any:
-    """The result of a function of numbers that are all known, also where it is called in a function that is traced.
+    """Call a function of concrete arrays immediately, even inside of a function that is being traced.
 
-    There, what is done with constants becomes a part of the program. Another thread traces nothing.
+    JAX would trace what is done with constants there, too. Another thread is not tracing.
     """
     if not isinstance(jnp.zeros(()), jax.core.Tracer):
         return function()
@@ -93,7 +93,7 @@ def at_once(function: Callable[[], Any]) -> Any:
 
 
 def _with_settings_of_this_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function for another thread, which would have the settings that JAX started with."""
+    """Wrap a function for another thread, which would otherwise have the settings that JAX started with."""
     settings: Any = jax.config
     x64, device = settings.jax_enable_x64, settings.jax_default_device
 
@@ -105,7 +105,7 @@ def _with_settings_of_this_thread(function: Callable[..., Any]) -> Callable[...,
 
 
 def in_parts(function: Callable[[Any], Any], rows: Any, parts: Parts) -> Any:
-    """``function(rows)`` of the parts of a batch, and what they return as one.
+    """Apply a function to the parts of a batch, and join the results.
 
     Args:
       function: from a pytree of arrays ``(size, ...)`` to a pytree of arrays ``(size, ...)``; the same for a sample
@@ -141,7 +141,7 @@ def _paste(first: int, last: int, whole: HostArray, part: HostArray) -> None:
 
 
 def power_of_two(n: int) -> int:
-    """The smallest power of two that is not below n."""
+    """Return the smallest power of two that is at least n."""
     return 1 << max(0, n - 1).bit_length()
 
 

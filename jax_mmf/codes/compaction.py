@@ -1,4 +1,4 @@
-"""Iterating on a batch of independent problems, on fewer and fewer of them as they converge."""
+"""Iterations on a batch of independent problems, which leave out those that have converged."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ class SolveInfo(NamedTuple):
       n_iter: ``(b,)`` iterations (sweeps over the coordinates, proximal steps, changes of the support) spent on the
         sample; int32.
       converged: ``(b,)`` whether the gap is within the tolerance of the solver, or the level of rounding if that is
-        higher, and a small objective within a hundredth (`solved`). None from a solver that does not
-        say.
+        higher, and a small objective within a hundredth (`solved`). None from a solver that does
+        not report it.
     """
 
     gap: Array
@@ -33,7 +33,7 @@ class SolveInfo(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """A `CodeProblem` on its way, with samples last, so that a coordinate of all samples is contiguous in memory."""
+    """A `CodeProblem` with samples last, so that a coordinate of all samples is contiguous, and a solver's state."""
 
     gram: Array  # (k, k), or (k, k, b)
     beta: Array  # (k, b)
@@ -50,11 +50,11 @@ def iterate(
     max_iter: int | Array,
     n_per_check: int,
 ) -> tuple[Array, SolveInfo]:
-    """Advance a batch until the gap of each sample is small, on an ever smaller part of the batch.
+    """Iterate until the gap of each sample is small, on fewer and fewer samples.
 
-    Samples that are done can't be skipped inside of an array operation. So the loop stops when all but a quarter are
-    done, the others are gathered into a batch of a quarter of the width, and that is iterated by itself: static
-    shapes, and a total cost near the sum of what each sample needs. All are advanced once.
+    An array operation can't skip samples that have converged. So the loop stops when all but a quarter have. These are
+    gathered into a batch of a quarter of the width, which is iterated on its own. All shapes are static, and the total
+    cost is close to the sum of what each sample needs. Every sample is advanced at least once.
 
     Args:
       batch: at the codes to start from.
@@ -104,7 +104,7 @@ def iterate(
             merge = lambda old, new: jnp.where(place < part, jnp.take(new, place, axis=-1, mode="clip"), old)  # noqa: E731
             return jax.tree.map(merge, (codes, info), (few_codes, few_info))
 
-        # Nothing is left to do where the last samples were done together.
+        # The last samples may have converged together.
         return lax.cond(is_open(gap, tol).any() & (n_iter < max_iter), rest, lambda: (codes, info))
 
     unknown = Gap(jnp.full_like(batch.sq_norm, jnp.inf), jnp.zeros_like(batch.sq_norm))
@@ -112,13 +112,13 @@ def iterate(
 
 
 def is_close(gap: Gap, tol: Array) -> Array:
-    """Samples whose gap is within tolerance, or can be rounding that has piled up; NaN never is."""
+    """Tell which samples have a gap within tolerance, or one that rounding can explain. NaN is never close."""
     return gap.relative <= tol + PILED_UP * gap.rounding
 
 
 def is_open(gap: Gap, tol: Array) -> Array:
-    """Samples whose gap is above tolerance and rounding; NaN never is. With tolerance 0, all are.
+    """Tell which samples have a gap above tolerance and rounding. NaN never is; with tolerance 0, every sample is.
 
-    A computed gap of zero is no proof: it is quadratic in the error of the codes, and drowns in rounding before that.
+    A computed gap of zero proves nothing: a gap is quadratic in the error of the codes, and vanishes in rounding first.
     """
     return (gap.relative > tol + gap.rounding) | (tol == 0)

@@ -5,8 +5,8 @@ solver found it::
 
     (G + l2 I) a = beta - l1 sign(a)     on the support,     a = 0 off it,
 
-and its derivative is the solution of the same system with another right-hand side. What a derivative costs depends on
-the size of the support, and not on the iterations of a solver.
+and its derivative is the solution of the same system with another right-hand side. The cost of a derivative depends on
+the size of the support, and not on the number of iterations of a solver.
 """
 
 import functools
@@ -23,21 +23,21 @@ from jax_mmf.core import cho_solve, cholesky, solve_shifted
 from jax_mmf.penalties import Penalty, has_closed_form
 from jax_mmf.typing import Array
 
-_ROOMS = (32, 128)  # sizes of supports whose systems are gathered
+_ROOMS = (32, 128)  # numbers of coordinates that systems of small supports are gathered into
 
 
 def _weights(penalty: Penalty, codes: Array) -> tuple[Array, Array]:
-    """Weights l1 and l2 of a penalty, ``(k,)`` each, for codes ``(b, k)``."""
+    """Return the weights l1 and l2 of a penalty, ``(k,)`` each, for codes ``(b, k)``."""
     weights = weights_of(penalty, codes.shape[-1], codes.dtype)
     return weights.l1[:, 0], weights.l2[:, 0]
 
 
 def polish(problem: CodeProblem, penalty: Penalty, codes: Array) -> Array:
-    """Codes that solve the system of their support exactly, so that derivatives are not those of another point.
+    """Solve the system of the support of codes exactly, so that derivatives are not those of another point.
 
-    Iterations stop at a duality gap, and the square root of a gap is the error of a code. Codes that solve the system
-    up to rounding stay as they are, which costs one product; so do those that would change signs on the way, for which
-    there is nothing better on this support.
+    Iterations stop at a duality gap, and the error of a code is of the order of the square root of its gap. Codes that
+    solve the system up to rounding are returned unchanged, at the cost of one product. So are codes that would change
+    their signs: their support has no better ones.
 
     Args:
       problem: of the batch.
@@ -48,7 +48,7 @@ def polish(problem: CodeProblem, penalty: Penalty, codes: Array) -> Array:
       ``(b, k)``; no derivatives go through it.
     """
     problem, penalty, codes = lax.stop_gradient((problem, penalty, codes))
-    # A closed form has its own rounding, which a second solution does not lower.
+    # A second solution would not be more accurate than a closed form.
     if has_closed_form(penalty):
         return codes
     beta = problem.beta
@@ -65,7 +65,7 @@ def polish(problem: CodeProblem, penalty: Penalty, codes: Array) -> Array:
 def codes_tangent(
     problem: CodeProblem, penalty: Penalty, codes: Array, d_problem: CodeProblem, d_penalty: Any
 ) -> Array:
-    """Derivative of codes along a direction, itself differentiable.
+    """Differentiate codes along a direction; the result is differentiable again.
 
     Args:
       problem: of the batch.
@@ -98,7 +98,7 @@ def codes_tangent(
 
 @custom_vmap
 def _solve(gram: Array, support: Array, l2: Array, right: Array) -> Array:
-    """Solutions of ``(G + l2 I) v = right`` on supports, and ``v = right`` off them: ``(b, k)``.
+    """Solve ``(G + l2 I) v = right`` on supports, with ``v = right`` off them: ``(b, k)``.
 
     The systems of small supports are gathered, in the smallest room that holds the largest support of the batch. Equal
     or zero atoms in a support make a system singular; then this is a solution of nearly least norm.
@@ -115,7 +115,7 @@ def _solve(gram: Array, support: Array, l2: Array, right: Array) -> Array:
 
 @_solve.def_vmap
 def _solve_vmap(size: int, batched: Any, gram: Array, support: Array, l2: Array, right: Array) -> tuple[Array, bool]:
-    """Samples of a user's vmap become one batch; a switch under vmap would solve in every room."""
+    """Turn a user's vmap into one batch: a switch under vmap would solve all of its cases."""
     gram_batched, _, l2_batched, _ = batched
     spread = lambda a, is_batched: a if is_batched else jnp.broadcast_to(a, (size, *a.shape))  # noqa: E731
     support, right = (spread(a, is_batched) for a, is_batched in ((support, batched[1]), (right, batched[3])))
@@ -137,7 +137,7 @@ def _solve_gathered(gram: Array, support: Array, l2: Array, right: Array, room: 
 
 
 def _solve_full(gram: Array, support: Array, l2: Array, right: Array) -> Array:
-    """With all coordinates in each system: b k^2 numbers.
+    """Solve systems of all coordinates, which takes b k^2 numbers.
 
     A loop over parts of the batch would need less memory, but in a switch XLA on CPU hangs in it (jaxlib 0.10.2).
     """
@@ -153,13 +153,13 @@ def _masked(gram: Array, inside: Array, l2: Array) -> Array:
 
 @custom_vmap
 def _solve_if(wanted: Array, gram: Array, support: Array, l2: Array, right: Array) -> Array:
-    """`_solve`, or zeros if it is not wanted."""
+    """Call `_solve`, or return zeros if its result is not wanted."""
     return lax.cond(wanted, _solve, lambda *args: jnp.zeros_like(args[3]), gram, support, l2, right)
 
 
 @_solve_if.def_vmap
 def _solve_if_vmap(size: int, batched: Any, wanted: Array, *args: Array) -> tuple[Array, bool]:
-    """For all of a user's vmap or for none: a condition under vmap would cost both."""
+    """Solve for all of a user's vmap or for none: a condition under vmap computes both branches."""
     axes = tuple(0 if is_batched else None for is_batched in batched[1:])
     shape = args[3].shape[1:] if batched[4] else args[3].shape
     zeros = jnp.zeros((size, *shape), args[3].dtype)

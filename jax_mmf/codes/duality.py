@@ -8,9 +8,9 @@ from jax_mmf.codes.problem import CodeProblem
 from jax_mmf.penalties import Penalty
 from jax_mmf.typing import Array
 
-ROUNDING = 8  # times eps and the squared norm of a sample: rounding of one evaluation of a gap
-_SHARE = 0.01  # of an objective that is small beside the sample: how far codes may be from it
-PILED_UP = 8  # times that, in iterations: about what FISTA stops at in single precision
+ROUNDING = 8  # rounding of one evaluation of a gap, in units of eps times the squared norm of the sample
+_SHARE = 0.01  # largest gap over an objective that is small compared with the sample
+PILED_UP = 8  # rounding that iterations accumulate, in evaluations: about where FISTA stops in single precision
 
 
 def relative_gap(problem: CodeProblem, penalty: Penalty, codes: Array) -> Array:
@@ -18,8 +18,8 @@ def relative_gap(problem: CodeProblem, penalty: Penalty, codes: Array) -> Array:
 
     The objective is ``1/2 |x - a D|^2 + Omega(a)``, taken as at least a thousandth of ``1/2 |x|^2``. The dual point is
     the residual, scaled to be feasible where the penalty has an l1 part, and the conjugate of the penalty where it has
-    an l2 part; the better bound counts. Without any penalty the gap has no finite bound: then it is one for codes whose
-    l1 norm is at most twice that of the codes given.
+    an l2 part; the better bound counts. Without any penalty there is no finite bound on all codes. The gap is then a
+    bound for codes whose l1 norm is at most twice that of the codes given.
 
     Args:
       problem: of a batch.
@@ -42,14 +42,14 @@ class Weights(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """Relative gaps of a batch, and the share of them that rounding alone may cause: ``(b,)`` each."""
+    """Relative gaps of a batch, and the part of them that rounding alone may cause."""
 
     relative: Array  # (b,)
-    rounding: Array  # (b,) what of it is rounding
+    rounding: Array  # (b,)
 
 
 def weights_of(penalty: Penalty, k: int, dtype: Any, pad: int = 0) -> Weights:
-    """Weights of a penalty for k coordinates, and for ``pad`` more that are always zero."""
+    """Return the weights of a penalty for k coordinates, and for ``pad`` more whose codes are always zero."""
     # Padded coordinates have no correlation with anything; the edge value keeps the smallest weight as it is.
     l1, l2 = (
         jnp.pad(jnp.broadcast_to(jnp.asarray(weight, dtype), (k,)), (0, pad), mode="edge")[:, None]
@@ -61,12 +61,11 @@ def weights_of(penalty: Penalty, k: int, dtype: Any, pad: int = 0) -> Weights:
 def solved(
     weights: Weights, beta: Array, image: Array, codes: Array, sq_norm: Array, relative: Array, certain: Array
 ) -> Array:
-    """Which codes are as good as a user will think they are: ``(b,)`` booleans.
+    """Tell which codes are solved: ``(b,)`` booleans.
 
-    Gaps are relative to no less than a thousandth of ``1/2 |x|^2``. Where the objective is smaller than that, codes
-    must be within a hundredth of it too. On the other hand, where l1 weights are as small as the rounding of
-    correlations, a scaled residual proves nothing. There it is enough that no code of the usual size can be better by
-    more than rounding.
+    Gaps are relative to at least a thousandth of ``1/2 |x|^2``. Where the objective is smaller than that, codes must be
+    within a hundredth of it as well. Where l1 weights are as small as the rounding of correlations, a scaled residual
+    proves nothing. There it is enough that no code of the usual size can be better by more than rounding.
 
     Args:
       weights: of the penalty.
@@ -88,7 +87,7 @@ def solved(
     slack = jnp.abs(l1_value - jnp.sum(codes * augmented, 0))
     excess = jnp.maximum((augmented if nonneg else jnp.abs(augmented)) - l1, 0).max(0)
     most = jnp.abs(beta).max(0)
-    # Of the codes given, and of one atom alone that explains the sample.
+    # The l1 norm of the codes given, and that of a single atom that explains the sample.
     reach = 2 * jnp.sum(jnp.abs(codes), 0) + sq_norm / jnp.where(most > 0, most, 1)
     rounding = PILED_UP * ROUNDING * jnp.finfo(codes.dtype).eps * sq_norm
     return (certain & close) | (slack + reach * excess <= jnp.minimum(rounding, _SHARE * objective))

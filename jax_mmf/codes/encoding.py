@@ -1,4 +1,4 @@
-"""Codes of samples in a dictionary, and their derivatives."""
+"""Encode samples in a dictionary, and decode them."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def encode(
     solver: CodeSolver | None = None,
     init: ArrayLike | None = None,
 ) -> Array:
-    """Codes of samples: ``argmin_a 1/2 |x - a D|^2 + Omega(a)``, each sample on its own.
+    """Compute the codes of samples: ``argmin_a 1/2 |x - a D|^2 + Omega(a)`` for each sample.
 
     Differentiable with respect to the dictionary, the samples, the mask and the numbers in the penalty, forward and
     reverse, at any order: on the support of a code, the optimality condition is a linear system whose solution is
@@ -46,7 +46,7 @@ def encode(
       x: one sample ``(p,)`` or a batch ``(n, p)``, in the dtype of the dictionary or cast to it.
       penalty: `Ridge`, `Lasso`, `ElasticNet`, or any `Penalty` or `ProximalPenalty`.
       mask: None, or weights >= 0 of the squared error of each feature, ``(p,)`` or ``(n, p)``; zero for a missing
-        feature, whose value in ``x`` is then never looked at and may be NaN.
+        feature, whose value in ``x`` is then ignored and may be NaN.
       solver: a `CodeSolver`. By default `Cholesky` for ridge, `FISTA` for a `ProximalPenalty`, and `ActiveSet` for
         others. `UnrolledFISTA` is for derivatives of a few steps.
       init: ``(k,)`` or ``(n, k)`` codes to start from; zeros by default.
@@ -56,7 +56,7 @@ def encode(
 
     Raises:
       ValueError: for shapes that do not fit.
-      TypeError: for arguments that are not real numbers, or no penalty or solver.
+      TypeError: for arguments that are not real numbers, and for a penalty or solver that lacks a method.
 
     Example:
       >>> import jax.numpy as jnp, jax_mmf as mmf
@@ -75,7 +75,7 @@ def encode_with_info(
     solver: CodeSolver | None = None,
     init: ArrayLike | None = None,
 ) -> tuple[Array, SolveInfo]:
-    """As `encode`, with the duality gap and the number of iterations of each sample.
+    """Compute codes as `encode` does, with the duality gap and the number of iterations of each sample.
 
     Returns:
       codes ``(k,)`` or ``(n, k)``, and a `SolveInfo` of ``()`` or ``(n,)``.
@@ -115,7 +115,7 @@ def encode_with_info(
 def _encode_rows(
     dictionary: Array, rows: Rows, penalty: AnyPenalty, mask: Array | None, solver: CodeSolver
 ) -> tuple[Array, SolveInfo]:
-    """Codes of a batch. Where nothing is traced, in parts, and with checks of what comes in and out."""
+    """Encode a batch; outside of transformations in parts, with checks of the arguments and of the codes."""
     n, k = rows.x.shape[0], dictionary.shape[0]
     if n == 0:
         none = jnp.zeros((0,), dictionary.dtype)
@@ -152,7 +152,7 @@ def _encode(
     shared_mask: Array | None,
     solver: CodeSolver,
 ) -> tuple[Array, SolveInfo]:
-    """Codes of samples, with the Gram matrix ``(k, k)`` if it is known."""
+    """Encode samples, with the Gram matrix ``(k, k)`` if it is known."""
     x, mask, init = rows
     if init is None:
         init = jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
@@ -164,14 +164,14 @@ def _encode(
         scale = power_of_two_below(x)
         sq_norm = jnp.sum(_divided(x, scale) ** 2, -1)
     else:
-        # A missing value is not looked at; one that is there but weighs nothing still has a derivative in its weight.
+        # Missing values are ignored. A finite value of weight zero still has a derivative with respect to its weight.
         x = jnp.where((mask == 0) & ~jnp.isfinite(x), 0, x)
         beta = matmul(mask * x, dictionary.T)
         scale = power_of_two_below(jnp.where(mask == 0, 0, x))
         scaled = _divided(x, scale)
-        sq_norm = jnp.sum((mask * scaled) * scaled, -1)  # a huge value that weighs nothing must not overflow
+        sq_norm = jnp.sum((mask * scaled) * scaled, -1)  # a huge value of weight zero must not overflow
     if gram is None:
-        # One sample after another, and again for derivatives: the weighted dictionaries of a batch would not fit.
+        # One sample at a time, recomputed for derivatives: the weighted dictionaries of a batch are too large.
         gram = lax.map(jax.checkpoint(lambda m: matmul(dictionary * m, dictionary.T)), mask)
     return solve_codes(CodeProblem(gram, beta, sq_norm), penalty, solver=solver, init=init, scale=scale)
 
@@ -186,7 +186,7 @@ def _shared_gram(dictionary: Array, mask: Array | None) -> Array:
 
 
 def decode(dictionary: ArrayLike, codes: ArrayLike) -> Array:
-    """Samples that codes stand for: ``A D``.
+    """Reconstruct samples from codes: ``A D``.
 
     Args:
       dictionary: ``(k, p)``.

@@ -16,7 +16,7 @@ from jax_mmf.typing import Array, ArrayLike, HostArray
 
 
 def objective(dictionary: ArrayLike, x: ArrayLike, penalty: AnyPenalty, *, solver: CodeSolver | None = None) -> Array:
-    """Mean over samples of ``1/2 |x - a D|^2 + Omega(a)`` at the best codes: the true one, on all features.
+    """Return the mean of ``1/2 |x - a D|^2 + Omega(a)`` over samples, at the optimal codes and on all features.
 
     Differentiable in everything, as `encode` is.
 
@@ -54,7 +54,9 @@ def objective(dictionary: ArrayLike, x: ArrayLike, penalty: AnyPenalty, *, solve
 def explained_variance(
     dictionary: ArrayLike, x: ArrayLike, codes: ArrayLike | AnyPenalty, *, solver: CodeSolver | None = None
 ) -> Array:
-    """Share of the sum of squares that is explained: ``1 - |X - A D|^2 / |X|^2``. Centre X first for a variance.
+    """Return the share of the sum of squares that is explained, ``1 - |X - A D|^2 / |X|^2``.
+
+    This is a share of the variance if X is centred.
 
     Args:
       dictionary: ``(k, p)``.
@@ -100,7 +102,7 @@ def _objectives(*args: Any) -> tuple[Array, Array]:
 
 @jax.jit
 def _squares(dictionary: Array, x: Array, codes: Array) -> tuple[Array, Array, Array]:
-    """Squared norms of what codes leave of samples, and of the samples, over the square of a scale: ``(n,)`` each."""
+    """Return squared norms of residuals and of samples, over the square of a scale, and the scale: ``(n,)`` each."""
     scale = power_of_two_below(x).max(initial=0)
     scale = jnp.where(scale > 0, scale, 1)
     x, codes = x / scale, codes / scale
@@ -109,7 +111,7 @@ def _squares(dictionary: Array, x: Array, codes: Array) -> tuple[Array, Array, A
 
 
 def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray, HostArray]:
-    """Pair atoms with reference atoms, greedily by the largest absolute cosine.
+    """Match atoms with reference atoms, greedily by the largest absolute cosine.
 
     Args:
       dictionary: ``(k, p)``.
@@ -131,18 +133,18 @@ def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray,
 
 
 def sparsity(array: ArrayLike) -> Array:
-    """Share of entries that are zero: a scalar in [0, 1]."""
+    """Return the share of entries that are zero: a scalar in [0, 1]."""
     return jnp.mean(jax.lax.stop_gradient(jnp.asarray(as_array("array", array))) == 0)
 
 
 def objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: AnyPenalty) -> Array:
-    """``1/2 |x - a D|^2 + Omega(a)`` of each sample: ``(k, p), (n, p), (n, k) -> (n,)``."""
+    """Return ``1/2 |x - a D|^2 + Omega(a)`` of each sample: ``(k, p), (n, p), (n, k) -> (n,)``."""
     residual = x - matmul(codes, dictionary)
     return 0.5 * jnp.sum(residual**2, -1) + penalty_value(penalty, codes)
 
 
 def scaled_objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: AnyPenalty) -> tuple[Array, Array]:
-    """As `objective_per_sample`, over the square of a scale, whose own square may be out of range: ``(n,)`` each."""
+    """Return `objective_per_sample` over the square of a scale, and the scale, whose square may be out of range."""
     if not is_weighted(penalty):
         return objective_per_sample(dictionary, x, codes, penalty), jnp.ones(x.shape[:1], x.dtype)
     scale = power_of_two_below(x).max(initial=0)

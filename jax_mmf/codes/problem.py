@@ -1,4 +1,4 @@
-"""The problem that codes solve, given products of samples and atoms."""
+"""The least-squares problem of codes, given products of samples and atoms."""
 
 from typing import NamedTuple
 

@@ -22,10 +22,10 @@ _POWER_ITERATIONS = 20
 @register_configuration
 @dataclass(frozen=True)
 class FISTA:
-    """Accelerated proximal gradient, with adaptive restart and step sizes of each sample's own.
+    """Accelerated proximal gradient, with adaptive restart and one step size per sample.
 
-    One matrix product per iteration and no sequential loop over coordinates: the choice for accelerators, where small
-    steps one after another are slow. [Beck and Teboulle 2009; restart: O'Donoghue and Candes 2015]
+    An iteration is one matrix product, without a sequential loop over coordinates. This is the solver for accelerators,
+    where sequences of small operations are slow. [Beck and Teboulle 2009; restart: O'Donoghue and Candes 2015]
 
     It serves every penalty. A `ProximalPenalty` has no duality gap. The residual of the fixed-point equation takes its
     place, ``sqrt(L) |a - prox(a - (a G - beta) / L)| / |x|``, with L the largest eigenvalue of G.
@@ -68,7 +68,7 @@ class FISTA:
             image = image_of(batch.gram, codes)
             move = codes - state.point
             curvature, length = jnp.sum(move * (image - state.point_image), 0), jnp.sum(move**2, 0)
-            # The estimate of the largest eigenvalue is a lower bound: raise it where the step shows that it is too low.
+            # The estimate of the largest eigenvalue is a lower bound. A step may show that it is too low.
             too_low = curvature > state.lipschitz * length * (1 + 1e-3)
             restart = (jnp.sum(move * (codes - state.codes), 0) < 0) | too_low
             inertia = jnp.where(restart, 1, state.inertia)
@@ -88,7 +88,7 @@ class FISTA:
                 moved = proximal_step(batch, state)
                 return jax.tree.map(lambda new, old: jnp.where(i < n, new, old), moved, state)
 
-            # A number of trips that is known to the compiler: else an accelerator asks the host after each one.
+            # The number of trips is static: otherwise an accelerator asks the host after each one.
             state = lax.fori_loop(0, _STEPS_PER_CHECK, one, batch.state)
             return batch._replace(state=state), state.image
 
@@ -104,12 +104,12 @@ class FISTA:
 @register_configuration
 @dataclass(frozen=True)
 class UnrolledFISTA:
-    """A number of accelerated proximal steps, differentiated one by one instead of on the support of the result.
+    """A fixed number of accelerated proximal steps, with derivatives through each of them.
 
-    For training a dictionary through its codes in the beginning, when a few steps from zero are enough and atoms that
-    are not yet in a code should hear of it; an encoder of n layers with tied weights, as in LISTA [Gregor and LeCun
-    2010]. Memory of a gradient grows with the number of steps; the derivative is that of these steps from ``init``, and
-    that of `encode` only as far as they converge. Step sizes are held.
+    This is an encoder of n layers with tied weights, as in LISTA [Gregor and LeCun 2010]. Use it to start training a
+    dictionary through its codes: a few steps are enough, and atoms outside of the support get a gradient as well. The
+    memory of a gradient grows with the number of steps. The derivative is that of these steps from ``init``; it tends
+    to that of `encode` as they converge. Step sizes are constants in the derivative.
 
     Attributes:
       n_steps: number of proximal steps (static).
@@ -128,7 +128,7 @@ class UnrolledFISTA:
         """Solve a batch of samples; arguments as in `CodeSolver.solve`."""
         gram, beta, sq_norm = problem
         prox, gap = _prox_and_gap(penalty, gram.shape[-1], gram.dtype)
-        # The estimate is a lower bound; twice the step would be too long.
+        # The estimate is a lower bound, and a step of more than 2 / L diverges.
         lipschitz = 1.1 * lax.stop_gradient(_largest_eigenvalue(gram))
         step = 1 / jnp.where(lipschitz > 0, lipschitz, 1)
         gram = gram if gram.ndim == 2 else jnp.moveaxis(gram, 0, -1)
@@ -162,7 +162,7 @@ GapOf = Callable[[Array, Array, Array, Array, Array], Gap]
 
 
 def _prox_and_gap(penalty: AnyPenalty, k: int, dtype: Any) -> tuple[Prox, GapOf]:
-    """Return the proximal operator of a penalty and what measures codes, with samples last."""
+    """Return the proximal operator of a penalty, and a function that measures codes, both with samples last."""
     if is_weighted(penalty):
         weights = weights_of(penalty, k, dtype)
 
@@ -188,6 +188,6 @@ def _prox_and_gap(penalty: AnyPenalty, k: int, dtype: Any) -> tuple[Prox, GapOf]
 
 
 def _largest_eigenvalue(gram: Array) -> Array:
-    """Estimate from below: ``(k, k) -> ()`` or ``(b, k, k) -> (b,)``."""
+    """Estimate the largest eigenvalue from below: ``(k, k) -> ()`` or ``(b, k, k) -> (b,)``."""
     start = jnp.diagonal(gram, axis1=-2, axis2=-1) + jnp.finfo(gram.dtype).tiny
     return largest_eigenvalue(gram, start, _POWER_ITERATIONS)[0]

@@ -1,4 +1,4 @@
-"""Codes of a `CodeProblem`: samples of any size, derivatives, and a user's vmap as a larger batch."""
+"""Solve a `CodeProblem` for samples of any scale, with derivatives, and with vmap as a larger batch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -39,13 +39,13 @@ def solve_codes(
     return solve(problem, penalty, scale, solver, init)
 
 
-# Samples of any size
+# Samples of any scale
 
 
 @register_configuration
 @dataclass(frozen=True)
 class Scaled:
-    """The penalty of codes that are divided by a number, in an objective that is divided by its square."""
+    """The penalty for codes divided by a scale, in an objective divided by the square of the scale."""
 
     penalty: Penalty
     scale: Array
@@ -53,7 +53,9 @@ class Scaled:
     @property
     def l1(self) -> Float:
         """Weight of the l1 norm."""
-        return jnp.minimum(self.penalty.l1 / self.scale, jnp.finfo(self.scale.dtype).max)  # times zero it must be zero
+        return jnp.minimum(
+            self.penalty.l1 / self.scale, jnp.finfo(self.scale.dtype).max
+        )  # finite, so that zero times it is zero
 
     @property
     def l2(self) -> Float:
@@ -83,7 +85,7 @@ def _solve_scaled(
         if info.converged is not None:
             info = info._replace(converged=_converged(problem, scaled, codes, info))
         codes = codes * common
-    if info.converged is None:  # a solver that does not say
+    if info.converged is None:  # the solver does not report it
         info = info._replace(converged=jnp.ones(info.gap.shape, bool))
     return codes, info
 
@@ -122,7 +124,7 @@ def _solve_jvp(primals: Any, tangents: Any) -> Any:
             "give encode solver=UnrolledFISTA(n_steps=...), or stop gradients by jax.lax.stop_gradient"
         )
     codes, info = _differentiable_solve(*primals)
-    # Under differentiation the codes are those that the derivative is of: a chain of both would mix two points.
+    # The derivative is that of the polished codes, so these are returned: otherwise a chain would mix two points.
     codes = codes + lax.stop_gradient(polish(problem, penalty, codes) - codes)
     d_codes = codes_tangent(problem, penalty, codes, d_problem, d_penalty)
     whole = jnp.zeros(info.n_iter.shape, jax.dtypes.float0)

@@ -38,13 +38,14 @@ def default_code_solver(
 @register_configuration
 @dataclass(frozen=True)
 class Cholesky:
-    """Codes in closed form, for `Ridge`: one Cholesky factorization for the batch."""
+    """Closed form for `Ridge` codes, with one Cholesky factorization per Gram matrix."""
 
     def solve(self, problem: CodeProblem, penalty: AnyPenalty, init: Array) -> tuple[Array, SolveInfo]:
-        """Solve a batch of samples; arguments as in `CodeSolver.solve`, of which ``init`` is not used.
+        """Solve a batch of samples; arguments as in `CodeSolver.solve`. ``init`` is not used.
 
-        Where the matrix is singular (no penalty, and more atoms than features or atoms that are equal or zero), a
-        multiple of the identity at the level of rounding is added, which gives a solution of nearly least norm.
+        Without a penalty the matrix is singular if there are more atoms than features, or atoms that are equal or
+        zero. Then a multiple of the identity at the level of rounding is added, and the solution is nearly that of
+        least norm.
 
         Raises:
           TypeError: for penalties without a closed form.
@@ -63,11 +64,12 @@ class Cholesky:
 @register_configuration
 @dataclass(frozen=True)
 class CoordinateDescent:
-    """Cyclic coordinate descent, over blocks of coordinates and over the whole batch at once.
+    """Cyclic coordinate descent on all samples of a batch together.
 
-    The correlations of a block of coordinates come from one matrix product; inside the block, each coordinate is
-    minimised exactly after correcting for the coordinates before it. Three quarters of the batch are dropped when they
-    have converged. It can be stopped at any accuracy, and keeps to the codes it starts from where several are as good.
+    The correlations of a block of coordinates come from one matrix product. Inside the block, each coordinate is
+    minimized exactly after correcting for the coordinates before it. Samples that have converged are dropped, three
+    quarters of the batch at a time. The descent can be stopped at any accuracy. Where several codes are optimal, it
+    stays close to the ones that it starts from.
 
     Attributes:
       tol: relative duality gap at which a sample is done (`relative_gap`), or the level of rounding if
@@ -117,12 +119,12 @@ class CoordinateDescent:
 class ActiveSet:
     """Codes solved exactly on their support, which changes by one atom at a time [Lee et al. 2006].
 
-    The work grows with the number of active atoms and not with how alike the atoms are. The fastest choice for sparse
-    codes on CPU, where it is one compiled loop over the samples, from zeros and from codes to start from. In a program
-    it runs on one core; `encode` of arrays that are at hand shares the samples out among threads, and
-    `jax.shard_map` over samples and CPU devices does so in a program (docs/numerics.md). On accelerators, where steps
-    of a few numbers are slow, `FISTA` solves instead, to the same duality gap. Where atoms are nearly equal, what is
-    left of the gap is up to coordinate descent.
+    The work grows with the number of active atoms and not with the correlation of the atoms. This is the fastest
+    solver of sparse codes on CPU, where it is one compiled loop over the samples. A compiled program runs it on one
+    core. Outside of transformations, `encode` distributes the samples over threads; in a program,
+    `jax.shard_map` over CPU devices does so (docs/numerics.md). On accelerators, where sequential steps are slow,
+    `FISTA` takes its place, with the same tolerance. Where atoms are nearly equal, coordinate descent closes the rest
+    of the gap.
 
     Attributes:
       tol: relative duality gap at which a sample is done (`relative_gap`), or the level of rounding if
@@ -152,7 +154,7 @@ class ActiveSet:
         weights = weights_of(penalty, beta.shape[1], gram.dtype)
         tol = jnp.asarray(self.tol, gram.dtype)
         found = solve_supports(gram, beta, sq_norm, weights, tol, init)
-        codes = found.codes + 0 * jnp.sum(beta, 1, keepdims=True)  # what is not a number stays so
+        codes = found.codes + 0 * jnp.sum(beta, 1, keepdims=True)  # NaN stays NaN
 
         def measured() -> Gap:
             own = gram if gram.ndim == 2 else jnp.moveaxis(gram, 0, -1)
@@ -165,7 +167,7 @@ class ActiveSet:
 
 
 def _sweep_shared(batch: Batch, codes: Array, weights: Weights) -> Array:
-    """One pass over all coordinates, in blocks, for a Gram matrix ``(k, k)`` shared by the batch."""
+    """Update all coordinates once, in blocks, for a Gram matrix ``(k, k)`` shared by the batch."""
     k, b = codes.shape
 
     def block(i: Array, codes: Array) -> Array:
@@ -189,7 +191,7 @@ def _sweep_shared(batch: Batch, codes: Array, weights: Weights) -> Array:
 
 
 def _sweep_own(batch: Batch, codes: Array, weights: Weights) -> Array:
-    """One pass over all coordinates, for Gram matrices ``(k, k, b)`` of each sample's own."""
+    """Update all coordinates once, for one Gram matrix per sample, ``(k, k, b)``."""
 
     def coordinate(j: Array, codes: Array) -> Array:
         row = batch.gram[j]
@@ -201,7 +203,7 @@ def _sweep_own(batch: Batch, codes: Array, weights: Weights) -> Array:
 
 
 def _minimise(linear: Array, curvature: Array, l1: Array, l2: Array, nonneg: bool) -> Array:
-    """Minimum of a coordinate: ``1/2 curvature a^2 - linear a + l1 |a| + l2 / 2 a^2``; 0 where an atom is zero."""
+    """Minimize ``1/2 curvature a^2 - linear a + l1 |a| + l2 / 2 a^2`` over a coordinate; 0 where an atom is zero."""
     bottom = curvature + l2
     # Written so that NaN stays NaN.
     return jnp.where(bottom <= 0, 0, shrink(linear, l1, nonneg) / jnp.where(bottom <= 0, 1, bottom))

@@ -62,21 +62,23 @@ class OnlineFactorization:
       forgetting: weight of a mini-batch: `ScaledForgetting`, `PowerForgetting`, `ConstantForgetting`. None (default)
         stands for ``ScaledForgetting(c)``, with c = 4 for ridge codes and full B, 32 for non-negative codes without an
         l1 penalty, and 8 otherwise (docs/defaults.md has the figures). `step_forgetting` is the rule that is used.
-      statistics: what codes are computed from: `MaskedStatistics` (default), `FullStatistics`, `AveragedStatistics`.
+      statistics: estimators that codes are computed from: `MaskedStatistics` (default), `FullStatistics`, or
+        `AveragedStatistics`.
       partial_b: whether B is updated on the subset only, with counters per feature [ICML16] (static). Then a step needs
-        nothing but the subset of its samples and costs r times less. If not [TSP18] (default), B is updated on all
+        only the subset of its samples, and costs r times less. If not [TSP18] (default), B is updated on all
         features, which needs whole samples, is far less noisy, and costs one product of codes and samples.
       dictionary_update: `BlockCoordinateDescent` (default); `ProjectedGradient`, for accelerators; or `GradientUpdate`
         with any optax transformation.
       code_solver: `Cholesky`, `CoordinateDescent`, `ActiveSet`, `FISTA`; None chooses by the penalty: `Cholesky` for
         ridge, `CoordinateDescent` for non-negative ridge, to a relative duality gap that falls with the weight of a
-        batch in the statistics, from 0.1 to 1e-3, and `ActiveSet` to 1e-3 for others.
+        batch in the moments, from 0.1 to 1e-3, `FISTA` to 1e-3 for a `ProximalPenalty`, and `ActiveSet` to 1e-3 for
+        others.
       initialization: how the first dictionary is made from samples: `RandomSamples` (default), `RandomizedSVD`,
         `KMeansPlusPlus`.
 
     Raises:
       ValueError: for combinations that cannot work, with the reason, and numbers out of range.
-      TypeError: for parts that lack a method, naming it.
+      TypeError: for a part that lacks a method, with its name.
 
     Example:
       >>> import jax, jax_mmf as mmf
@@ -125,11 +127,11 @@ class OnlineFactorization:
                 warn(f"{reason}; use n_blocks={N_BLOCKS}, or partial_b=False")
 
     def __sklearn_clone__(self) -> "OnlineFactorization":
-        """For `sklearn.base.clone`: it is frozen, and a clone of itself."""
+        """Serve `sklearn.base.clone`: a frozen object is a clone of itself."""
         return self
 
     def __repr__(self) -> str:
-        """With the parts that are not the default ones."""
+        """Show the parts that differ from the defaults."""
         default: dict[str, Any] = {f.name: f.default for f in fields(self)}
         always = ("n_components", "penalty", "constraint")
         return short_fields(self, [n for n, d in default.items() if n in always or short(getattr(self, n)) != short(d)])
@@ -155,11 +157,11 @@ class OnlineFactorization:
         return self.step_forgetting.weight(n_before, batch_size)
 
     def step_code_solver(self, weight: Array) -> CodeSolver:
-        """The code solver of a step whose batch weighs ``weight`` in the statistics: ``code_solver``, or the default.
+        """Return the code solver of a step whose batch has this weight in the moments: ``code_solver``, or the default.
 
-        Non-negative codes without an l1 penalty are as accurate as what they enter, by sweeps from zero: they have
-        fewer zeros than the best ones, and atoms are learned faster (docs/defaults.md has the figures). For others it
-        makes no difference, and exact codes cost no more.
+        By default, non-negative codes without an l1 penalty are solved by a few sweeps from zero, to a tolerance that
+        follows the weight. Such codes have fewer zeros than the optimal ones, and atoms are learned faster
+        (docs/defaults.md has the figures). For other penalties this makes no difference, and exact codes cost no more.
         """
         if self.code_solver is not None:
             return self.code_solver
@@ -168,7 +170,7 @@ class OnlineFactorization:
         return default_code_solver(self.penalty, tol=STEP_TOL, max_iter=STEP_MAX_ITER)
 
     def init(self, key: Key, *, samples: ArrayLike | None = None, dictionary: ArrayLike | None = None) -> State:
-        """The state before the first step.
+        """Return the state before the first step.
 
         Args:
           key: PRNG key of the run.
@@ -201,11 +203,11 @@ class OnlineFactorization:
         return step.init_state(self, key, given, from_samples=True)
 
     def init_memory(self, state: State, n_samples: int) -> Memory | None:
-        """What averaged statistics remember of n samples: rows to hand to `update`; None if nothing is remembered."""
+        """Return the memory that averaged statistics keep of n samples, whose rows `update` takes; None for others."""
         return self.statistics.init_memory(n_samples, self.n_components, state.dictionary.dtype)
 
     def draw_subset(self, state: State, *, ahead: int = 0) -> Subset:
-        """The features that `update` would look at.
+        """Return the features that `update` would use.
 
         Args:
           state: before the step.
@@ -220,7 +222,7 @@ class OnlineFactorization:
     def update(
         self, state: State, x: ArrayLike, *, memory: Memory | None = None, codes: ArrayLike | None = None
     ) -> tuple[State, Info]:
-        """One step on one mini-batch of whole samples.
+        """Make one step on a mini-batch of whole samples.
 
         Args:
           state: before the step.
@@ -249,7 +251,7 @@ class OnlineFactorization:
         memory: Memory | None = None,
         codes: ArrayLike | None = None,
     ) -> tuple[State, Info]:
-        """One step on the features of a subset alone: the same as `update` on the whole samples.
+        """Make one step on the features of a subset alone, with the result of `update` on the whole samples.
 
         Args:
           state: before the step.
@@ -276,11 +278,11 @@ class OnlineFactorization:
         return step.partial_update(self, state, x_subset, subset, memory, self._start(codes, state, x_subset.shape[0]))
 
     def encode(self, dictionary: ArrayLike, x: ArrayLike, *, mask: ArrayLike | None = None) -> Array:
-        """Codes of samples with this penalty: as `jax_mmf.encode`."""
+        """Compute codes of samples with this penalty, as `jax_mmf.encode` does."""
         return encode(dictionary, x, self.penalty, mask=mask)
 
     def revive(self, key: Key, state: State, samples: ArrayLike) -> State:
-        """Replace the atoms that codes hardly use by random samples.
+        """Replace unused atoms by random samples.
 
         Args:
           key: PRNG key of the choice.

@@ -1,4 +1,4 @@
-"""What to use where: the solver of a problem by its data and machine. docs/defaults.md has the figures behind it."""
+"""Solvers by where the data live and by the kind of machine. docs/defaults.md has the figures."""
 
 from typing import Any
 
@@ -22,11 +22,11 @@ def default_solver(
     platform: str | None = None,
     **options: Any,
 ) -> OnlineFactorization:
-    """The solver for a problem, for data that live in a place of some speed, on a machine of some kind.
+    """Choose a solver by the storage of the data and by the kind of machine.
 
-    From memory and from a disk that is faster than learning, all features in each step: the defaults of
-    `OnlineFactorization`. From storage that is slower than learning, some hundred MB/s and less, a step reads an eighth
-    of the features, of a file that `jax_mmf.write_permuted` wrote. On accelerators all atoms are updated at once, by
+    For data in memory, and on a disk that is faster than learning, a step uses all features: these are the defaults of
+    `OnlineFactorization`. For storage that is slower than learning, a few hundred MB/s and less, a step reads an eighth
+    of the features of a file that `jax_mmf.write_permuted` wrote. On accelerators all atoms are updated together, by
     four steps of `ProjectedGradient`.
 
     Args:
@@ -34,14 +34,14 @@ def default_solver(
       penalty: on the codes.
       constraint: of the atoms.
       storage: ``"memory"``, ``"disk"`` or ``"slow"``.
-      platform: of JAX, that learning runs on: ``"cpu"``, ``"gpu"``, ``"tpu"``; by default that of this process.
-      **options: of `OnlineFactorization`, instead of what is chosen here.
+      platform: the JAX platform, ``"cpu"``, ``"gpu"`` or ``"tpu"``; by default that of this process.
+      **options: arguments of `OnlineFactorization`, which take precedence.
 
     Returns:
       the solver.
 
     Raises:
-      ValueError: for another storage, and as `OnlineFactorization` does.
+      ValueError: for an unknown storage, and as `OnlineFactorization` does.
       TypeError: as `OnlineFactorization` does.
 
     Example:

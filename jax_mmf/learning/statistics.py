@@ -16,7 +16,7 @@ from jax_mmf.typing import Array, Float
 
 
 class Memory(NamedTuple):
-    """What averaged statistics remember of each sample: one row per sample, kept outside of the solver's state.
+    """Memory of averaged statistics: one row per sample, kept outside of the state.
 
     Attributes:
       beta: ``(n, k)`` averaged correlations.
@@ -32,14 +32,14 @@ class Memory(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a step sees of a mini-batch and of the dictionary.
+    """The part of a mini-batch and of the dictionary that a step sees.
 
     Attributes:
       x: ``(b, p)`` whole samples, or None where only the subset is known.
       x_subset: ``(b, s)``.
       dictionary: ``(k, p)``.
       dictionary_subset: ``(k, s)``.
-      gram: ``(k, k)`` the Gram matrix of the whole dictionary, or None where nobody asked for it.
+      gram: ``(k, k)`` the Gram matrix of the whole dictionary, or None unless ``needs_gram``.
       reduction: scalar, the inverse of the probability that a feature is in the subset.
     """
 
@@ -64,16 +64,16 @@ class Statistics(Protocol):
         """Whether the solver must keep the Gram matrix of the whole dictionary (static)."""
 
     def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
-        """Memory of samples never seen, or None if nothing is remembered."""
+        """Return the memory of samples that have not been seen, or None if these statistics keep none."""
 
     def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
-        """Statistics of a batch, and the memory of its samples afterwards."""
+        """Return the problem of the codes of a batch, and the memory of its samples afterwards."""
 
 
 @register_configuration
 @dataclass(frozen=True)
 class MaskedStatistics:
-    """Both from the subset: ``G = r D_S D_S^T``, ``beta = r X_S D_S^T``. They cost s, and read nothing else."""
+    """Estimates from the subset: ``G = r D_S D_S^T``, ``beta = r X_S D_S^T``. They read nothing else, and cost O(s)."""
 
     @property
     def needs_whole_samples(self) -> bool:
@@ -90,7 +90,7 @@ class MaskedStatistics:
         return None
 
     def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
-        """Statistics of a batch; arguments as in `Statistics.estimate`."""
+        """Estimate the problem of a batch; arguments as in `Statistics.estimate`."""
         atoms, samples = view.dictionary_subset, view.x_subset
         gram, beta = (view.reduction * matmul(m, atoms.T) for m in (atoms, samples))
         return CodeProblem(gram, beta, view.reduction * jnp.sum(samples**2, -1)), None
@@ -99,7 +99,7 @@ class MaskedStatistics:
 @register_configuration
 @dataclass(frozen=True)
 class FullStatistics:
-    """Both from all features: ``G = D D^T``, kept up to date in O(k^2 s), and ``beta = X D^T`` in O(b k p)."""
+    """Exact values from all features: ``G = D D^T``, kept up to date in O(k^2 s), and ``beta = X D^T`` in O(b k p)."""
 
     @property
     def needs_whole_samples(self) -> bool:
@@ -116,7 +116,7 @@ class FullStatistics:
         return None
 
     def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
-        """Statistics of a batch; arguments as in `Statistics.estimate`."""
+        """Estimate the problem of a batch; arguments as in `Statistics.estimate`."""
         assert view.x is not None
         assert view.gram is not None
         return CodeProblem(view.gram, matmul(view.x, view.dictionary.T), jnp.sum(view.x**2, -1)), None
@@ -162,7 +162,7 @@ class AveragedStatistics:
         return self.gram == "full"
 
     def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory:
-        """Memory of samples never seen."""
+        """Return the memory of samples that have not been seen."""
         n, k = n_samples, n_components
         return Memory(
             beta=jnp.zeros((n, k), dtype),
@@ -172,7 +172,7 @@ class AveragedStatistics:
         )
 
     def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
-        """Statistics of a batch; arguments as in `Statistics.estimate`."""
+        """Estimate the problem of a batch; arguments as in `Statistics.estimate`."""
         assert memory is not None
         now, _ = MaskedStatistics().estimate(view, None)
         visits = memory.visits + 1

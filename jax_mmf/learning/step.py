@@ -21,13 +21,13 @@ from jax_mmf.penalties import AnyPenalty
 from jax_mmf.typing import Array, Key
 
 _TAG_INIT, _TAG_SUBSET, _TAG_ORDER = 0, 1, 2  # independent streams of random numbers of one key
-_DEAD = 1e-6  # share of the mean energy of the codes below which an atom counts as dead
-_STEP_BITS = 2**31 - 1  # the number of a step is counted modulo 2^31
-_REFRESHES = 16  # in p / s times as many steps, what is kept up to date by differences is computed afresh
+_DEAD = 1e-6  # an atom whose codes have less than this share of the mean energy counts as unused
+_STEP_BITS = 2**31 - 1  # steps are counted modulo 2^31
+_REFRESHES = 16  # after p / s times as many steps, quantities that are updated by differences are recomputed
 
 
 class Configuration(Protocol):
-    """What a step asks of a solver: see the fields of `jax_mmf.OnlineFactorization`."""
+    """The attributes of a solver that a step uses: see `jax_mmf.OnlineFactorization`."""
 
     @property
     def n_components(self) -> int:
@@ -35,11 +35,11 @@ class Configuration(Protocol):
 
     @property
     def penalty(self) -> AnyPenalty:
-        """Of the codes."""
+        """Penalty on the codes."""
 
     @property
     def constraint(self) -> Constraint:
-        """Of the atoms."""
+        """Constraint of the atoms."""
 
     @property
     def subset(self) -> FeatureSubset:
@@ -73,14 +73,14 @@ class Configuration(Protocol):
 
 
 def dead_atoms(c: Array) -> Array:
-    """Atoms whose codes have less than a millionth of the mean energy: ``(k, k) -> (k,)`` booleans."""
+    """Tell which atoms have codes with less than a millionth of the mean energy: ``(k, k) -> (k,)`` booleans."""
     energy = jnp.diagonal(c)
     return energy <= _DEAD * energy.mean()
 
 
 @functools.partial(jax.jit, static_argnames="from_samples")
 def init_state(solver: Configuration, key: Key, given: Array, *, from_samples: bool) -> State:
-    """`OnlineFactorization.init` after its checks: ``given`` is samples ``(m, p)``, or a dictionary ``(k, p)``."""
+    """Make a state; the arguments are checked. ``given`` is samples ``(m, p)``, or a dictionary ``(k, p)``."""
     constraint, k = solver.constraint, solver.n_components
     if from_samples:
         directions = solver.initialization(jax.random.fold_in(key, _TAG_INIT), given, k)
@@ -101,7 +101,7 @@ def init_state(solver: Configuration, key: Key, given: Array, *, from_samples: b
 
 
 def _orient(directions: Array, constraint: Constraint) -> Array:
-    """On sets with d >= 0, directions turned so that their positive part is the larger one."""
+    """Flip directions so that their positive part is the larger one, if atoms must be non-negative."""
     if not constraint.nonneg:
         return directions
     up, down = jnp.sum(jnp.maximum(directions, 0) ** 2, 1), jnp.sum(jnp.minimum(directions, 0) ** 2, 1)
@@ -110,16 +110,16 @@ def _orient(directions: Array, constraint: Constraint) -> Array:
 
 @functools.partial(jax.jit, static_argnums=3)
 def draw_subset(solver: Configuration, key: Key, step: Array, n_features: int) -> Subset:
-    """The subset of a step of a run with a key; `OnlineFactorization.draw_subset` without a state."""
+    """Draw the subset of a step of the run with this key."""
     return solver.subset.draw(jax.random.fold_in(key, _TAG_SUBSET), step & _STEP_BITS, n_features)
 
 
 class Filled(NamedTuple):
-    """A mini-batch that rows of zeros fill up to the size of others, so that one program does for all of them.
+    """The true size of a mini-batch that is padded with rows of zeros, so that batches share a compiled program.
 
     Attributes:
-      n_samples: int32 scalar, the number of its first rows that are samples.
-      weight: scalar, of so many samples in the statistics.
+      n_samples: int32 scalar, the number of samples, which are the first rows.
+      weight: scalar, weight of these samples in the moments.
     """
 
     n_samples: Array
@@ -134,7 +134,7 @@ def step_whole(
     codes: Array | None,
     filled: Filled | None = None,
 ) -> tuple[State, Info]:
-    """`OnlineFactorization.update` after its checks, not jitted. Without ``filled``, all rows are samples."""
+    """Make a step on checked arguments, not jitted. Without ``filled``, all rows are samples."""
     subset = draw_subset(solver, state.key, state.step, state.dictionary.shape[1])
     whole = x if solver.needs_whole_samples else None
     return _step(solver, state, whole, subset.gather(x), subset, memory, codes, filled)
@@ -149,7 +149,7 @@ def step_partial(
     codes: Array | None,
     filled: Filled | None = None,
 ) -> tuple[State, Info]:
-    """`OnlineFactorization.partial_update` after its checks, not jitted. Without ``filled``, all rows are samples."""
+    """Make a step on a subset of the features, with checked arguments, not jitted."""
     return _step(solver, state, None, subset.drop_invalid(x_subset), subset, memory, codes, filled)
 
 
@@ -160,7 +160,7 @@ _step_partial = jax.jit(step_partial)
 def update(
     solver: Configuration, state: State, x: Array, memory: Memory | None, codes: Array | None
 ) -> tuple[State, Info]:
-    """`OnlineFactorization.update` after its checks; where nothing is traced, batches of many sizes share a program."""
+    """Make a step on checked arguments. Outside of transformations, batches of many sizes share a program."""
     return _fill_up(lambda *rows: _step_whole(solver, state, *rows), solver, state, x, memory, codes)
 
 
@@ -172,7 +172,7 @@ def partial_update(
     memory: Memory | None,
     codes: Array | None,
 ) -> tuple[State, Info]:
-    """`OnlineFactorization.partial_update` after its checks, with programs as in `update`."""
+    """Make a step on a subset of the features, with checked arguments and programs as in `update`."""
     step = lambda x, *rows: _step_partial(solver, state, x, subset, *rows)  # noqa: E731
     return _fill_up(step, solver, state, x_subset, memory, codes)
 
@@ -185,7 +185,7 @@ def _fill_up(
     memory: Memory | None,
     codes: Array | None,
 ) -> tuple[State, Info]:
-    """A step on a batch that is filled up to a power of two; on the batch as it is under a transformation."""
+    """Make a step on a batch that is padded to a power of two; under a transformation, on the batch unchanged."""
     n_samples = x.shape[0]
     size = power_of_two(n_samples)
     if size == n_samples or places_of(solver, state, x, memory, codes) is None:
@@ -197,14 +197,14 @@ def _fill_up(
 
 @jax.jit
 def fill(solver: Configuration, n_before: Array, n_samples: int | Array) -> Filled:
-    """The number and weight of samples after ``n_before`` others; one program for batches of all sizes."""
+    """Return the number and the weight of samples after ``n_before`` others, by one program for all sizes."""
     n_samples = jnp.asarray(n_samples, jnp.int32)
     return Filled(n_samples, solver.batch_weight(n_before, n_samples))
 
 
 @functools.partial(jax.jit, static_argnums=1)
 def of_samples(info: Info, n_samples: int) -> Info:
-    """Without the rows that are no samples."""
+    """Drop the rows that are not samples."""
     rows = {name: getattr(info, name) for name in ("codes", "gap", "n_iter", "memory")}
     return info._replace(**jax.tree.map(lambda a: a[:n_samples], rows))
 
@@ -219,7 +219,7 @@ def _step(
     start: Array | None,
     filled: Filled | None,
 ) -> tuple[State, Info]:
-    """One step of [TSP18], algorithm 3; [ICML16], algorithm 1, with partial B."""
+    """Make one step: algorithm 3 of [TSP18], or algorithm 1 of [ICML16] with partial B."""
     dictionary, dtype = state.dictionary, state.dictionary.dtype
     size: int | Array = x_subset.shape[0]
     atoms = subset.gather(dictionary)
@@ -243,7 +243,7 @@ def _step(
     constraint = solver.constraint
     gauge_subset = constraint.gauge(atoms)
     radius = jnp.asarray(constraint.radius, dtype)
-    # Rounding may leave a little less than nothing to the features of the subset.
+    # By rounding, the difference may be slightly negative.
     outside = jnp.maximum(state.gauge - gauge_subset, 0) if not subset.is_full else jnp.zeros_like(state.gauge)
     problem = DictionaryProblem(surrogate.c, b_subset, batch, jnp.maximum(radius - outside, 0), subset)
     order_key = jax.random.fold_in(jax.random.fold_in(state.key, _TAG_ORDER), state.step)
@@ -283,10 +283,9 @@ def _follow(
     outside: Array,
     subset: Subset,
 ) -> tuple[Array, Array | None]:
-    """Gauges and Gram matrix of the new dictionary, from what changed: O(k^2 s).
+    """Update gauges and Gram matrix from the atoms on the subset before and after a step, in O(k^2 s).
 
-    Differences pile up rounding, so both are computed afresh once in many steps, at a cost that is a small part of
-    theirs.
+    Differences accumulate rounding. Both are therefore recomputed once in many steps, at little cost.
     """
     gauge = outside + solver.constraint.gauge(after)
     gram = state.gram
@@ -305,14 +304,14 @@ def _follow(
 
 @jax.jit
 def revive(solver: Configuration, key: Key, state: State, samples: Array) -> State:
-    """`OnlineFactorization.revive` after its checks."""
+    """Replace unused atoms by samples; the arguments are checked."""
     dead = dead_atoms(state.surrogate.c)
     k, m = solver.n_components, samples.shape[0]
     pool = jnp.tile(samples, (-(-k // m), 1))
     fresh = jax.vmap(solver.constraint.scale)(_orient(RandomSamples()(key, pool, k), solver.constraint))
     dictionary = jnp.where(dead[:, None], fresh, state.dictionary)
     surrogate = state.surrogate
-    # Where C, B and residuals of an atom are zero, nothing of it is left in the surrogate.
+    # Zeros in C, B and residuals remove an atom from the surrogate.
     without = lambda rows: None if rows is None else jnp.where(dead[:, None], 0, rows)  # noqa: E731
     return state._replace(
         dictionary=dictionary,
