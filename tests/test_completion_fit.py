@@ -139,7 +139,7 @@ def test_an_interrupt_returns_what_is_learned(when, capsys):
     assert found.stopped_by == "interrupt"
     assert len(found.history) == 2
     chex.assert_trees_all_equal(found.factors, fit(2).factors)
-    assert "once more" in capsys.readouterr().err
+    assert "again" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
