@@ -123,7 +123,7 @@ def fit(
         shuffle=shuffle,
         dtype=dtype if state is None else state.dictionary.dtype,
     )
-    solver, current = _begin(solver, feed, run_key) if state is None else (solver, _go_on(solver, state, feed))
+    solver, current = _begin(solver, feed, run_key) if state is None else (solver, _resume(solver, state, feed))
     del state  # the steps write into copies
     memory = _initial_memory(solver, current, feed, memory)
     if revive_every is not None and feed.n_samples is None:
@@ -216,7 +216,7 @@ def _warn_of_small_numbers(first: Array) -> None:
         )
 
 
-def _go_on(solver: OnlineFactorization, given: State, feed: Feed) -> State:
+def _resume(solver: OnlineFactorization, given: State, feed: Feed) -> State:
     if has_relative_alpha(solver.penalty):
         raise ValueError(
             "alpha is a RelativeAlpha, whose value was found at the start of the run: resume with the solver of the "
