@@ -1,7 +1,7 @@
-"""Whether all contestants solve the same problem: objectives of their codes in one dictionary, solved tightly.
+"""Check that all contestants solve the same problem: objectives of accurate codes in one dictionary.
 
-The reference is the exact LARS of SPAMS. An objective that differs by more than 1e-4 is an error: then a convention was
-misread, and times mean nothing.
+The reference is the exact LARS of SPAMS. An objective that differs by more than 1e-4 is an error. It means that a
+convention was misread, and that times can't be compared.
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 """Sparse codes of a batch in a learned dictionary of image patches.
 
-The weight l1 is a share of the median over the samples of the smallest weight that makes a code zero. The reference is
-the exact LARS of SPAMS. `tol` is handed to each library's own criterion; the gaps, relative to the objective and
-computed in float64, tell what came of it. A warm start is the exact codes for a dictionary whose atoms moved by 2 %.
-On an accelerator, where `ActiveSet` is `FISTA`, one share and more samples.
+The weight l1 is a share of the median, over the samples, of the smallest weight that makes a code zero. The reference
+is the exact LARS of SPAMS. `tol` is passed to the criterion of each library; the gaps, relative to the objective and
+computed in float64, show the accuracy that was reached. A warm start consists of the exact codes for a dictionary whose
+atoms moved by 2 %. On an accelerator, where `ActiveSet` is `FISTA`, there are one share and more samples.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,13 @@
-"""Accuracy on MovieLens 100K, all recommenders tuned by the same number of random trials.
+"""Accuracy on MovieLens 100K, with the same number of random trials to tune each recommender.
 
-Rating: root mean squared error of predictions clipped to 1..5, over random splits, a quarter to test on. Ranking:
-NDCG@10 of films rated 4 or more, a fifth of each user's left out, training films excluded. A tenth of the training part
-validates the trials; the best values are fitted to all of it, and tested once. Ranges are in `RATING` and `RANKING`;
-strengths of the two ALS of clicks are drawn from two decades each, around what is good for either.
-Peers' numbers of epochs are drawn as other values are; ours are the best ones of each trial on the validation part, up
-to `EPOCHS`. "best peer" is the best of each split, which no choice before testing would know. ``search_s`` are
-seconds of a whole search, compilation included, on one split. LIBMF is not compared: the package has no wheel.
+Rating: root mean squared error of predictions clipped to 1..5, over random splits with a quarter for the test. Ranking:
+NDCG@10 of films rated 4 or more, with a fifth of each user's for the test, and without training films. The trials are
+validated on a tenth of the training part. The best values are fitted to all of it, and tested once. Ranges are in
+`RATING` and `RANKING`; strengths of the two ALS of clicks are drawn from two decades each, around good values for
+either. The numbers of epochs of peers are drawn like other values. Ours are the best ones of each trial on the
+validation part, up to `EPOCHS`. "best peer" is the best one on each split, which can't be known before the test.
+``search_s`` is the time of a whole search with compilation, on one split. LIBMF is missing, since the package has no
+wheel.
 """
 
 import math

@@ -1,18 +1,18 @@
-"""Test error against seconds of fitting, 32 factors: ours after each epoch, the peers' in runs of 1 to 20 epochs each.
+"""Test error against seconds of fitting, 32 factors: ours after each epoch, the peers' in runs of 1 to 20 epochs.
 
-Seconds hold all of `completion.fit`, the layout of the ratings too, and of the peers' ``fit``; not the way of the
-ratings into the form that a peer takes (lists, a sparse matrix). Predictions are clipped to 1..5 and evaluated by the
-same function. Of ours there are: a first run, with compilation; later ones, of which each point is the median; and a
-first run in a process that finds the programs in JAX's cache on disk. ``compile_s`` and ``cached_first_s`` are what the
-first runs take more than later ones. ``own_best_s`` is when a contestant is within 1e-3 of its own best error.
-``to_PEER_s`` is when ours is at or below the best error of a peer, ``to_PEER_ratio`` that over the peer's
-``own_best_s``, ``first_ratio`` the same with compilation; nothing where it is not reached; ``to_peers`` in results.json
-has the seconds of each, with the cache on disk too. Surprise runs on one thread whatever is asked for. LIBMF is not
-compared: the package has no wheel.
+Seconds include all of `completion.fit`, with the layout of the ratings, and all of the peers' ``fit``. They exclude the
+conversion of the ratings to the format of a peer (lists, a sparse matrix). Predictions are clipped to 1..5 and
+evaluated by the same function. Ours has a first run, with compilation; later runs, whose median is shown; and a first
+run in a process that finds the programs in JAX's cache on disk. ``compile_s`` and ``cached_first_s`` are the additional
+seconds of the first runs. ``own_best_s`` is the time at which a contestant is within 1e-3 of its best error.
+``to_PEER_s`` is the time at which ours is at or below the best error of a peer, ``to_PEER_ratio`` its ratio to the
+peer's ``own_best_s``, and ``first_ratio`` the same with compilation; they are missing if that error is not reached.
+``to_peers`` in results.json has the seconds of each, also with the cache on disk. Surprise always runs on one thread.
+LIBMF is missing, since the package has no wheel.
 
-Values are `VALUES`, the best of a few random trials on a tenth of the training part, the same number for all but where
-it says so; ``python -m benchmarks.completion_speed`` makes them. The third problem is for ours alone: does it fit, and
-how long is an epoch.
+Values are `VALUES`, the best of a few random trials on a tenth of the training part, of the same number for all unless
+stated otherwise; ``python -m benchmarks.completion_speed`` finds them. The third problem is for ours alone. It shows
+whether the problem fits into memory, and the time of an epoch.
 """
 
 import tempfile

@@ -1,9 +1,9 @@
-"""Learning from disk: seconds to within 1 % of the best held-out objective that anyone reaches.
+"""Learning from disk: seconds to within 1 % of the best held-out objective of all contestants.
 
-One setting of jax_mmf, its defaults, for all problems; beside it the same with subsets of the features, r = 4 and
-partial B. "published" is the algorithm of the papers in NumPy with their settings, weights of exponent 0.917, batches
-of 50 (20 for the cortical series), masked codes and partial B. Seconds do not hold compilation, which ``compile_s``
-gives. Targets: at most 1/10 of the best published run, 1/3 of SPAMS.
+jax_mmf has one setting for all problems, its defaults, and the same with subsets of the features, r = 4 and partial B.
+"published" is the algorithm of the papers in NumPy with their settings: weights of exponent 0.917, batches of 50 (20
+for the cortical series), masked codes and partial B. Seconds exclude compilation, which is ``compile_s``. Targets: at
+most 1/10 of the best published run, 1/3 of SPAMS.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Held-out objective against seconds, samples and bytes: what parts that let contestants learn have in common."""
+"""Held-out objective against seconds, samples and bytes, for all parts in which contestants learn."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Each default of the library against its alternatives, one at a time: seconds to 1 % above the best of all.
 
-In memory, all contestants from the same dictionary, but where the initial one is what is compared. "defaults" are
-batches of 128, all features, one sweep of block coordinate descent after each batch, codes to a gap of 1e-3. All
-compile at the same time, on the threads of one: ``compile_s`` is of that.
+The data are in memory. All contestants start from the same dictionary, unless initial dictionaries are compared.
+"defaults" are batches of 128, all features, one sweep of block coordinate descent after each batch, and codes to a gap
+of 1e-3. All contestants compile at the same time, on the threads of one, and ``compile_s`` includes this load.
 """
 
 from collections.abc import Sequence

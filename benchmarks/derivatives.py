@@ -1,9 +1,9 @@
-"""Derivatives of codes: what a gradient in the dictionary and the samples costs beside the codes, and how good it is.
+"""Derivatives of codes: cost and accuracy of the gradient in the dictionary and the samples, relative to the codes.
 
 The loss is the sum of squares of the codes, lasso or ridge. "Forward" is the loss alone, "gradient" the loss and both
-gradients; ``backward_over_forward`` is what the gradient adds, over the forward run of the same contestant.
-``gradient_error`` is the distance to the formula of Task-Driven Dictionary Learning in float64 on the exact codes,
-relative. Samples are combinations of 10 planted atoms and noise. Target: 1.
+gradients. ``backward_over_forward`` is the additional time of the gradient over the forward time of the same
+contestant. ``gradient_error`` is the relative distance to the formula of Task-Driven Dictionary Learning, in float64 on
+the exact codes. Samples are combinations of 10 planted atoms and noise. Target: 1.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
-"""Updates of the dictionary, against the one matrix product C D that they can't do without.
+"""Updates of the dictionary, relative to the matrix product C D that all of them need.
 
-The reference is that product in JAX. One sweep of `BlockCoordinateDescent`, and one step of `ProjectedGradient`, "at
-once". "NumPy, rank-one" is the update as published, one atom after another.
+The reference is that product in JAX. The updates are one sweep of `BlockCoordinateDescent`, and one step of
+`ProjectedGradient`, called "at once". "NumPy, rank-one" is the update as published, one atom after another.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
-"""How good codes and dictionaries are, in float64 NumPy: independent of the libraries that are compared.
+"""Evaluation of codes and dictionaries in float64 NumPy, independent of the libraries that are compared.
 
-The problem of a sample, throughout: ``min_a 1/2 |x - a D|^2 + l1 |a|_1 + l2 / 2 |a|_2^2``, optionally with ``a >= 0``.
+The problem of a sample is always ``min_a 1/2 |x - a D|^2 + l1 |a|_1 + l2 / 2 |a|_2^2``, optionally with ``a >= 0``.
 """
 
 from typing import Any, NamedTuple

@@ -1,7 +1,7 @@
-"""The first update of a process, compilation included, and that of a second process that finds the compiled program.
+"""The first update of a process with compilation, and that of a second process that finds the compiled program.
 
-Seconds are of the first call in a new process. ``programs`` counts the steps that were compiled: for a path of 20
-weights of the penalty, and for a `jax_mmf.fit` whose last batch is ragged. Targets: 3 s, and 0.5 s with the persistent
+Seconds are those of the first call in a new process. ``programs`` is the number of compiled steps, for a path of 20
+weights of the penalty, and for a `jax_mmf.fit` with a short last batch. Targets: 3 s, and 0.5 s with the persistent
 cache of JAX.
 """
 

@@ -1,9 +1,9 @@
 """Factories of contestants that learn a dictionary from a .npy file of samples.
 
-Their runs give ``dictionaries`` ``(m, k, p)`` at m moments, with ``seconds``, ``n_samples`` and ``bytes_read`` ``(m,)``
-until then, so that the parent can evaluate them outside of the timed part. The clock stands still while a dictionary is
-copied. ``penalty`` is ``{"l1", "l2", "nonneg"}``; ``ball`` is "l1" or "l2", of radius ``radius`` in the l1 or the
-squared l2 norm, or "l2, nonneg" with non-negative atoms; ``init`` is the path of the dictionary to start from.
+Their runs return ``dictionaries`` ``(m, k, p)`` at m times, and ``seconds``, ``n_samples`` and ``bytes_read`` ``(m,)``
+up to these times. The parent evaluates them outside of the timed part. The clock stops while a dictionary is copied.
+``penalty`` is ``{"l1", "l2", "nonneg"}``; ``ball`` is "l1" or "l2", of radius ``radius`` in the l1 or the squared l2
+norm, or "l2, nonneg" with non-negative atoms; ``init`` is the path of the initial dictionary.
 """
 
 import os

@@ -1,8 +1,8 @@
-"""Which forgetting: samples to within 1 % of the best held-out objective that any rule reaches.
+"""Forgetting rules: samples to within 1 % of the best held-out objective of all rules.
 
-All features in every step, and batches of one size for a problem: samples stand for time, whatever else the machine
-does. ``c`` is `ScaledForgetting`, ``u`` is `PowerForgetting`. Target: one rule within 10 % of the best one on each
-problem.
+Every step uses all features, and batches have one size per problem. The number of samples therefore measures the time,
+independently of the load of the machine. ``c`` is `ScaledForgetting`, ``u`` is `PowerForgetting`. Target: one rule
+within 10 % of the best one on each problem.
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
-"""Races between contestants that run in processes of their own.
+"""Races between contestants, each in a separate process.
 
-A contestant is a factory, ``"module:function"``, and its arguments. The factory loads and prepares in the worker,
-untimed, and returns ``run``, or ``(run, finish)``: ``run()`` is timed, ``finish(what it returned)`` is not. What comes
-out is a dict: NumPy arrays in it go to the parent as files, the rest as JSON. A ``scale`` in it multiplies the seconds,
-for contestants that solve a part of a problem only.
+A contestant is a factory, ``"module:function"``, and its arguments. The factory loads and prepares the data in the
+worker, untimed, and returns ``run``, or ``(run, finish)``: ``run()`` is timed, ``finish(result of run)`` is not. The
+final result is a dict. Its NumPy arrays go to the parent as files, the rest as JSON. A ``scale`` in it multiplies the
+seconds, for contestants that solve only a part of a problem.
 
-All contestants stay alive while a race lasts, and take turns: a change of the machine's speed falls on all alike.
+All contestants stay alive during a race and take turns, so that changes of the machine's speed affect them equally.
 """
 
 import contextlib

@@ -1,10 +1,9 @@
 """Each kernel of a step against its roofline: the time that its FLOPs and bytes take at the speeds of the machine.
 
-FLOPs and bytes are those that the mathematics needs, counted once; the speeds are those of a square matrix product and
-of a copy of large arrays, both in JAX in the same race. ``roofline`` is the share of the kernel's time that these
-bounds account for: 1 is the best there is. Coordinate descent is given as one sweep. The dictionary is updated by
-`BlockCoordinateDescent`, or by `ProjectedGradient`, at once. Problems are larger on an accelerator, whose launches cost
-some microseconds each.
+FLOPs and bytes are the minimum that the mathematics needs. The speeds are those of a square matrix product and of a
+copy of large arrays, both in JAX in the same race. ``roofline`` is the share of the kernel's time that these bounds
+explain; 1 is optimal. Coordinate descent is one sweep. The dictionary is updated by `BlockCoordinateDescent`, or by
+`ProjectedGradient`, called "at once". Problems are larger on an accelerator, where each launch costs some microseconds.
 """
 
 from collections.abc import Callable, Sequence

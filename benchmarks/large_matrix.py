@@ -1,7 +1,7 @@
 """Peak memory of `jax-mmf fit` and `encode` on a real matrix, as its number of samples grows.
 
-The 16 x 16 patches of the Indian Pines scene (p = 51,200) are written to HDF5, some of them and all (3.5 GB in
-float32); each command runs in a process of its own, whose peak resident memory the system reports.
+The 16 x 16 patches of the Indian Pines scene (p = 51,200) are written to HDF5, first some of them, then all (3.5 GB in
+float32). Each command runs in a separate process, whose peak resident memory the system reports.
 
     python benchmarks/large_matrix.py [--folder DIR]
 """

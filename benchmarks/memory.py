@@ -1,7 +1,7 @@
-"""Memory of one compiled step: what it needs beside its arguments, from the program itself.
+"""Memory of one compiled step in addition to its arguments, as the compiled program reports it.
 
-``over`` is peak / (dictionary + B + batch) - 1, where the peak is that of XLA: arguments, outputs that do not reuse
-them, and temporary arrays. The state is donated. Target: 0.25.
+``over`` is peak / (dictionary + B + batch) - 1. The peak of XLA consists of arguments, outputs that do not reuse their
+memory, and temporary arrays. The state is donated. Target: 0.25.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,8 +1,8 @@
-"""Learning a dictionary of image patches, lasso codes and l2 atoms: seconds to the objective that SPAMS ends at.
+"""Learning a dictionary of image patches, lasso codes and l2 atoms: seconds to the final objective of SPAMS.
 
-The target is the objective, on patches from parts of the pictures that nobody learns from, at the end of the best run
-of SPAMS over its sizes of mini-batches. ``compile_s`` is what jax_mmf compiles before it starts, which its seconds do
-not hold. Targets: at most 1/2 of the seconds of SPAMS, 1/4 of those of scikit-learn.
+The target is the objective at the end of the best run of SPAMS over its sizes of mini-batches, on patches from held-out
+parts of the pictures. ``compile_s`` is the time of compilation of jax_mmf, which its seconds exclude. Targets: at most
+1/2 of the seconds of SPAMS, 1/4 of those of scikit-learn.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,11 @@
-"""Factories of contestants. Each brings the conventions of a library to one problem, sample by sample::
+"""Factories of contestants. Each adapts the conventions of a library to one problem per sample::
 
     min_a 1/2 |x - a D|^2 + l1 |a|_1 + l2 / 2 |a|_2^2,     optionally with a >= 0.
 
-Code factories take paths of a dictionary ``(k, p)`` and of samples ``(b, p)``; their runs give ``codes`` ``(b, k)``.
-Each stops by a criterion of its own library: a duality gap to which ``tol`` is handed as it is, or a violation of the
-optimality conditions, then ``tol`` is relative to l1. The report tells the duality gaps that came of it. LARS is exact.
+Code factories take paths of a dictionary ``(k, p)`` and of samples ``(b, p)``; their runs return ``codes`` ``(b, k)``.
+Each stops by the criterion of its library: a duality gap, for which ``tol`` is used unchanged, or a violation of the
+optimality conditions, for which ``tol`` is relative to l1. The report has the duality gaps of the results. LARS is
+exact.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Problems as .npy files, made once and kept in a cache: all contestants read the same bytes.
+"""Problems as .npy files, made once and kept in a cache, so that all contestants read the same bytes.
 
-Each function returns a dict of paths. Pictures come with scikit-image, the scene with tensorly (CC BY), the fMRI series
-with brainspace (BSD-3).
+Each function returns a dict of paths. The pictures are part of scikit-image, the scene of tensorly (CC BY), the fMRI
+series of brainspace (BSD-3).
 """
 
 import gzip

@@ -1,7 +1,7 @@
-"""Recommenders of all libraries as `completion.fitted.Fitted`, so that one evaluation serves all, and their ratings.
+"""Recommenders of all libraries as `completion.Fitted`, so that one evaluation serves all, and their ratings.
 
-`learn` takes ratings, values by name and, of ours, maybe validation ratings that the number of epochs comes from. What
-a library predicts for a user or item without training ratings is the mean and the bias of the other one, everywhere.
+`learn` takes ratings, values by name and, for our models, optional validation ratings that determine the number of
+epochs. For a user or item without training ratings, all models predict the mean plus the bias of the other one.
 """
 
 import warnings

@@ -1,7 +1,7 @@
-"""Records to results.json, figures and a report in Markdown; parts that were not run are kept from before.
+"""Results as results.json, figures and a report in Markdown; parts that were not run keep their earlier results.
 
 A record is a dict: part, problem, setting, threads, contestant; seconds and ratio (summaries), first_seconds,
-peak_rss_bytes, quality (numbers by name), result; or error. What else a part puts into it stays in results.json.
+peak_rss_bytes, quality (numbers by name), result; or error. Other fields of a record appear in results.json only.
 """
 
 import json

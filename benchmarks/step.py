@@ -1,7 +1,8 @@
-"""One donated step of learning from a mini-batch in memory, against the reduction r: does it cost r times less?
+"""Time of one learning step on a mini-batch in memory, against the reduction r: does it cost r times less?
 
-Ridge codes, k = b = 64, `BlockCoordinateDescent`; on an accelerator also `ProjectedGradient`, "at once". The reference
-is the step at r = 1. Targets with partial B: 1/9 of it at r = 12, 1/16 at r = 24.
+The state is donated. Codes are ridge codes with k = b = 64, and the dictionary is updated by `BlockCoordinateDescent`;
+on an accelerator also by `ProjectedGradient`, called "at once". The reference is the step at r = 1. Targets with
+partial B: 1/9 of it at r = 12, 1/16 at r = 24.
 """
 
 from collections.abc import Callable, Sequence

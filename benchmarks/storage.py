@@ -1,12 +1,13 @@
-"""Learning from slow storage: what partial reads are worth.
+"""Learning from slow storage: the benefit of partial reads.
 
-The reader sleeps until its bytes would have come at the speed named: no device is slow here. The file is one of
-`jax_mmf.io.write_permuted`, so that a step at r > 1 with partial B reads 1/r of a sample in a few pieces. Ridge codes,
-l1 atoms, consecutive frames correlated. Forgetting is the default, or that of `ScaledForgetting(c)`. The target is the
-best objective of all + 1 %.
+Slow storage is simulated: the reader sleeps until its bytes would have arrived at the named speed. The file was written
+by `jax_mmf.io.write_permuted`, so that a step at r > 1 with partial B reads 1/r of a sample in a few pieces. Codes are
+ridge codes, atoms are in an l1 ball, and consecutive frames are correlated. Forgetting is the default, or
+`ScaledForgetting(c)`. The target is the best objective of all + 1 %.
 
-"Least" is no method but an estimate of what any of them needs: codes of a dictionary that was learned from all samples,
-and the best atoms for the products of these codes with what was read; seconds of reading alone.
+"Least" is not a method, but an estimate of what every method needs. It takes the codes of a dictionary that was learned
+from all samples, and the best atoms for the products of these codes with the data read so far. Its seconds are those of
+reading alone.
 """
 
 import time

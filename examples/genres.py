@@ -1,13 +1,13 @@
 """New films from three ratings and their genres: a prior of item factors, learned by gradients through the fold-in.
 
-A recommender has learned the tastes of users from the ratings of known films (MovieLens 100K). A new film comes with
-its genres and a few ratings, from which bias and factors are solved for: a ridge problem, and a differentiable one.
-Ridge pulls the factors of all new films towards zero. Here it pulls them to what the genres say, ``genres @ W``, and
-the bias to ``genres @ v``. W, v and the strengths of both pulls are what makes the other ratings of known films come
-out best, if these were new: `jax.grad` of that error goes through the ridge solutions, to an optax optimiser.
+A recommender has learned the tastes of users from the ratings of known films (MovieLens 100K). A new film has genres
+and a few ratings, from which a differentiable ridge problem gives its bias and factors. Plain ridge shrinks the factors
+of all new films towards zero. Here it shrinks them towards a prediction from the genres, ``genres @ W``, and the bias
+towards ``genres @ v``. W, v and the strengths of both penalties are learned with optax: known films are treated as new,
+and `jax.grad` differentiates the error of their other ratings through the ridge solutions.
 
-Films that took no part in any of it are predicted with 2 % less error than without genres, by the same ridge with
-strengths that were learned the same way.
+On films that were never used before, the error is 2 % lower than without genres, where the strengths of ridge were
+learned in the same way.
 
     pip install --no-deps recbole
     python examples/genres.py --figure genres.png
@@ -23,13 +23,13 @@ import optax
 
 from jax_mmf import completion
 
-GIVEN = 3  # ratings that a new film has
-TARGETS = 40  # at most, of a film, that are to be predicted
+GIVEN = 3  # ratings of a new film
+TARGETS = 40  # largest number of ratings to predict per film
 COMPONENTS = 8
 
 
 def films(ratings, items, key):
-    """Names of the genres, shares of each film in them ``(n_items, g)``, and which films are new ``(n_items,)``."""
+    """Return names of genres, shares of each film in them ``(n_items, g)``, and which films are new ``(n_items,)``."""
     names = sorted({name for genres in items.genres for name in genres})
     rows = items.ids.positions(ratings.item_ids.values)
     genres = np.array([[name in items.genres[row] for name in names] for row in rows], np.float32)
@@ -38,10 +38,11 @@ def films(ratings, items, key):
 
 
 def episodes(ratings, chosen, rng):
-    """For films with enough ratings: numbers ``(m,)``, and users and values of some given ratings and of others.
+    """Split the ratings of films with enough ratings into a few given ones and others to predict.
 
     Returns:
-      film numbers, given users, given values ``(m, GIVEN)``, target users, target values and weights ``(m, TARGETS)``.
+      film numbers ``(m,)``; users and values of given ratings ``(m, GIVEN)``; users, values and weights of target
+      ratings ``(m, TARGETS)``.
     """
     rows = []
     for film in np.flatnonzero(chosen):
@@ -57,16 +58,16 @@ def episodes(ratings, chosen, rng):
 
 
 def predictions(parameters, state, genres, given_users, given_values, users):
-    """Ratings of new films ``(m, t)`` by some users, from a few ratings and genres ``(m, g)``."""
+    """Predict ratings ``(m, t)`` of new films by some users, from a few ratings and genres ``(m, g)``."""
     side = state.users
-    # The prior comes first, and ridge on what it leaves.
+    # Ridge solves for what the prior leaves unexplained.
     prior, prior_bias = genres @ parameters["W"], genres @ parameters["v"]
     at_prior = lambda users: prior_bias[:, None] + jnp.einsum("mtk,mk->mt", side.factors[users], prior)  # noqa: E731
     model = completion.ExplicitALS(
         COMPONENTS, jnp.exp(parameters["log_alpha"]), bias_alpha=jnp.exp(parameters["log_bias_alpha"]), scaling=0.0
     )
     rows = completion.padded_rows(given_users, given_values - at_prior(given_users))
-    items = state._replace(items=side, users=state.items)  # films are what is folded in here, so users are the columns
+    items = state._replace(items=side, users=state.items)  # films are folded in, so users are the columns
     factors, bias = model.fold_in(items, rows)
     own = jnp.einsum("mtk,mk->mt", side.factors[users], factors) + bias[:, None]
     return state.mean + side.bias[users] + at_prior(users) + own
@@ -80,7 +81,7 @@ def error(parameters, state, genres, data):
 
 
 def learn(state, genres, train, n_steps, with_genres):
-    """Parameters by Adam on the error of known films as if they were new; without genres, of the strengths only."""
+    """Learn the parameters by Adam from known films treated as new; without genres, the strengths only."""
     g = genres.shape[1]
     parameters = {
         "W": jnp.zeros((g, COMPONENTS)), "v": jnp.zeros(g), "log_alpha": jnp.log(0.1), "log_bias_alpha": jnp.log(3.0)
@@ -116,7 +117,7 @@ def main(quick=False, figure=None):
     train = episodes(ratings, ~new, rng)
     test = episodes(ratings, new, rng)
     n_steps = 60 if quick else 300
-    # The users are what they are; nothing of them is learned here.
+    # The users stay fixed.
     state = jax.lax.stop_gradient(fitted.state)
     plain = learn(state, genres, train, n_steps, with_genres=False)
     prior = learn(state, genres, train, n_steps, with_genres=True)
@@ -138,7 +139,7 @@ def draw(path, found):
     ordered = sorted(found["bias of genre"].items(), key=lambda pair: pair[1])
     axes[0][0].barh([name for name, _ in ordered], [value for _, value in ordered], color=COLORS[2])
     axes[0][0].axvline(0, color="0.6", lw=0.8)
-    axes[0][0].set(xlabel="what a genre adds to the rating of a film that nobody has seen, in stars")
+    axes[0][0].set(xlabel="effect of a genre on the rating of a film without ratings, in stars")
     title = f"{found['new films']} new films, {GIVEN} ratings each: RMSE {found['without genres']:.3f}"
     fig.suptitle(f"{title}, with genres {found['with genres']:.3f}", fontsize=10)
     save_figure(fig, path)

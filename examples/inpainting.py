@@ -1,16 +1,17 @@
-"""Inpainting a photograph half of whose pixels are missing, with a dictionary trained to predict pixels it cannot see.
+"""Inpainting of a photograph with half of its pixels missing, by a dictionary trained to predict hidden pixels.
 
-Every 8 x 8 patch has a mask of its own: `mmf.encode(..., mask=mask)` finds the code that explains the observed pixels,
-and the dictionary says what the others must be. Overlapping patches are averaged. Two dictionaries:
+Every 8 x 8 patch has its own mask: `mmf.encode(..., mask=mask)` finds the code that explains the observed pixels, and
+the dictionary predicts the others. Overlapping patches are averaged. There are two dictionaries:
 
 - "before": learned on patches of another photograph;
-- "after": from there, trained on the picture itself. In each step some of the observed pixels are hidden from the
-  codes, and the gradient of the error on these, through the codes, moves the atoms and the strength of the penalty.
-  Neither the dictionary nor alpha ever hears of a pixel that is missing.
+- "after": trained further on the picture itself. Each step hides some of the observed pixels from the codes. The
+  gradient of the error on these pixels, through the codes, updates the atoms and the strength of the penalty. Missing
+  pixels are never used.
 
-Compared with two ways that assume a smooth picture: biharmonic inpainting (scikit-image) and total variation. Found on
-a temple with much detail, PSNR in dB: total variation 21.1, biharmonic 21.5, dictionary 23.2 before and 24.8 after.
-Where detail does not repeat there is less to win: on a crop of foliage 24.3, 24.0, 24.7, and again 24.7 after.
+They are compared with two methods that assume a smooth picture: biharmonic inpainting (scikit-image) and total
+variation. On a temple with much detail, the PSNR in dB is: total variation 21.1, biharmonic 21.5, dictionary 23.2
+before and 24.8 after. If detail does not repeat, there is less to gain: on a crop of foliage, 24.3, 24.0, 24.7, and
+24.7 after.
 
     python examples/inpainting.py --figure inpainting.png
 """
@@ -31,29 +32,29 @@ import jax_mmf as mmf
 SIDE, N_ATOMS, HIDDEN = 8, 64, 0.2
 RATES = {"dictionary": 0.01, "log_alpha": 0.03}  # step sizes of Adam
 CONSTRAINT = mmf.L2Ball()
-CODES = mmf.CoordinateDescent(tol=1e-4, max_iter=300)  # a pixel needs no more digits than this
+CODES = mmf.CoordinateDescent(tol=1e-4, max_iter=300)  # accurate enough for pixels
 
 
 def photograph(name):
-    """A grey photograph, from 0 (black) to 1 (white)."""
+    """Load a grey photograph, from 0 (black) to 1 (white)."""
     return (load_sample_image(name) @ np.array([0.299, 0.587, 0.114]) / 255).astype(np.float32)
 
 
 def cut(image, stride):
-    """Patches of an image, all of them with a stride of 1: ``(n, 64)``."""
+    """Cut an image into patches ``(n, 64)``; a stride of 1 gives all of them."""
     return sliding_window_view(image, (SIDE, SIDE))[::stride, ::stride].reshape(-1, SIDE**2)
 
 
 def average(patches, shape, stride):
-    """The image whose pixels are the means over all patches that they are in."""
+    """Return the image whose pixels are means over all patches that contain them."""
     pixels = cut(np.arange(np.prod(shape)).reshape(shape), stride)
     total = np.bincount(pixels.ravel(), np.asarray(patches).ravel())
     return (total / np.bincount(pixels.ravel())).reshape(shape).astype(np.float32)
 
 
 def predict(params, x, mask):
-    """Whole patches from their observed pixels."""
-    # One more atom, which is constant and costs nothing: the brightness of a patch.
+    """Predict whole patches from their observed pixels."""
+    # An additional constant atom without penalty stands for the brightness of a patch.
     dictionary = jnp.concatenate([jnp.full((1, SIDE**2), 1 / SIDE), params["dictionary"]])
     alphas = jnp.full(N_ATOMS + 1, jnp.exp(params["log_alpha"])).at[0].set(0)
     codes = mmf.encode(dictionary, x, mmf.Lasso(alphas), mask=mask, solver=CODES)
@@ -86,14 +87,14 @@ def refine(params, x, mask, key, n_steps):
 
 @jax.jit
 def fill_patches(params, x, mask):
-    """All patches, 512 at a time: each has a Gram matrix of its own, and all at once would not fit."""
+    """Predict all patches, 512 at a time: each has its own Gram matrix, and all of them would not fit in memory."""
     padded = [jnp.pad(a, [(0, -len(a) % 512), (0, 0)]).reshape(-1, 512, SIDE**2) for a in (x, mask)]
     return jax.lax.map(lambda batch: predict(params, *batch), tuple(padded)).reshape(-1, SIDE**2)[: len(x)]
 
 
 @jax.jit
 def total_variation(observed, mask):
-    """The picture of least total variation that has the observed pixels (Chambolle and Pock 2011)."""
+    """Return the picture of least total variation with the observed pixels (Chambolle and Pock 2011)."""
 
     def slopes(u):
         return jnp.stack([jnp.diff(u, axis=0, append=u[-1:]), jnp.diff(u, axis=1, append=u[:, -1:])])
@@ -118,7 +119,7 @@ def psnr(image, truth):
 
 
 def main(quick: bool = False, figure: Path | None = None) -> dict:
-    """Inpaint a crop in four ways; returns their PSNR."""
+    """Inpaint a crop in four ways; return their PSNR."""
     from skimage.restoration import inpaint_biharmonic
 
     stride, n_steps = (2, 50) if quick else (1, 250)
@@ -156,7 +157,7 @@ def main(quick: bool = False, figure: Path | None = None) -> dict:
 
 
 def plot(path, images, found):
-    """The pictures, side by side."""
+    """Draw the pictures side by side."""
     from jax_mmf.plotting import new_figure, save_figure
 
     fig, axes = new_figure(2, 3, figsize=(7.1, 5.2))

@@ -1,6 +1,6 @@
-"""Codes along a path of alpha, and what `jax.grad` says at the kinks: the conventions of docs/derivatives.md, drawn.
+"""Codes along a path of alpha, and their derivatives at the kinks, which follow the conventions of docs/derivatives.md.
 
-A sample in a dictionary of 6 atoms; then the same sample in a dictionary with two copies of an atom.
+The first dictionary has 6 atoms. The second one has a copy of one of them too.
 """
 
 import argparse
@@ -15,18 +15,18 @@ COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 
 
 def main(quick: bool = False, figure: Path | None = None) -> dict:
-    """Print and draw; `quick` takes fewer points."""
+    """Print and draw the derivatives; ``quick`` takes fewer points."""
     key_d, key_x = jax.random.split(jax.random.key(1))
     dictionary = jax.random.normal(key_d, (6, 8)) / jnp.sqrt(8)
     x = jax.random.normal(key_x, (8,))
     alphas = jnp.linspace(0.01, 1.1 * float(mmf.alpha_max(dictionary, x)), 40 if quick else 400)
-    descent = mmf.CoordinateDescent()  # which keeps both copies where it finds them; `ActiveSet` keeps one
+    descent = mmf.CoordinateDescent()  # keeps both copies if both are in the start; `ActiveSet` keeps one
     code = lambda alpha, atoms, init=None: mmf.encode(atoms, x, mmf.Lasso(alpha), init=init, solver=descent)  # noqa: E731
 
     path = jax.jit(jax.vmap(lambda a: (code(a, dictionary), jax.jacfwd(code)(a, dictionary))))
     codes, slopes = path(alphas)
-    # A copy of the atom that is active longest. Codes are not unique then; from half of the code in each copy, there is
-    # nothing left to do for the solver, and both are in the support.
+    # Copy the atom that is active longest. Codes are then not unique. Starting from half of the code in each copy, the
+    # solver is already at a solution, with both copies in the support.
     j = int(jnp.argmax(jnp.sum(codes != 0, 0)))
     twice = jnp.concatenate([dictionary, dictionary[j : j + 1]])
     halves = jnp.append(code(0.2, dictionary), 0.0).at[jnp.array([j, 6])].set(code(0.2, dictionary)[j] / 2)
@@ -44,7 +44,7 @@ def main(quick: bool = False, figure: Path | None = None) -> dict:
 
 
 def draw(alphas, codes, slopes, copies, figure):
-    """Codes, their derivatives, and the derivatives of two copies."""
+    """Draw the codes, their derivatives, and the derivatives of two copies."""
     import matplotlib.pyplot as plt
 
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.4), width_ratios=(3, 3, 1.6), layout="constrained")

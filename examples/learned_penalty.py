@@ -1,13 +1,13 @@
-"""The strength of a penalty by its gradient, against grid search; and a strength per atom, which no grid could search.
+"""The strength of a penalty by gradients instead of grid search, and a strength per atom, too many for any grid.
 
 Patches of photographs (scikit-learn's, 8 x 8) are denoised by their lasso codes in an overcomplete cosine dictionary.
-How strong should the penalty be? The squared error to clean training patches is a function of alpha, and a gradient
+How strong should the penalty be? The squared error on clean training patches is a function of alpha, and a gradient
 through `mmf.encode` is its derivative:
 
-- one alpha: the zero of the derivative in log alpha, by false position, from a first guess far off. It takes 6 solves
-  to do as well as the best of a grid of 50;
-- one alpha per atom: gradient descent on all of them, from there. Found: 4.2 % less error on held-out patches, and a
-  weaker penalty on low frequencies.
+- one alpha: false position finds the zero of the derivative in log alpha, from a poor first guess. It takes 6 solves to
+  do as well as the best of a grid of 50;
+- one alpha per atom: gradient descent on all of them, from there. The error on held-out patches is 4.2 % lower, and the
+  penalty on low frequencies is weaker.
 
     python examples/learned_penalty.py --figure learned_penalty.png
 """
@@ -27,7 +27,7 @@ NOISE = 0.1  # standard deviation, where black is 0 and white is 1
 
 
 def photograph_patches():
-    """All patches of two grey photographs that do not overlap, in random order: ``(8480, 64)``."""
+    """Return the non-overlapping patches of two grey photographs, in random order: ``(8480, 64)``."""
     patches = []
     for name in ("china.jpg", "flower.jpg"):
         grey = load_sample_image(name)[:424] @ np.array([0.299, 0.587, 0.114]) / 255
@@ -36,7 +36,7 @@ def photograph_patches():
 
 
 def cosines():
-    """Overcomplete cosine dictionary: products of 11 frequencies in each direction, without the constant: (120, 64)."""
+    """Return an overcomplete dictionary ``(120, 64)``: products of 11 cosines per direction, except the constant."""
     waves = np.cos(np.pi / 11 * np.arange(11)[:, None] * np.arange(8))
     waves[1:] -= waves[1:].mean(1, keepdims=True)
     waves /= np.linalg.norm(waves, axis=1, keepdims=True)
@@ -46,19 +46,19 @@ def cosines():
 @jax.jit
 @jax.value_and_grad
 def error_and_slopes(log_alphas, dictionary, noisy, clean):
-    """Squared error of denoised patches around their means, and its derivative in the log alpha of each atom."""
+    """Return the squared error of denoised, centred patches, and its derivative in the log alpha of each atom."""
     codes = mmf.encode(dictionary, noisy, mmf.Lasso(jnp.exp(log_alphas)))
     return jnp.mean(jnp.sum((clean - mmf.decode(dictionary, codes)) ** 2, 1))
 
 
 def minimise(function, start, stride=1.5, tolerance=0.02, max_solves=15):
-    """Minimum over a scalar by the sign and the size of the derivative: strides downhill, then false position.
+    """Minimise over a scalar by the sign and the size of the derivative: strides downhill, then false position.
 
-    Not Newton's method: where an atom enters or leaves a code, the derivative jumps. The second derivative is that
-    between the jumps, and misses what the jumps of many patches add up to.
+    Newton's method would fail. The derivative jumps where an atom enters or leaves a code, and the second derivative
+    does not include these jumps, which add up over many patches.
 
     Returns:
-      what was evaluated, in order, as ``(point, value)``.
+      the evaluated pairs ``(point, value)``, in order.
     """
     point, visited, ends, side = start, [], {}, None
     for _ in range(max_solves):
@@ -66,7 +66,7 @@ def minimise(function, start, stride=1.5, tolerance=0.02, max_solves=15):
         visited.append((point, value))
         previous, side = side, slope > 0
         if side == previous and len(ends) == 2:
-            # The other end stays a second time: halve its slope, or it would hold up the rest (the Illinois rule).
+            # If the other end stays a second time, halve its slope, since convergence would be slow (Illinois rule).
             ends[not side] = (ends[not side][0], ends[not side][1] / 2)
         ends[side] = (point, slope)
         if len(ends) == 1:
@@ -81,7 +81,7 @@ def minimise(function, start, stride=1.5, tolerance=0.02, max_solves=15):
 
 
 def descend(log_alphas, n_steps, *data):
-    """One alpha per atom, by Adam on their logarithms, which keeps them positive."""
+    """Learn one alpha per atom by Adam on the logarithms, which keeps them positive."""
     optimiser = optax.adam(optax.cosine_decay_schedule(0.1, n_steps))
     state, update = optimiser.init(log_alphas), jax.jit(optimiser.update)
     for _ in range(n_steps):
@@ -91,7 +91,7 @@ def descend(log_alphas, n_steps, *data):
 
 
 def main(quick: bool = False, figure: Path | None = None) -> dict:
-    """Find alpha by grid and by gradient, and an alpha per atom; returns errors and numbers of solves."""
+    """Find alpha by grid and by gradient, and an alpha per atom; return errors and numbers of solves."""
     n_patches, n_steps = (500, 30) if quick else (2000, 100)
     clean = photograph_patches()
     noisy = clean + NOISE * np.random.default_rng(1).standard_normal(clean.shape, np.float32)
@@ -102,7 +102,7 @@ def main(quick: bool = False, figure: Path | None = None) -> dict:
     held_out = dictionary, noisy[-n_patches:], clean[-n_patches:]
 
     def with_one_alpha(log_alpha, data=data):
-        """Error and derivative where all atoms have the same alpha: by the chain rule, the sum of theirs."""
+        """Return error and derivative if all atoms share one alpha: by the chain rule, the sum of their derivatives."""
         value, slopes = error_and_slopes(jnp.full(len(dictionary), log_alpha, jnp.float32), *data)
         return float(value), float(slopes.sum())
 
@@ -119,7 +119,7 @@ def main(quick: bool = False, figure: Path | None = None) -> dict:
     print(f"held-out error:     one alpha {held_out_scalar:.5f}, one per atom {held_out_atoms:.5f}", end=" ")
     print(f"({1 - held_out_atoms / held_out_scalar:.1%} less)")
     assert train_error < 1.01 * grid_errors.min(), "the gradient should find what the grid finds"
-    assert held_out_atoms < held_out_scalar, "an alpha per atom should help on patches that it has not seen"
+    assert held_out_atoms < held_out_scalar, "an alpha per atom should help on held-out patches"
     if figure is not None:
         plot(figure, grid, grid_errors, visited, np.exp(log_alphas))
     return {
@@ -133,7 +133,7 @@ def main(quick: bool = False, figure: Path | None = None) -> dict:
 
 
 def plot(path, grid, grid_errors, visited, alphas):
-    """The error against alpha with the points that were visited, and the alphas of the atoms."""
+    """Draw the error against alpha with the evaluated points, and the alphas of the atoms."""
     from jax_mmf.plotting import COLORS, new_figure, save_figure
 
     fig, axes = new_figure(1, 2, figsize=(7.7, 3.2))

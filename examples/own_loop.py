@@ -1,6 +1,6 @@
-"""A loop of your own on data that never exist as a whole: a drifting stream, constant forgetting, features by subset.
+"""A custom training loop on a stream that is never stored, with constant forgetting and subsets of the features.
 
-Each mini-batch is made on the spot; its generator is asked for the features of the step's subset only.
+Each mini-batch is generated when it is needed, and only on the features of the step's subset.
 """
 
 import jax
@@ -15,7 +15,7 @@ truth = truth / jnp.linalg.norm(truth, axis=1, keepdims=True)
 
 @jax.jit
 def samples(step, indices):
-    """A mini-batch on some features: sparse non-negative mixtures of six hidden parts, and noise."""
+    """Generate a mini-batch on some features: sparse non-negative mixtures of six hidden parts, plus noise."""
     key = jax.random.fold_in(jax.random.key(2), step)
     codes = jax.random.exponential(key, (BATCH, K)) * (jax.random.uniform(jax.random.fold_in(key, 1), (BATCH, K)) < 0.4)
     noise = 0.005 * jax.random.normal(jax.random.fold_in(key, 2), (BATCH, P))
@@ -26,7 +26,7 @@ solver = mmf.OnlineFactorization(
     n_components=K,
     penalty=mmf.Lasso(0.05, nonneg=True),
     constraint=mmf.L2Ball(nonneg=True),
-    subset=mmf.BlockSubset(reduction=10),  # the features of this stream are in no order already
+    subset=mmf.BlockSubset(reduction=10),  # the features of this stream are already in random order
     partial_b=True,
     forgetting=mmf.ConstantForgetting(1e-3),
     initialization=mmf.KMeansPlusPlus(),

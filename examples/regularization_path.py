@@ -1,6 +1,6 @@
-"""A whole regularisation path in one call: `jax.vmap` over alpha.
+"""A whole regularisation path in one call, by `jax.vmap` over alpha.
 
-Learns dictionaries of handwritten digits (scikit-learn's, 8 x 8) at 12 strengths of the lasso at once.
+The example learns dictionaries of handwritten digits (scikit-learn's, 8 x 8) at 12 strengths of the lasso together.
 """
 
 import jax
@@ -16,7 +16,7 @@ train, test = x[:1536].reshape(12, 128, 64), x[1536:]
 
 @jax.jit
 def learn(alpha):
-    """Two epochs of online dictionary learning, as one program."""
+    """Do two epochs of online dictionary learning in one program."""
     solver = mmf.OnlineFactorization(n_components=32, penalty=mmf.Lasso(alpha), constraint=mmf.L2Ball())
     state = solver.init(jax.random.key(0), samples=train[0])
     state, _ = jax.lax.scan(solver.update, state, jnp.concatenate([train, train]))

@@ -1,9 +1,9 @@
-"""Sparse coding as a layer of an Equinox network, learned end to end with its dictionary and its strength of penalty.
+"""Sparse coding as a layer of an Equinox network, whose dictionary and penalty strength are learned end to end.
 
-As is usual in Equinox, the layer is written for one sample, and `jax.vmap` makes it one for a batch: `jax_mmf.encode`
-turns the `vmap` into a batch of its own. Two networks classify handwritten digits (scikit-learn's, 8 x 8): one whose
-layer solves for the codes and differentiates the solution implicitly (the default), and one whose layer is ten proximal
-steps, differentiated one by one (`UnrolledFISTA`).
+As usual in Equinox, the layer is written for one sample, and `jax.vmap` applies it to a batch: `jax_mmf.encode` turns
+the `vmap` into one batch. Two networks classify handwritten digits (scikit-learn's, 8 x 8). The layer of the first one
+solves for the codes and differentiates the solution implicitly (the default). The layer of the second one is ten
+proximal steps, which are differentiated one by one (`UnrolledFISTA`).
 
 Needs equinox: pip install equinox scikit-learn
 """
@@ -20,14 +20,14 @@ from sklearn.datasets import load_digits
 
 import jax_mmf as mmf
 
-project = jax.vmap(mmf.L2Ball().project)  # each atom on its own
+project = jax.vmap(mmf.L2Ball().project)  # projects each atom
 
 
 class SparseCoding(eqx.Module):
     """Codes ``(k,)`` of a sample ``(p,)``. ``solver=None`` solves exactly."""
 
     dictionary: jax.Array
-    log_alpha: jax.Array  # the logarithm, so that a strength that is learned stays positive
+    log_alpha: jax.Array  # the logarithm, so that the learned strength stays positive
     solver: mmf.CodeSolver | None = eqx.field(static=True)
 
     def __init__(self, n_features, n_components, *, alpha=0.5, solver=None, key):
@@ -42,7 +42,7 @@ class SparseCoding(eqx.Module):
 
 
 class Classifier(eqx.Module):
-    """Ten classes from the sparse codes of a sample."""
+    """Classifier of the sparse codes of a sample into ten classes."""
 
     sparse: SparseCoding
     linear: eqx.nn.Linear
@@ -67,12 +67,12 @@ optimizer = optax.adam(1e-2)
 def train_step(model, state, x, y):
     updates, state = optimizer.update(eqx.filter_grad(loss)(model, x, y), state)
     model = eqx.apply_updates(model, updates)
-    # The penalty means nothing if atoms grow and codes shrink.
+    # Without the projection, atoms could grow and codes shrink, which would void the penalty.
     return eqx.tree_at(lambda m: m.sparse.dictionary, model, replace_fn=project), state
 
 
 def digits():
-    """Pixels scaled to a mean square of 1 in each picture, and labels: 1500 to train on and 297 to test."""
+    """Load pixels, scaled to a mean square of 1 in each picture, and labels: 1500 for training and 297 for the test."""
     x, y = load_digits(return_X_y=True)
     x = jnp.asarray(x, jnp.float32)
     x = x / jnp.sqrt(jnp.mean(x**2, axis=1, keepdims=True))

@@ -1,12 +1,12 @@
-"""Sparse coding as a layer of a Flax network, learned end to end with its dictionary and its strength of penalty.
+"""Sparse coding as a layer of a Flax network, whose dictionary and penalty strength are learned end to end.
 
-The layer gives the codes of its inputs in a dictionary, `jax_mmf.encode`, and a linear classifier reads them. Three
-networks classify handwritten digits (scikit-learn's, 8 x 8):
+The layer computes the codes of its inputs with `jax_mmf.encode`, and a linear classifier reads them. Three networks
+classify handwritten digits (scikit-learn's, 8 x 8):
 
 - a linear classifier of the pixels, for comparison;
-- the same behind a layer that solves for the codes, and differentiates the solution implicitly (the default);
-- the same behind a layer of ten proximal steps, differentiated one by one (`UnrolledFISTA`): a recurrent network with
-  tied weights, as in LISTA.
+- the classifier after a layer that solves for the codes and differentiates the solution implicitly (the default);
+- the classifier after a layer of ten proximal steps, which are differentiated one by one (`UnrolledFISTA`). This is a
+  recurrent network with tied weights, as in LISTA.
 
 Needs flax: pip install flax scikit-learn
 """
@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 
 import jax_mmf as mmf
 
-project = jax.vmap(mmf.L2Ball().project)  # each atom on its own
+project = jax.vmap(mmf.L2Ball().project)  # projects each atom
 
 
 def random_atoms(key, shape):
@@ -31,8 +31,8 @@ def random_atoms(key, shape):
 
 
 def penalty_of(log_alpha):
-    """An elastic net: its l2 part makes codes unique and the systems of their derivatives well conditioned."""
-    alpha = jnp.exp(log_alpha)  # what is learned is the logarithm, so that the strength stays positive
+    """Return an elastic net, whose l2 part makes codes unique and the systems of their derivatives well conditioned."""
+    alpha = jnp.exp(log_alpha)  # the logarithm is learned, so that the strength stays positive
     return mmf.ElasticNet(alpha, l1_ratio=0.9, nonneg=True)
 
 
@@ -48,12 +48,12 @@ class SparseCoding(nnx.Module):
         return mmf.encode(self.dictionary[...], x, penalty_of(self.log_alpha[...]), solver=self.solver)
 
     def project(self):
-        """To be called after each step of an optimiser: the penalty means nothing if atoms grow and codes shrink."""
+        """Project the atoms. Call it after each step: if atoms grew and codes shrank, the penalty would be void."""
         self.dictionary[...] = project(self.dictionary[...])
 
 
 class LinenSparseCoding(linen.Module):
-    """The same layer in Flax Linen. Its parameters are outside of it, and so is their projection after each step."""
+    """The same layer in Flax Linen. Its parameters are kept outside, and are projected there after each step."""
 
     n_components: int
     alpha: float = 0.5
@@ -67,7 +67,7 @@ class LinenSparseCoding(linen.Module):
 
 
 class Classifier(nnx.Module):
-    """Ten classes from sparse codes, or from pixels where there is no layer of codes."""
+    """Classifier into ten classes, of sparse codes, or of pixels if there is no layer of codes."""
 
     def __init__(self, sparse, n_inputs, rngs):
         self.sparse = sparse
@@ -89,7 +89,7 @@ def train_step(model, optimizer, x, y):
 
 
 def digits():
-    """Pixels scaled to a mean square of 1 in each picture, and labels: 1500 to train on and 297 to test."""
+    """Load pixels, scaled to a mean square of 1 in each picture, and labels: 1500 for training and 297 for the test."""
     x, y = load_digits(return_X_y=True)
     x = jnp.asarray(x, jnp.float32)
     x = x / jnp.sqrt(jnp.mean(x**2, axis=1, keepdims=True))

@@ -4,11 +4,11 @@ An atom d is feasible when ``gauge(d) <= radius`` with::
 
     gauge(d) = l1_ratio |d|_1 + (1 - l1_ratio) |d|_2^2,     optionally with d >= 0.
 
-There is no 1/2 on the square and no root: this gauge adds up over disjoint sets of features. That is what lets a step
-which sees a subset of the features keep the whole atom feasible: it projects the part that it sees on the ball whose
-radius is what the other features leave over ([TSP18], section III-C).
+The square has no factor 1/2 and no root, so the gauge adds up over disjoint sets of features. A step that sees a subset
+of the features can therefore keep the whole atom feasible: it projects its part of the atom onto a ball whose radius is
+the share of the budget that the other features leave ([TSP18], section III-C).
 
-Atoms may have entries of any size: nothing is squared before it is scaled. See `jax_mmf.core.projection`.
+Atoms may have entries of any size, since nothing is squared before it is scaled. See `jax_mmf.core.projection`.
 """
 
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from jax_mmf.typing import Array, Float
 
 @runtime_checkable
 class Constraint(Protocol):
-    """What the dictionary update needs to know of a constraint set. Every method takes one atom ``(p,)``."""
+    """A constraint set of atoms, as the dictionary update needs it. Every method takes one atom ``(p,)``."""
 
     @property
     def radius(self) -> Float:
@@ -37,10 +37,10 @@ class Constraint(Protocol):
         """Size of an atom, or of a part of it: a scalar that adds up over disjoint sets of features."""
 
     def project(self, atom: Array, radius: Array | None = None) -> Array:
-        """Nearest point with ``gauge <= radius``; by default the radius of the set."""
+        """Return the nearest point with ``gauge <= radius``; by default the radius of the set."""
 
     def scale(self, atom: Array) -> Array:
-        """The atom stretched or shrunk so that its gauge is the radius."""
+        """Stretch or shrink an atom so that its gauge is the radius."""
 
 
 @register_configuration
@@ -68,11 +68,11 @@ class ElasticNetBall:
     def gauge(self, atom: Array) -> Array:
         """``l1_ratio |d|_1 + (1 - l1_ratio) |d|_2^2``: ``(..., p) -> (...)``."""
         ratio = jnp.asarray(self.l1_ratio, atom.dtype)
-        # Not (1 - ratio) * atom**2: a square that overflows has no share of zero.
+        # Not (1 - ratio) * atom**2: with ratio = 1, a square that overflows would give 0 * inf.
         return jnp.sum(ratio * jnp.abs(atom) + (1 - ratio) * atom * atom, -1)
 
     def project(self, atom: Array, radius: Array | None = None) -> Array:
-        """Nearest point of the ball.
+        """Return the nearest point of the ball.
 
         Args:
           atom: ``(p,)``.
@@ -102,7 +102,7 @@ class L2Ball:
     """Squared l2 ball: ``|d|_2^2 <= radius``, the constraint of classical dictionary learning.
 
     Attributes:
-      radius: > 0; of the SQUARED norm.
+      radius: bound on the SQUARED norm, > 0.
       nonneg: whether atoms must be non-negative (static).
 
     Raises:
@@ -120,12 +120,12 @@ class L2Ball:
         return jnp.sum(atom**2, -1)
 
     def project(self, atom: Array, radius: Array | None = None) -> Array:
-        """Nearest point of the ball, in closed form; arguments as in `ElasticNetBall.project`."""
+        """Return the nearest point of the ball, in closed form; arguments as in `ElasticNetBall.project`."""
         atom = _nonneg_part(atom, self.nonneg)
         radius = jnp.asarray(self.radius if radius is None else radius, atom.dtype)
         limits, gauge = jnp.finfo(atom.dtype), self.gauge(atom)
         usual = (gauge > limits.tiny / limits.eps) & (gauge < limits.max)
-        # Of squares that are out of range, those of the normalised atom are taken, which costs two passes more.
+        # If the squares under- or overflow, the normalised atom is squared instead, which costs two more passes.
         point = lax.cond(usual, self._shrink, self._shrink_normalised, atom, radius)
         return jnp.where(radius > 0, point, 0)
 
@@ -171,7 +171,7 @@ class L1Ball:
         return jnp.sum(jnp.abs(atom), -1)
 
     def project(self, atom: Array, radius: Array | None = None) -> Array:
-        """Nearest point of the ball; arguments as in `ElasticNetBall.project`."""
+        """Return the nearest point of the ball; arguments as in `ElasticNetBall.project`."""
         atom = _nonneg_part(atom, self.nonneg)
         return _project(atom, self.radius if radius is None else radius, 1.0)
 
@@ -207,7 +207,7 @@ class Simplex:
         return jnp.sum(jnp.abs(atom), -1)
 
     def project(self, atom: Array, radius: Array | None = None) -> Array:
-        """Nearest point of the simplex; arguments as in `ElasticNetBall.project`."""
+        """Return the nearest point of the simplex; arguments as in `ElasticNetBall.project`."""
         return _project(atom, self.radius if radius is None else radius, 1.0, equality=True)
 
     def scale(self, atom: Array) -> Array:
@@ -228,12 +228,12 @@ def _project(atom: Array, radius: Float, ratio: Float, *, equality: bool = False
 
 
 def _normalised(atom: Array) -> tuple[Array, Array, Array]:
-    """Whether an atom is zero, a multiple of it whose largest entry is about 1, to be squared, and the factor.
+    """Return whether an atom is zero, the atom scaled to a largest entry of about 1, and the scale factor.
 
-    For functions of its direction alone. What it is divided by is a constant to derivatives: its own would be squares
-    of what is small or large.
+    For functions of the direction alone. Derivatives treat the factor as a constant, since its own derivative would
+    hold squares of very small or very large numbers.
     """
     largest, info = lax.stop_gradient(jnp.abs(atom).max(initial=0)), jnp.finfo(atom.dtype)
-    # Within the range in which the inverse is neither infinite nor flushed to zero.
+    # Stay in the range in which the inverse is neither infinite nor flushed to zero.
     inverse = 1 / jnp.clip(largest, 4 * info.tiny, info.max / 4)
     return largest == 0, atom * inverse, inverse

@@ -1,4 +1,4 @@
-"""Real data that come with Python packages, and synthetic data with a known answer."""
+"""Real data from Python packages, and synthetic data with a known answer."""
 
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, files
@@ -13,10 +13,10 @@ from jax_mmf.typing import Array, HostArray, Key
 
 
 def load_indian_pines() -> HostArray:
-    """The AVIRIS Indian Pines scene: radiances of 145 x 145 pixels of farmland in 200 spectral bands.
+    """Load the AVIRIS Indian Pines scene: radiances of 145 x 145 pixels of farmland in 200 spectral bands.
 
-    Read out of the package ``tensorly`` (extra ``demo``), without importing it. Data: M. F. Baumgardner, L. L. Biehl,
-    D. A. Landgrebe, 220 Band AVIRIS Hyperspectral Image Data Set: June 12, 1992 Indian Pine Test Site 3, Purdue
+    The file is part of the package ``tensorly`` (extra ``demo``), which is not imported. Data: M. F. Baumgardner, L. L.
+    Biehl, D. A. Landgrebe, 220 Band AVIRIS Hyperspectral Image Data Set: June 12, 1992 Indian Pine Test Site 3, Purdue
     University Research Repository, 2015 (CC BY 3.0); water absorption bands removed.
 
     Returns:
@@ -30,13 +30,13 @@ def load_indian_pines() -> HostArray:
     except PackageNotFoundError:
         found = []
     if not found:
-        raise FileNotFoundError("the Indian Pines scene comes with tensorly; pip install 'jax-mmf[demo]'")
+        raise FileNotFoundError("the Indian Pines scene is part of tensorly; pip install 'jax-mmf[demo]'")
     cube: HostArray = np.load(str(found[0].locate()))
     return cube
 
 
 def standardize_bands(cube: HostArray) -> HostArray:
-    """Centre each band of a cube ``(height, width, bands)``, and scale all of it to unit variance: float32."""
+    """Centre each band of a cube ``(height, width, bands)``, and scale the whole cube to unit variance: float32."""
     centred = cube.astype(np.float32) - cube.mean((0, 1), dtype=np.float64).astype(np.float32)
     scale = centred.std(dtype=np.float64).astype(np.float32)
     return centred / (scale if scale > 0 else 1)
@@ -45,12 +45,12 @@ def standardize_bands(cube: HostArray) -> HostArray:
 def iter_patches(
     cube: HostArray, size: int, *, order: HostArray | None = None, batch: int = 512
 ) -> Iterator[HostArray]:
-    """All overlapping square patches of an image or cube, as rows.
+    """Iterate over the overlapping square patches of an image or cube, as rows.
 
     Args:
       cube: ``(height, width, bands)``.
       size: side of a patch in pixels.
-      order: ``(n,)`` numbers of the patches to give, in this order; by default all, in scan order.
+      order: ``(n,)`` numbers of the patches, in the order in which to give them; by default all, in scan order.
       batch: patches per array.
 
     Yields:
@@ -76,14 +76,14 @@ class PlantedFactors(NamedTuple):
 def make_sparse_codes(
     key: Key, n_samples: int, n_features: int, n_components: int, *, n_nonzero: int = 3, noise: float = 0.01
 ) -> PlantedFactors:
-    """Samples that are sparse combinations of a random dictionary, plus noise.
+    """Generate samples that are sparse combinations of random atoms, plus noise.
 
     Args:
       key: PRNG key.
       n_samples: n.
       n_features: p.
       n_components: k, number of atoms: Gaussian, of unit norm.
-      n_nonzero: atoms in each sample, with weights of absolute value in [1, 2] and random sign.
+      n_nonzero: number of atoms in each sample, with weights of absolute value in [1, 2] and random sign.
       noise: standard deviation of the noise on each feature.
 
     Returns:

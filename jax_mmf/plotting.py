@@ -12,7 +12,7 @@ from jax_mmf.core import check_choice
 from jax_mmf.io import written_aside
 from jax_mmf.typing import HostArray
 
-# Okabe and Ito 2008: told apart by readers with any colour vision.
+# Okabe and Ito (2008): readers with any colour vision can tell these apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MISSING = "figures need matplotlib; pip install 'jax-mmf[plot]'"
 _AXES = {
@@ -23,7 +23,7 @@ _AXES = {
 
 
 class Evaluated(Protocol):
-    """What is drawn of a record of a history: see `jax_mmf.training.Record`."""
+    """The fields of `jax_mmf.training.Record` that figures show."""
 
     @property
     def n_samples(self) -> int:
@@ -31,11 +31,11 @@ class Evaluated(Protocol):
 
     @property
     def seconds(self) -> float:
-        """Time of the run so far."""
+        """Seconds of the run so far."""
 
     @property
     def bytes_read(self) -> int:
-        """Read from the source."""
+        """Number of bytes read from the source."""
 
     @property
     def objective(self) -> float:
@@ -47,11 +47,11 @@ class Evaluated(Protocol):
 
 
 def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Evaluated]], *, against: str = "seconds") -> None:
-    """Objectives of runs against seconds, bytes read or samples seen, both on logarithmic axes.
+    """Plot the objectives of runs against seconds, bytes read or samples seen, on logarithmic axes.
 
     Args:
       axes: matplotlib axes to draw on.
-      histories: of each run, by its label.
+      histories: the history of each run, by its label.
       against: ``"seconds"``, ``"bytes_read"`` or ``"n_samples"``.
     """
     check_choice("against", against, tuple(_AXES))
@@ -59,14 +59,14 @@ def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Evaluated]], *,
     seen = [r.objective for records in histories.values() for r in records if math.isfinite(r.objective)]
     for color, (name, records) in zip(itertools.cycle(COLORS), histories.items(), strict=False):
         x = [getattr(r, against) * unit for r in records]
-        marker = "o" if len(records) == 1 else None  # a line through one point is not seen
+        marker = "o" if len(records) == 1 else None  # a line through one point would be invisible
         axes.plot(x, [r.objective for r in records], color=color, label=name, lw=1.8, marker=marker)
     held_out = all(r.held_out for records in histories.values() for r in records)
     axes.set(xlabel=label, ylabel="held-out objective" if held_out else "objective of mini-batches")
     axes.grid(visible=True, which="both", color="0.92")
     axes.set_axisbelow(True)
     if not seen or min(seen) <= 0:
-        return  # nothing that has a place on a logarithmic axis
+        return  # a logarithmic axis can't show these
     best = min(seen)
     axes.axhline(best * 1.01, color="0.6", lw=1, ls="--")
     axes.annotate(
@@ -80,7 +80,7 @@ def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Evaluated]], *,
 
 
 def _place_ticks(axis: Any) -> None:
-    """A few round numbers on a logarithmic axis, as 0.2 and not as 2 x 10^-1, however short the axis is."""
+    """Label a logarithmic axis of any length with a few round numbers, written as 0.2 and not as 2 x 10^-1."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     low, high = axis.get_view_interval()
@@ -93,7 +93,7 @@ def _place_ticks(axis: Any) -> None:
 
 
 def composite(patches: HostArray, bands: Sequence[int]) -> HostArray:
-    """Colour pictures of spectral patches ``(k, h, w, bands)``: three bands as red, green and blue, ``(k, h, w, 3)``.
+    """Render spectral patches ``(k, h, w, bands)`` with three bands as red, green and blue: ``(k, h, w, 3)``.
 
     Zero is grey; each patch is scaled to its largest absolute value.
     """
@@ -106,8 +106,8 @@ def plot_history(path: str | Path, histories: Mapping[str, Sequence[Evaluated]],
     """Write a figure of the objectives against seconds and against samples seen.
 
     Args:
-      path: of the picture; its ending gives the format (.png, .pdf, .svg).
-      histories: of each run, by its label.
+      path: of the picture; its extension gives the format (.png, .pdf, .svg).
+      histories: the history of each run, by its label.
       title: of the figure.
     """
     figure, axes = new_figure(1, 2, figsize=(9, 3.6))
@@ -120,7 +120,7 @@ def plot_history(path: str | Path, histories: Mapping[str, Sequence[Evaluated]],
 
 
 def new_figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
-    """A matplotlib figure and its ``(rows, columns)`` axes, without a window and without pyplot's global state."""
+    """Create a matplotlib figure and its ``(rows, columns)`` axes, without a window or pyplot's global state."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -130,7 +130,7 @@ def new_figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
 
 
 def pyplot_axes() -> Any:
-    """Axes of a new pyplot figure, which notebooks show and ``matplotlib.pyplot.show()`` opens."""
+    """Create the axes of a pyplot figure, which notebooks show and ``matplotlib.pyplot.show()`` opens."""
     try:
         from matplotlib import pyplot
     except ImportError as error:
@@ -139,6 +139,6 @@ def pyplot_axes() -> Any:
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
-    """Write a figure. It appears under its name when it is complete."""
+    """Write a figure to a file, which appears only when it is complete."""
     with written_aside(path) as aside:
         figure.savefig(aside, format=Path(path).suffix.lstrip(".") or "png")

@@ -126,7 +126,7 @@ def test_ctrl_c_ends_the_run_after_the_step_with_its_result(capfd):
     assert result.stopped_by == "interrupt"
     assert result.state.step == 2
     assert result.history[-1].step == 2
-    assert "once more" in capfd.readouterr().err
+    assert "again" in capfd.readouterr().err
     rest = fit(state=result.state)
     np.testing.assert_array_equal(rest.dictionary, fit().dictionary)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -80,7 +80,7 @@ def test_damaged_model_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"m\.h5"):
         completion.load_model(path)
     path.write_text("no HDF5")
-    with pytest.raises(ValueError, match=r"m\.h5 is no model file"):
+    with pytest.raises(ValueError, match=r"m\.h5 is not a model file"):
         completion.load_model(path)
     path.unlink()
     completion.save_model(path, completion.fit(MODELS["als"], some_ratings(), key=jax.random.key(0), n_epochs=1))
@@ -94,7 +94,7 @@ def test_damaged_model_files_are_named(tmp_path):
         completion.load_model(path)
     with h5py.File(path, "r+") as file:
         file.attrs["format"] = "other"
-    with pytest.raises(ValueError, match="no model of ratings"):
+    with pytest.raises(ValueError, match="not a model of ratings"):
         completion.load_model(path)
 
 

@@ -334,7 +334,7 @@ def implicit_objective(model, values, weights, users, items):
     return cost
 
 
-def implicit_loads(model, values, weights):
+def implicit_mean_weights(model, values, weights):
     w = model.confidence * weights * values
     return (jnp.asarray(m.sum(1).mean()) for m in (w, w.T))
 
@@ -347,12 +347,14 @@ def test_implicit_half_step_is_least_squares_over_all_pairs(x64, scaling, weight
     model = completion.ImplicitALS(K, 0.3, 0.2, 1.5, scaling, block_size=block_size)
     rng, data = np.random.default_rng(2), model.prepare(ratings)
     users, items = rng.normal(size=(N_USERS, K)), rng.normal(size=(N_ITEMS, K))
-    user_load, item_load = implicit_loads(model, values, weights)
+    user_mean_weight, item_mean_weight = implicit_mean_weights(model, values, weights)
     state = model.init(KEY, data)
-    np.testing.assert_allclose([state.user_load, state.item_load], [user_load, item_load], rtol=1e-12)
-    new = half_step(model, data.by_user, jnp.asarray(users), jnp.asarray(items), user_load)
+    np.testing.assert_allclose(
+        [state.user_mean_weight, state.item_mean_weight], [user_mean_weight, item_mean_weight], rtol=1e-12
+    )
+    new = half_step(model, data.by_user, jnp.asarray(users), jnp.asarray(items), user_mean_weight)
     np.testing.assert_allclose(new, dense_implicit(model, values, weights, users, items), rtol=1e-8, atol=1e-8)
-    new = half_step(model, data.by_item, jnp.asarray(items), jnp.asarray(users), item_load)
+    new = half_step(model, data.by_item, jnp.asarray(items), jnp.asarray(users), item_mean_weight)
     np.testing.assert_allclose(new, dense_implicit(model, values.T, weights.T, items, users), rtol=1e-8, atol=1e-8)
 
 
@@ -365,9 +367,9 @@ def test_implicit_objective_never_rises(x64, block_size):
     users, items = state.users, state.items
     costs = [implicit_objective(model, values, weights, users, items)]
     for _ in range(8):
-        users = half_step(model, data.by_user, users, items, state.user_load)
+        users = half_step(model, data.by_user, users, items, state.user_mean_weight)
         costs.append(implicit_objective(model, values, weights, users, items))
-        items = half_step(model, data.by_item, items, users, state.item_load)
+        items = half_step(model, data.by_item, items, users, state.item_mean_weight)
         costs.append(implicit_objective(model, values, weights, users, items))
     assert np.diff(costs).max() <= 1e-9 * costs[0]
     assert costs[-1] < 0.9 * costs[0]
@@ -379,8 +381,8 @@ def test_block_of_factors_is_newtons_step_on_the_block(x64):
     model = completion.ImplicitALS(K, 0.3, 0.2, 1.5, 0.5, block_size=2)
     rng, data = np.random.default_rng(2), model.prepare(ratings)
     users, items = rng.normal(size=(N_USERS, K)), rng.normal(size=(N_ITEMS, K))
-    user_load, _ = implicit_loads(model, values, weights)
-    new = np.asarray(half_step(model, data.by_user, jnp.asarray(users), jnp.asarray(items), user_load))
+    user_mean_weight, _ = implicit_mean_weights(model, values, weights)
+    new = np.asarray(half_step(model, data.by_user, jnp.asarray(users), jnp.asarray(items), user_mean_weight))
     w = 1.5 * weights * values
     n = w.sum(1) + 0.2 * N_ITEMS
     strength = 0.3 * w.sum(1).mean() * (n / n.mean()) ** 0.5

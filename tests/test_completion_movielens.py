@@ -207,10 +207,10 @@ def test_aggregate(tmp_path):
         ("u.data", "1\t2\t3\t2020-01-01\n1\t3\t3\tNaT\n", "timestamp.*'NaT' in line 2"),
         ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,3,3,\n", "timestamp.*'' in line 3"),
         ("ratings.csv", "userId,movieId,rating\n1,2,3\n1,3,1_0\n", "rating.*'1_0' in line 3"),
-        ("ratings.csv", "userId,movieId,rating\n1,2,3\n\n,3,1\n", "line 4 has '' as userid"),
+        ("ratings.csv", "userId,movieId,rating\n1,2,3\n\n,3,1\n", "'' as userid in line 4"),
         ("u.data", "nan\t2\t3\t4\n1\t2\t3\t4\n", "users"),
         ("ratings.parquet", "1,2,3\n", r"\.csv"),
-        ("ratings", "1,2,3\n", "ending"),
+        ("ratings", "1,2,3\n", "must end in"),
     ],
 )
 def test_malformed_files(tmp_path, name, text, words):

@@ -446,7 +446,7 @@ def test_message_of_duplicates_names_the_pair_and_the_way_out():
 @pytest.mark.parametrize(
     ("error", "word", "call"),
     [
-        (ValueError, "users is empty", lambda: Ratings.from_triplets([], [], [])),
+        (ValueError, "users must hold at least one entry", lambda: Ratings.from_triplets([], [], [])),
         (ValueError, "items", lambda: Ratings.from_triplets([1, 2], [1], [1, 2])),
         (ValueError, "items", lambda: Ratings.from_triplets([1, 2], [1, 2, 3])),
         (ValueError, "values", lambda: Ratings.from_triplets([1, 2], [1, 2], [1])),

@@ -5,12 +5,12 @@ import sys
 import warnings
 from typing import Any
 
-# JAX's linear algebra on CPU is SciPy's OpenBLAS, whose threads fight with XLA's. It reads this when it is first used.
+# JAX's linear algebra on CPU is SciPy's OpenBLAS, whose threads compete with XLA's. It reads this at its first use.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 try:
     import click
-    import tqdm  # noqa: F401  # said here if it is missing, not in the middle of a command
+    import tqdm  # noqa: F401  # reported here if it is missing, not in the middle of a command
 except ImportError as missing:  # pragma: no cover - depends on what is installed
     sys.exit(f"jax-mmf: the command needs {missing.name}; pip install 'jax-mmf[cli]'")
 
@@ -19,7 +19,7 @@ from jax_mmf.cli import demo, encode, fit, info, recommend
 
 
 def main() -> None:
-    """Entry point: run the command, and turn errors that a user can mend into one line and exit status 1."""
+    """Run the command; errors that a user can correct become one line and exit status 1."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

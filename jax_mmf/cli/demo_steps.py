@@ -1,4 +1,4 @@
-"""The demonstration behind ``jax-mmf demo``: a hyperspectral scene, streamed from disk and factorized three times."""
+"""Steps of ``jax-mmf demo``: a hyperspectral scene, streamed from disk and factorized in three ways."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +24,8 @@ _PAPER_EXPONENT = 0.917  # the forgetting of [TSP18], just inside the range of i
 _REDUCTION = 4
 
 
-class Run(NamedTuple):
-    """One of the three runs: its name in tables and legends, its solver, and what it gave."""
+class Variant(NamedTuple):
+    """One of the three ways: its name in tables and legends, its solver, and its result."""
 
     name: str
     solver: OnlineFactorization
@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
 
 def solvers(n_components: int, alpha: float) -> dict[str, OnlineFactorization]:
-    """The three configurations: one problem, three ways through the data."""
+    """Return the solvers of the three variants, by name; all solve the same problem."""
     problem: dict[str, Any] = {"n_components": n_components, "penalty": Lasso(alpha), "constraint": L2Ball()}
     return {
         "defaults": OnlineFactorization(**problem),
@@ -43,14 +43,14 @@ def solvers(n_components: int, alpha: float) -> dict[str, OnlineFactorization]:
 
 
 def write_data(path: Path, progress: Callable[[int], Any]) -> tuple[int, int]:
-    """Write all patches of the scene, in random order and with permuted features, to HDF5; returns the shape."""
+    """Write all patches of the scene to HDF5, in random order and with permuted features; return the shape."""
     cube = standardize_bands(load_indian_pines())
     height, width, bands = cube.shape
     n, p = (height - PATCH + 1) * (width - PATCH + 1), PATCH * PATCH * bands
-    cube /= np.sqrt(np.float32(p))  # samples have a mean squared norm near 1, and alpha a scale
+    cube /= np.sqrt(np.float32(p))  # samples have a mean squared norm near 1, on which the scale of alpha depends
 
     def batches() -> Any:
-        # Neighbouring patches share most of their pixels. In random order, a mini-batch is one contiguous read.
+        # Neighbouring patches share most of their pixels. In this random order, a mini-batch is one contiguous read.
         for batch in iter_patches(cube, PATCH, order=np.random.default_rng(0).permutation(n)):
             progress(len(batch))
             yield batch
@@ -61,12 +61,12 @@ def write_data(path: Path, progress: Callable[[int], Any]) -> tuple[int, int]:
 
 
 def compile_programs(data: Path, solver: OnlineFactorization) -> None:
-    """Compile all that `run` runs, by a run of one step, so that the clocks of the runs don't count it."""
+    """Compile the programs of `run` in a run of one step, so that its clock does not include compilation."""
     _fit(data, solver, lambda _: True)
 
 
 def run(data: Path, solver: OnlineFactorization, seconds: float, progress: Callable[[Event], Any]) -> FitResult:
-    """Fit for some seconds of reading and learning; after `compile_programs`, with nothing left to compile."""
+    """Fit for some seconds of reading and learning; call `compile_programs` first."""
 
     def out_of_time(event: Event) -> bool:
         return event.record is not None and event.record.seconds > seconds
@@ -88,17 +88,17 @@ def _fit(data: Path, solver: OnlineFactorization, *callbacks: Callable[[Event], 
 
 
 def first_within(history: Sequence[Record], target: float) -> Record | None:
-    """The first record whose objective is at most a target, or None."""
+    """Return the first record whose objective is at most a target, or None."""
     return next((r for r in history if r.objective <= target), None)
 
 
-def table(runs: Sequence[Run]) -> str:
-    """What the runs reached, as text: nothing is left out, a target that was not reached is a dash."""
-    best = min(r.objective for run in runs for r in run.result.history)
+def table(variants: Sequence[Variant]) -> str:
+    """Format the results as a table, with a dash for a target that was not reached."""
+    best = min(r.objective for variant in variants for r in variant.result.history)
     lines = [
         f"{'':<10} {'samples/s':>10} {'final objective':>16} {'to best + 1 %: s':>17} {'GB read':>8}",
     ]
-    for name, _, result in runs:
+    for name, _, result in variants:
         last, reached = result.history[-1], first_within(result.history, 1.01 * best)
         rate = last.n_samples / last.seconds
         seconds, read = ("-", "-") if reached is None else (f"{reached.seconds:.1f}", f"{reached.bytes_read / 1e9:.2f}")
@@ -106,11 +106,11 @@ def table(runs: Sequence[Run]) -> str:
     return "\n".join(lines)
 
 
-def figure(path: Path, runs: Sequence[Run]) -> None:
-    """Convergence curves, and the atoms of the best run as colour composites and spectra."""
+def figure(path: Path, variants: Sequence[Variant]) -> None:
+    """Draw convergence curves, and the atoms of the best variant as colour composites and spectra."""
     fig, _ = new_figure(0, 0, figsize=(12, 7.2))
     top, bottom = fig.subfigures(2, 1, height_ratios=(1, 1.05))
-    histories: Mapping[str, Sequence[Record]] = {r.name: r.result.history for r in runs}
+    histories: Mapping[str, Sequence[Record]] = {v.name: v.result.history for v in variants}
     axes = top.subplots(1, 2, sharey=True)
     plot_convergence(axes[0], histories, against="seconds")
     plot_convergence(axes[1], histories, against="bytes_read")
@@ -118,7 +118,7 @@ def figure(path: Path, runs: Sequence[Run]) -> None:
     axes[1].set_ylabel("")
     top.suptitle("Indian Pines, 19,044 patches of 8 x 8 pixels x 200 bands, streamed from disk")
 
-    best = min(runs, key=lambda r: r.result.history[-1].objective)
+    best = min(variants, key=lambda v: v.result.history[-1].objective)
     state = best.result.state
     usage = np.asarray(state.surrogate.c).diagonal()
     order = np.argsort(-usage)
@@ -151,6 +151,6 @@ def _draw_spectra(fig: Any, atoms: HostArray) -> None:
     fig.suptitle("spectra of the six most used", fontsize=10)
 
 
-def save(path: Path, run: Run) -> None:
-    """Write the model of a run."""
-    save_model(path, run.solver, run.result.state, [r._asdict() for r in run.result.history])
+def save(path: Path, variant: Variant) -> None:
+    """Write the model of a variant."""
+    save_model(path, variant.solver, variant.result.state, [r._asdict() for r in variant.result.history])

@@ -29,11 +29,11 @@ Example:
 @dataset
 @option("-o", "--output", type=Output("an HDF5 file or a NumPy array", (*HDF5_ENDINGS, ".npy")), required=True,
         help="File for the codes (n, k): .h5, data set “codes”, or .npy.")  # fmt: skip
-@option("--batch-size", type=click.IntRange(min=1), default=1024, help="Samples at a time.")
+@option("--batch-size", type=click.IntRange(min=1), default=1024, help="Samples per batch.")
 @cache
 @quiet
 def command(model: Path, data: Path, dataset: str | None, output: Path, batch_size: int, quiet: bool) -> None:
-    """Codes of the samples in DATA in the dictionary of MODEL, with the penalty that it was trained with."""
+    """Compute codes of the samples in DATA, with the dictionary and the penalty of MODEL."""
     check_outputs({"--output": output}, data, model)
     if needs_x64(model):
         jax.config.update("jax_enable_x64", True)
@@ -64,7 +64,7 @@ def command(model: Path, data: Path, dataset: str | None, output: Path, batch_si
 def _codes_file(
     path: Path, shape: tuple[int, int], dtype: np.dtype[Any], model: Path
 ) -> Iterator[Callable[[int, HostArray], Any]]:
-    """A function that writes the next codes, from the first row of them on."""
+    """Open the file, and yield a function that writes the next codes, given the number of their first row."""
     if path.suffix.lower() == ".npy":
         header = {"shape": shape, "fortran_order": False, "descr": np.lib.format.dtype_to_descr(dtype)}
         with written_aside(path) as aside, aside.open("wb") as file:

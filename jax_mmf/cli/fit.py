@@ -22,7 +22,7 @@ from jax_mmf.cli.options import (
     quiet,
     seed,
 )
-from jax_mmf.cli.solver import CONSTRAINTS, INITS, PENALTIES, check_given, go_on, make_solver
+from jax_mmf.cli.solver import CONSTRAINTS, INITS, PENALTIES, check_given, make_solver, resume_arguments
 from jax_mmf.defaults import BATCH_SIZE
 from jax_mmf.io import HDF5_ENDINGS, needs_x64
 from jax_mmf.training import Callback, FitResult, Record, deferred_interrupt
@@ -34,7 +34,7 @@ Examples:
 """
 
 
-class _Alpha(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click alone
+class _Alpha(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic only in new versions of click
     """A number, or a share of alpha_max: "auto" or a percentage."""
 
     name = "alpha"
@@ -70,38 +70,41 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @option("-o", "--output", type=Output("an HDF5 file", HDF5_ENDINGS), required=True, help="Model file to write (.h5).")
 @option("-k", "--components", type=click.IntRange(min=1), help="Number of atoms; needed except with --resume.")
 @option("--penalty", type=click.Choice(list(PENALTIES)), default="lasso",
-        help="On codes: lasso makes them sparse, ridge does not, elastic-net is between.")  # fmt: skip
+        help="Penalty on codes: lasso makes them sparse, ridge does not, elastic-net is in between.")  # fmt: skip
 @option("--alpha", type=_Alpha(), metavar="NUMBER|auto|SHARE%", default=0.1,
-        help="Strength of the penalty: a number, in the scale of the data, or a share such as 10% of the strength at "
+        help="Strength of the penalty: a number on the scale of the data, or a share, such as 10%, of the strength at "
              "which all codes are zero (auto: 10%).")  # fmt: skip
-@option("--l1-ratio", type=Real(0, 1), default=0.5, help="Share of l1 in --penalty elastic-net.")
+@option("--l1-ratio", type=Real(0, 1), default=0.5, help="Share of the l1 norm in --penalty elastic-net.")
 @option("--constraint", type=click.Choice(list(CONSTRAINTS)), default="l2",
-        help="On atoms: l1 and elastic-net make them sparse, simplex makes them distributions.")  # fmt: skip
-@option("--atom-l1-ratio", type=Real(0, 1), default=0.5, help="Share of l1 in --constraint elastic-net.")
+        help="Constraint on atoms: l1 and elastic-net make them sparse, simplex makes them distributions.")  # fmt: skip
+@option("--atom-l1-ratio", type=Real(0, 1), default=0.5, help="Share of the l1 norm in --constraint elastic-net.")
 @option("--radius", type=Real(min=0, min_open=True), default=1.0, help="Largest size of an atom.")
 @option("--nonneg", type=click.Choice(["none", "codes", "atoms", "both"]), is_flag=False, flag_value="both",
-        default="none", help="Which factors are non-negative; alone: both.")  # fmt: skip
+        default="none", help="Which factors are non-negative; without a value: both.")  # fmt: skip
 @option("-r", "--reduction", type=Real(min=1), default=1.0,
-        help="Stochastic subsampling: a step codes its samples by one in r of the features, drawn at random, and "
-             "updates the atoms there. 1 is all features; more pay with many, redundant ones.")  # fmt: skip
+        help="Stochastic subsampling: each step computes codes from a random 1/r of the features, and updates the "
+             "atoms on them. 1 means all features; larger values pay with many redundant features.")  # fmt: skip
 @option("--partial-b/--full-b", default=False,
-        help="With --reduction: partial b reads the features of the step alone and averages over the samples in which "
-             "it saw each of them; full b reads whole samples, and averages over all.")  # fmt: skip
-@option("--forgetting", metavar="RULE:VALUE", default=None, show_default="scaled, C by the penalty",
-        help="How fast old samples lose weight. scaled:C: the last 1/C of them count most. power:U: sample i weighs "
-             "i^-U, as in the papers. constant:W: a new sample weighs W, for a memory of 1/W samples.")  # fmt: skip
+        help="With --reduction: partial b reads only the features of the step, and averages each one over the samples "
+             "in which it was seen; full b reads whole samples, and averages over all.")  # fmt: skip
+@option("--forgetting", metavar="RULE:VALUE", default=None, show_default="scaled, C depends on the penalty",
+        help="How fast old samples lose weight. scaled:C: the last 1/C of the samples count most. power:U: sample i "
+             "has weight i^-U, as in the papers. constant:W: a new sample has weight W, for a memory of 1/W "
+             "samples.")  # fmt: skip
 @option("--init", type=click.Choice(list(INITS)), default="samples", help="Initial dictionary.")
 @option("--epochs", type=click.IntRange(min=1), default=1,
         help="Passes over the data; with --resume, from the beginning of the run.")  # fmt: skip
 @option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, help="Samples per step.")
 @option("--held-out", type=_HeldOut(), metavar="SHARE|NUMBER", default=0,
-        help="Samples to evaluate on, and not to learn from: a share below 1, or a number.")  # fmt: skip
-@option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Of the computation.")
+        help="Samples for evaluation, not used for learning: a share below 1, or a number.")  # fmt: skip
+@option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Precision of the computation.")
 @seed
-@option("--revive-every", type=click.IntRange(min=1), help="Steps between revivals of unused atoms. [default: never]")
+@option(
+    "--revive-every", type=click.IntRange(min=1), help="Steps between replacements of unused atoms. [default: never]"
+)
 @option("--resume", type=click.Path(dir_okay=False, path_type=Path),
-        help="Model file of a run to go on with, as if it had not stopped. Solver, seed, batch size and held-out "
-             "samples are those of the model; options that say otherwise are errors.")  # fmt: skip
+        help="Model file of a run to resume, as if it had not stopped. Solver, seed, batch size and held-out samples "
+             "are those of the model; options that contradict them are errors.")  # fmt: skip
 @option("--log", type=TextOutput(), help="File for one JSON line per evaluation (.jsonl).")
 @option("--plot", type=Output("a picture", (".png", ".pdf", ".svg")),
         help="Picture of the held-out objective (.png, .pdf, .svg).")  # fmt: skip
@@ -109,9 +112,9 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @quiet
 @click.pass_context
 def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path, **options: Any) -> int:
-    """Learn a dictionary from the matrix in DATA (.h5, .npy or .npz), samples in rows, without loading it.
+    """Learn a dictionary from the matrix in DATA (.h5, .npy or .npz; samples in rows), without loading it as a whole.
 
-    Ctrl-C ends the run after the step it is in, and writes the model. Exit status: 0, or 130 after Ctrl-C.
+    Ctrl-C ends the run after the current step, and writes the model. Exit status: 0, or 130 after Ctrl-C.
     """
     resume, plot = options["resume"], options["plot"]
     if options["dtype"] == "float64" or (resume is not None and needs_x64(resume)):
@@ -119,8 +122,8 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
     check_outputs({"--output": output, "--log": options["log"], "--plot": plot}, data)
     check_outputs({"--log": options["log"], "--plot": plot}, resume)
     options["held_out"] = options["held_out"] or None
-    untold = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    given = {name: value for name, value in options.items() if ctx.get_parameter_source(name) not in untold}
+    defaults = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    given = {name: value for name, value in options.items() if ctx.get_parameter_source(name) not in defaults}
     state, history, key = None, list[Record](), None
     if resume is None:
         if options["components"] is None:
@@ -131,7 +134,7 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
     else:
         model = mmf.load_model(resume)
         solver, state, history = model.solver, model.state, [Record(**r) for r in model.history]  # type: ignore[arg-type]
-        run = go_on(resume, model, given, options)
+        run = resume_arguments(resume, model, given, options)
     if plot is not None and run["held_out"] is None:
         raise click.UsageError("--plot draws the held-out objective; give --held-out too")
     source = open_data(data, dataset)
@@ -143,7 +146,7 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
         mmf.save_model(output, result.solver, result.state, [r._asdict() for r in records], run=run)
         return records
 
-    note = "jax-mmf: ending after this step; once more to stop at once"
+    note = "jax-mmf: ending after this step; press Ctrl-C again to stop immediately"
     callbacks: list[Callback] = [mmf.ProgressBar(disable=options["quiet"] or None)]
     if options["log"] is not None:
         callbacks.append(mmf.JSONLines(options["log"]))
@@ -155,7 +158,7 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
             )  # fmt: skip
         except Exception as error:
             partial: FitResult | None = getattr(error, "result", None)
-            if partial is not None:  # what was learned before the error is kept
+            if partial is not None:
                 save(partial)
                 steps = int(partial.state.step)
                 click.echo(f"jax-mmf: wrote the model of the {steps} steps before the error: {output}", err=True)
@@ -166,13 +169,13 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
 
         title = f"{data.name}: {solver.n_components} atoms, {result.solver.penalty!r}, {solver.constraint!r}"
         plot_history(plot, {data.name: records}, title=title)
-    _summarize(records, output, evaluated=run["held_out"] is not None, went=bool(result.history))
+    _summarize(records, output, evaluated=run["held_out"] is not None, advanced=bool(result.history))
     return 130 if interrupted() else 0
 
 
-def _summarize(records: list[Record], output: Path, *, evaluated: bool, went: bool) -> None:
-    if not went:
-        click.echo(f"nothing left to do: the run has its epochs, give more --epochs; {output}")
+def _summarize(records: list[Record], output: Path, *, evaluated: bool, advanced: bool) -> None:
+    if not advanced:
+        click.echo(f"nothing to do: the run has all its epochs; give more --epochs to continue it; {output}")
         return
     last = records[-1]
     value = f", held-out objective {last.objective:.6g}" if evaluated else ""

@@ -30,9 +30,9 @@ _CONFIGURATION = (
 
 @click.command("info", cls=Command, epilog=_EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
-@option("--json", "as_json", is_flag=True, help="As one JSON object.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(model: Path, as_json: bool) -> None:
-    """What MODEL is: its configuration, its size, and how its run went."""
+    """Show the configuration and the size of MODEL, and the outcome of its run."""
     if needs_x64(model):
         jax.config.update("jax_enable_x64", True)
     solver, state, history, run = mmf.load_model(model)
@@ -54,6 +54,6 @@ def command(model: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(without_nan(facts) | {name: describe(part) for name, part in parts.items()}))
         return
-    said = ", ".join(f"{name}={value}" for name, value in run.items()) or None
-    for name, value in (facts | {"run": said} | parts).items():
+    arguments = ", ".join(f"{name}={value}" for name, value in run.items()) or None
+    for name, value in (facts | {"run": arguments} | parts).items():
         click.echo(f"{name.replace('_', ' '):<22} {value}")

@@ -1,4 +1,4 @@
-"""What the commands share: types of options, checks of files, and help that reads well."""
+"""Shared parts of the commands: types of options, checks of files, and the layout of help."""
 
 import functools
 import math
@@ -16,10 +16,10 @@ _NO_TEXT = (*HDF5_ENDINGS, ".npy", ".npz", ".png", ".pdf", ".svg", ".parquet", "
 
 
 class Option(click.Option):
-    """An option in whose help the brackets, with defaults and ranges, stay on one line."""
+    """Option whose help keeps brackets, which hold defaults and ranges, on one line."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """As that of click, with no-break spaces in brackets."""
+        """Return the help of click, with no-break spaces in brackets."""
         record = super().get_help_record(ctx)
         if record is None:
             return None
@@ -27,10 +27,10 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose options are `Option`."""
+    """Command for options of the class `Option`."""
 
     def get_help(self, ctx: click.Context) -> str:
-        """The help, with spaces that can be copied."""
+        """Return the help with ordinary spaces, which can be copied."""
         return super().get_help(ctx).replace("\xa0", " ")
 
 
@@ -38,10 +38,10 @@ option = functools.partial(click.option, cls=Option, show_default=True)
 
 
 class Real(click.FloatRange):
-    """A range of floats without NaN and infinity, which pass all comparisons or have no place in them."""
+    """Range of finite floats; click lets NaN and infinity pass."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """A finite number in the range."""
+        """Return a finite number in the range."""
         number: float = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number", param, ctx)
@@ -49,11 +49,11 @@ class Real(click.FloatRange):
 
 
 class Output(click.Path):
-    """A file to write, whose ending says in which format.
+    """File to write, whose ending determines the format.
 
     Args:
-      endings: that it may have.
-      what: it is, for the message.
+      what: kind of the file, for the message.
+      endings: allowed endings.
     """
 
     def __init__(self, what: str, endings: tuple[str, ...]) -> None:
@@ -61,7 +61,7 @@ class Output(click.Path):
         self._what, self._endings = what, endings
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A path of one of the endings."""
+        """Return the path, which must have one of the endings."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.suffix.lower() not in self._endings:
             self.fail(f"{path} must end in {_listed(self._endings)}, since it is {self._what}", param, ctx)
@@ -69,16 +69,16 @@ class Output(click.Path):
 
 
 class TextOutput(click.Path):
-    """A text file to write, of any name that does not promise another format."""
+    """Text file to write, whose name must not have the ending of another format."""
 
     def __init__(self) -> None:
         super().__init__(dir_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """A path."""
+        """Return the path, which must not have the ending of another format."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if path.suffix.lower() in _NO_TEXT:
-            self.fail(f"{path} is text, one JSON object per line; give it an ending such as .jsonl", param, ctx)
+            self.fail(f"{path} is a text file, one JSON object per line; use an ending such as .jsonl", param, ctx)
         return path
 
 
@@ -87,10 +87,10 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def open_data(path: Path, dataset: str | None) -> Source:
-    """The matrix in a file; files of other formats are told how to be converted.
+    """Open the matrix in a file.
 
     Raises:
-      click.UsageError: for a folder, and for formats that are not read.
+      click.UsageError: for a folder, and for other formats, with a command that converts the file.
       OSError, ValueError, KeyError, TypeError: as `jax_mmf.open_source`.
     """
     if path.is_dir():
@@ -99,11 +99,11 @@ def open_data(path: Path, dataset: str | None) -> Source:
     if path.is_file() and ending in _CONVERSIONS:
         package, read = _CONVERSIONS[ending]
         line = f"import numpy as np{package}; np.save({str(path.with_suffix('.npy'))!r}, {read.format(path)})"
-        raise click.UsageError(f'files ending in {ending} are not read; convert it once: python -c "{line}"')
+        raise click.UsageError(f'{ending} files are not supported; convert the file once: python -c "{line}"')
     return open_source(path, dataset)
 
 
-_CONVERSIONS = {  # with skiprows=0 to be changed if there is a line of names
+_CONVERSIONS = {  # skiprows=0 is written out for users with a header line
     ".csv": ("", "np.loadtxt('{}', dtype='float32', delimiter=',', skiprows=0)"),
     ".tsv": ("", "np.loadtxt('{}', dtype='float32', skiprows=0)"),
     ".txt": ("", "np.loadtxt('{}', dtype='float32', skiprows=0)"),
@@ -113,11 +113,11 @@ _CONVERSIONS = {  # with skiprows=0 to be changed if there is a line of names
 
 
 def check_outputs(outputs: dict[str, Path | None], *inputs: Path | None) -> None:
-    """Fail before the work, not after it, and never write over what is read or written otherwise.
+    """Check before the work that outputs can be written, and are different from each other and from the inputs.
 
     Args:
       outputs: paths, or None, by the name of their option.
-      inputs: files that must stay as they are.
+      inputs: files that must not be overwritten.
 
     Raises:
       click.UsageError: if two outputs are one file.
@@ -130,7 +130,7 @@ def check_outputs(outputs: dict[str, Path | None], *inputs: Path | None) -> None
             continue
         other = seen.setdefault(path.resolve(), name)
         if other != name:
-            raise click.UsageError(f"{other} and {name} are both {path}; give each a name of its own")
+            raise click.UsageError(f"{other} and {name} are both {path}; give them different names")
         if any(i is not None and path.exists() and i.exists() and path.samefile(i) for i in inputs):
             raise ValueError(f"{name} {path} is an input too; give the output another name")
         if not path.parent.is_dir():
@@ -143,7 +143,7 @@ class _Seed(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic
     name = "integer"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """An integer of 64 bits, of which the help does not show the range."""
+        """Return a 64-bit integer; the help does not show this range."""
         return int(click.IntRange(-(2**63), 2**63 - 1).convert(value, param, ctx))
 
 
@@ -152,12 +152,12 @@ def _use_cache(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         enable_compilation_cache()
 
 
-quiet = option("--quiet", "-q", is_flag=True, help="No progress bar, and no lines about the data.")
+quiet = option("--quiet", "-q", is_flag=True, help="Show no progress bar and no description of the data.")
 dataset = option(
     "--dataset", metavar="NAME", help="Data set inside of an .h5 or .npz file. [default: the only 2-D one]"
 )
-seed = option("--seed", type=_Seed(), default=0, help="Of all random choices.")
+seed = option("--seed", type=_Seed(), default=0, help="Seed of all random choices.")
 cache = option(
     "--cache/--no-cache", default=True, envvar="JAX_MMF_CACHE", expose_value=False, callback=_use_cache,
-    help="Keep compiled programs on disk, for the next start to be quick. JAX_MMF_CACHE=0 turns it off, too.",
+    help="Store compiled programs on disk, for faster starts later. JAX_MMF_CACHE=0 turns this off too.",
 )  # fmt: skip

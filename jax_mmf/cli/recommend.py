@@ -21,20 +21,18 @@ Example:
 @click.argument("ratings", type=click.Path(path_type=Path), required=False)
 @option("--output", "-o", type=Output("a table", (".csv", ".parquet")), default=Path("recommendations.csv"),
         help="File for the recommendations: .csv or .parquet.")  # fmt: skip
-@option("--demo", is_flag=True, help="Learn from MovieLens 100K out of the package recbole, instead of RATINGS.")
+@option("--demo", is_flag=True, help="Use MovieLens 100K from the package recbole instead of RATINGS.")
 @option("--model", "kind", type=click.Choice(["als", "online", "implicit", "bpr"]), default="als",
         help="Ratings: als, online. Clicks and counts: implicit, bpr.")  # fmt: skip
 @option("-k", "--components", type=click.IntRange(min=1), default=32, help="Number of factors.")
 @option("--alpha", type=Real(min=0), help="Strength of the penalty. [default: that of the model]")
 @option("--epochs", type=click.IntRange(min=1), default=20, help="Passes over the ratings.")
-@option("-n", "--top", type=click.IntRange(min=1), default=10, help="Items for each user.")
-@option(
-    "--test", type=Real(0, 0.9), default=0.1, help="Share of the ratings to measure the error on first; 0 for none."
-)
-@option("--threshold", type=Real(), help="Ratings of at least this are clicks (implicit and bpr).")
+@option("-n", "--top", type=click.IntRange(min=1), default=10, help="Recommendations per user.")
+@option("--test", type=Real(0, 0.9), default=0.1, help="Share of the ratings for a test at the start; 0 for no test.")
+@option("--threshold", type=Real(), help="Ratings of at least this value count as clicks (implicit and bpr).")
 @option("--aggregate", type=click.Choice(["mean", "sum", "min", "max", "first", "last"]),
-        help="What becomes of several ratings of one pair. [default: an error]")  # fmt: skip
-@option("--include-seen", is_flag=True, help="Recommend items that a user has rated, too.")
+        help="How to combine several ratings of one pair. [default: an error]")  # fmt: skip
+@option("--include-seen", is_flag=True, help="Also recommend items that a user has rated.")
 @option("--titles", type=click.Path(path_type=Path), help="File of titles: u.item, movies.dat, movies.csv, .item.")
 @option("--save", type=Output("an HDF5 file", HDF5_ENDINGS), help="Model file to write (.h5).")
 @seed
@@ -43,8 +41,8 @@ Example:
 def command(ratings: Path | None, output: Path, demo: bool, **options: Any) -> int:
     """Recommend items to the users in RATINGS: u.data, ratings.dat, ratings.csv, .inter or .tsv, or their folder.
 
-    Measures the error on a part of the ratings, learns from all of them, and writes the best items of each user that
-    it has not rated.
+    The command measures the error on a part of the ratings, and learns from all of them. It writes the best items of
+    each user, without those that the user has rated.
     """
     from jax_mmf import completion
     from jax_mmf.cli import recommend_steps as steps
@@ -71,7 +69,7 @@ def command(ratings: Path | None, output: Path, demo: bool, **options: Any) -> i
 
         if options["test"] > 0:
             report = steps.evaluate(model, data, options["test"], seed, n_epochs, progress)
-            bar.write(f"on {options['test']:.0%} of the ratings, learned from the others: {report}", file=sys.stdout)
+            bar.write(f"test on {options['test']:.0%} of the ratings: {report}", file=sys.stdout)
         fitted = completion.fit(model, data, key=jax.random.key(seed), n_epochs=n_epochs, callbacks=(progress,))
     if options["save"] is not None:
         completion.save_model(options["save"], fitted)

@@ -1,4 +1,4 @@
-"""What ``jax-mmf recommend`` does, step by step."""
+"""Steps of ``jax-mmf recommend``."""
 
 import csv
 from collections.abc import Callable, Iterator
@@ -34,22 +34,22 @@ MODELS: dict[str, Callable[..., Any]] = {
     "implicit": ImplicitALS,
     "bpr": BPR,
 }
-"""Configurations by the name that the command gives them."""
+"""Configurations by their names in the command."""
 
-_USERS = 4096  # recommended to at once
+_USERS = 4096  # per call of `Fitted.recommend`
 
 
 class Report(NamedTuple):
-    """What a model is worth on ratings that it has not seen: names of measures, and their values."""
+    """Metrics of a model on test ratings, by name."""
 
-    measures: dict[str, float]
+    metrics: dict[str, float]
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {value:.4f}" for name, value in self.measures.items())
+        return ", ".join(f"{name} {value:.4f}" for name, value in self.metrics.items())
 
 
 def configuration(kind: str, n_components: int, alpha: float | None) -> Model:
-    """The configuration of a name in `MODELS`; alpha None is its default."""
+    """Return the configuration of a name in `MODELS`, with its default alpha for None."""
     chosen: Model = MODELS[kind](n_components=n_components, **({} if alpha is None else {"alpha": alpha}))
     return chosen
 
@@ -57,21 +57,21 @@ def configuration(kind: str, n_components: int, alpha: float | None) -> Model:
 def evaluate(
     model: Model, ratings: Ratings, share: float, seed: int, n_epochs: int, progress: Callable[[CompletionEvent], Any]
 ) -> Report:
-    """Learn from a part of the ratings, and measure on the rest: by user for implicit feedback, else at random."""
+    """Train on a part of the ratings and test on the rest, split by user for implicit feedback, else at random."""
     key = jax.random.key(seed)
     explicit = model.feedback == "explicit"
     train, test = train_test_split(ratings, test_size=share, key=key, by="random" if explicit else "user")
     fitted = fit(model, train, key=key, n_epochs=n_epochs, callbacks=(progress,))
     if fitted.stopped_by == "interrupt":
-        raise KeyboardInterrupt  # nothing of this is kept
+        raise KeyboardInterrupt  # there is nothing to save yet
     if explicit:
         return Report({"RMSE": rmse(fitted, test), "MAE": mae(fitted, test)})
-    measured = {"NDCG@10": ndcg, "recall@10": recall, "MAP@10": average_precision}
-    return Report({name: measure(fitted, test, k=10, exclude=train) for name, measure in measured.items()})
+    metrics = {"NDCG@10": ndcg, "recall@10": recall, "MAP@10": average_precision}
+    return Report({name: metric(fitted, test, k=10, exclude=train) for name, metric in metrics.items()})
 
 
 def rows_of(fitted: Fitted, n: int, exclude_seen: bool, items: Items | None) -> Iterator[dict[str, Any]]:
-    """One row per recommendation: user, rank from 1, item, score, and the title where titles are known."""
+    """Iterate over recommendations: user, rank from 1, item, score, and the title if titles are known."""
     users = fitted.ratings.user_ids.values
     for first in range(0, len(users), _USERS):
         part = users[first : first + _USERS]
@@ -88,7 +88,7 @@ def rows_of(fitted: Fitted, n: int, exclude_seen: bool, items: Items | None) -> 
 
 
 def sample(fitted: Fitted, items: Items | None, n: int = 5) -> list[str]:
-    """Lines that show a model at work: what goes with the most rated item, and what the first user should see."""
+    """Return example lines: items similar to the most rated item, and recommendations for the first user."""
     titled = lambda ids: ids.tolist() if items is None else items.titles_of(ids)  # noqa: E731
     ratings = fitted.ratings
     popular = ratings.item_ids.values[np.bincount(ratings.items, minlength=ratings.n_items).argmax()]
@@ -104,9 +104,9 @@ def sample(fitted: Fitted, items: Items | None, n: int = 5) -> list[str]:
 def write_recommendations(
     path: Path, fitted: Fitted, *, n: int, exclude_seen: bool = True, items: Items | None = None
 ) -> int:
-    """Write the best items of all users to a ``.csv`` or ``.parquet`` file; returns the number of rows.
+    """Write the best items of all users to a ``.csv`` or ``.parquet`` file; return the number of rows.
 
-    The file appears under its name when it is complete.
+    The file appears only when it is complete.
     """
     names = ["user", "rank", "item", "score", *(["title"] if items is not None else [])]
     rows = rows_of(fitted, n, exclude_seen, items)

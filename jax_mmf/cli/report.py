@@ -1,4 +1,4 @@
-"""What ``jax-mmf fit`` tells of its data and of its history."""
+"""Description of the data and the history of ``jax-mmf fit``."""
 
 import math
 from typing import Any
@@ -9,11 +9,11 @@ from jax_mmf.io import Source
 from jax_mmf.training import Record
 from jax_mmf.typing import HostArray
 
-_SAMPLES = 64  # looked at to tell the scale of the data
+_SAMPLES = 64  # samples from which the scale of the data is computed
 
 
 def described(name: str, source: Source) -> str:
-    """One line about a matrix: its shape, dtype and size, and how large its numbers are."""
+    """Describe a matrix in one line: its shape, dtype and size, and the scale of its numbers."""
     x = _first_samples(source)
     finite = x[np.isfinite(x)]
     scale = f"standard deviation {finite.std():.3g}, largest {np.abs(finite).max():.3g}" if finite.size else "no number"
@@ -25,7 +25,7 @@ def described(name: str, source: Source) -> str:
 
 
 def _first_samples(source: Source) -> HostArray:
-    """Samples for a look at the data: consecutive ones, which are one read, and not many bytes."""
+    """Read a few consecutive samples, in one read of limited size."""
     count = min(source.n_samples, _SAMPLES, max(1, 2**26 // (8 * source.n_features)))
     return source.read(np.arange(count)).astype(np.float64)
 
@@ -38,12 +38,12 @@ def _bytes(size: int) -> str:
 
 
 def without_nan(fields: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
+    """Replace NaN, which JSON does not have, with None."""
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in fields.items()}
 
 
 def joined(before: list[Record], after: list[Record]) -> list[Record]:
-    """The history of a run that went on: its seconds and bytes count on."""
+    """Join the histories of a run before and after it was resumed; seconds and bytes are cumulative."""
     if not before:
         return after
     seconds, read = before[-1].seconds, before[-1].bytes_read

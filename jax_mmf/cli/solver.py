@@ -1,4 +1,4 @@
-"""Between the options of ``jax-mmf fit`` and a run: the solver made of them, and the run of a model that goes on."""
+"""From the options of ``jax-mmf fit`` to a run: the solver of a new run, and the arguments of a resumed one."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -32,7 +32,7 @@ _FORGETTING: dict[str, tuple[Callable[[float], mmf.Forgetting], str]] = {
 
 
 def make_solver(options: Mapping[str, Any]) -> mmf.OnlineFactorization:
-    """The solver that options ask for."""
+    """Make a solver from options."""
     nonneg = options["nonneg"]
     codes, atoms = nonneg in ("codes", "both"), nonneg in ("atoms", "both")
     alpha, radius = options["alpha"], options["radius"]
@@ -59,7 +59,7 @@ def make_solver(options: Mapping[str, Any]) -> mmf.OnlineFactorization:
 
 
 def _forgetting(value: str | None) -> Any:
-    """The rule; None leaves the choice to the solver."""
+    """Parse a rule; None leaves the choice to the solver."""
     if value is None:
         return None
     rule, _, number = value.partition(":")
@@ -73,14 +73,14 @@ def _forgetting(value: str | None) -> Any:
 
 
 def check_given(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Refuse options that the run would not look at.
+    """Refuse options that would have no effect.
 
     Args:
       given: options that the user gave, by name.
-      options: all of them, with defaults, or with what a model has.
+      options: all options, with defaults or the values of a model.
 
     Raises:
-      click.UsageError: naming the option, and what it needs.
+      click.UsageError: with the option, and what it needs.
     """
     needs = {
         "l1_ratio": ("penalty", "elastic-net"),
@@ -90,35 +90,33 @@ def check_given(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         if name in given and options[other] != value:
             raise click.UsageError(f"{_flag(name)} is for {_flag(other)} {value}; this run has {options[other]}")
     if given.get("partial_b") and options["reduction"] == 1:
-        raise click.UsageError(
-            "--partial-b needs steps that look at some of the features only; give --reduction above 1"
-        )
+        raise click.UsageError("--partial-b needs steps that see only some of the features; give a --reduction above 1")
 
 
-def go_on(path: Path, model: Model, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of `jax_mmf.fit` with which the run of a model goes on.
+def resume_arguments(path: Path, model: Model, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `jax_mmf.fit` that resume the run of a model.
 
     Args:
-      path: of the model.
-      model: what the file holds.
+      path: of the model file.
+      model: content of the file.
       given: options that the user gave, by name.
       defaults: all options.
 
     Returns:
-      batch_size, held_out, revive_every, and what else the file tells of the run.
+      batch_size, held_out, revive_every, and other arguments of the run in the file.
 
     Raises:
-      click.UsageError: if an option contradicts the model, or the model does not tell which samples were held out.
+      click.UsageError: if an option contradicts the model, or the file does not hold the number of held-out samples.
     """
     run = {k: model.run[k] for k in ("batch_size", "held_out", "revive_every", "shuffle") if k in model.run}
     known = options_of(model.solver) | {"dtype": str(model.state.dictionary.dtype)} | run
     for name, value in given.items():
         same = {
             "seed": lambda value: _same_key(model.state.key, value),
-            "revive_every": lambda _: True,  # when to revive atoms may change on the way
+            "revive_every": lambda _: True,  # may change in a resumed run
         }.get(name, lambda value, name=name: name not in known or _same(known, name, value))(value)
         if not same:
-            has = known.get(name, "another one") or 0  # no held-out samples are --held-out 0
+            has = known.get(name, "another one") or 0  # None is written as --held-out 0
             raise click.UsageError(
                 f"{_flag(name)} {value} contradicts the model of --resume, {path}, which has {has}; leave the option "
                 "out, or learn a new model without --resume"
@@ -127,18 +125,18 @@ def go_on(path: Path, model: Model, given: Mapping[str, Any], defaults: Mapping[
     guessed = [name for name in ("batch_size", "held_out") if name not in known and name not in given]
     if "held_out" in guessed and any(_held_out(record) for record in model.history):
         raise click.UsageError(
-            f"{path} is of a run with held-out samples, and does not tell how many; give --held-out as for that run, "
-            "or they are learned from"
+            f"{path} is of a run with held-out samples, but does not hold their number; give the same --held-out as "
+            "for that run, so that they are not used for learning"
         )
     if guessed:
-        said = ", ".join(f"{_flag(name)} {defaults[name] or 0}" for name in guessed)
-        click.echo(f"jax-mmf: warning: {path} does not tell all about its run; it goes on with {said}", err=True)
+        used = ", ".join(f"{_flag(name)} {defaults[name] or 0}" for name in guessed)
+        click.echo(f"jax-mmf: warning: {path} does not hold all arguments of its run; resuming with {used}", err=True)
     chosen = {name: given.get(name, defaults[name]) for name in ("batch_size", "held_out", "revive_every")}
     return chosen | run | {name: given[name] for name in ("revive_every",) if name in given}
 
 
 def options_of(solver: mmf.OnlineFactorization) -> dict[str, Any]:
-    """The options of a solver, as far as there are options for it."""
+    """Return the options that would make a solver; parts without an option are left out."""
     penalty, constraint, forgetting = solver.penalty, solver.constraint, solver.step_forgetting
     options = {
         "components": solver.n_components,
@@ -169,15 +167,15 @@ def _name(classes: Mapping[str, type[Any]], part: Any) -> str | None:
 
 
 def _held_out(record: Mapping[str, Any]) -> bool:
-    """Whether a line of a history is about held-out samples; where it does not tell, NaN stands for none."""
+    """Whether a record is of held-out samples; in older files without this field, NaN means that it is not."""
     return bool(record.get("held_out", not math.isnan(record["objective"])))
 
 
 def _same(known: Mapping[str, Any], name: str, value: Any) -> bool:
-    """Whether an option means what the model has, as "scaled:8" and "scaled:8.0" do."""
+    """Whether an option has the same meaning as in the model, as "scaled:8" and "scaled:8.0" have."""
     if name == "forgetting":
         value, has = _forgetting(value), _forgetting(known[name])
-    elif name == "nonneg" and known["constraint"] == "simplex":  # whose atoms are non-negative whatever one says
+    elif name == "nonneg" and known["constraint"] == "simplex":  # atoms on the simplex are always non-negative
         value, has = (v in ("codes", "both") for v in (value, known[name]))
     else:
         has = known[name]
@@ -190,6 +188,6 @@ def _same_key(key: Any, seed: int) -> bool:
 
 
 def _flag(name: str) -> str:
-    """As the help calls it."""
+    """Return an option as the help writes it."""
     special = {"components": "-k", "partial_b": "--partial-b/--full-b"}
     return special.get(name, f"--{name.replace('_', '-')}")

@@ -1,4 +1,4 @@
-"""Implicit feedback by gradients: Bayesian personalised ranking (Rendle et al. 2009) with any optax optimiser."""
+"""Implicit feedback by stochastic gradients: Bayesian personalised ranking (Rendle et al. 2009) with optax."""
 
 import pickle
 from dataclasses import dataclass, field, replace
@@ -19,18 +19,18 @@ from jax_mmf.core import check_count, check_methods, check_real, register_config
 from jax_mmf.typing import Array, Float, HostArray, Key
 
 _INITIAL_SCALE = 0.1
-_STEP = 0.01  # of Adam
-_SHARE_CLICKED = 0.02  # of the items, by a mean user: for the strength of the penalty when other users are folded in
+_STEP = 0.01  # learning rate of Adam
+_SHARE_CLICKED = 0.02  # assumed share of items that an average user clicked, for the penalty when users are folded in
 
 
 class Clicks(NamedTuple):
-    """Entries on the device, by user, items of a user ascending.
+    """Entries on the device, sorted by user and item.
 
     Attributes:
       users: ``(n,)`` int32.
       items: ``(n,)`` int32.
-      starts: ``(n_users + 1,)`` int32, the entries of user u are those from ``starts[u]`` to ``starts[u + 1]``.
-      item_numbers: ``(n_items,)`` int32.
+      starts: ``(n_users + 1,)`` int32; user u has the entries ``starts[u]`` to ``starts[u + 1] - 1``.
+      item_numbers: ``(n_items,)`` int32, 0, 1, 2, ...
     """
 
     users: Array
@@ -40,7 +40,7 @@ class Clicks(NamedTuple):
 
 
 class BPRState(NamedTuple):
-    """Factors, without mean and biases of users, and the state of the optimiser."""
+    """Factors, whose mean and user biases are zero, and the state of the optimiser."""
 
     model: Factors
     optimizer: Any
@@ -49,17 +49,17 @@ class BPRState(NamedTuple):
 @register_configuration
 @dataclass(frozen=True)
 class BPR:
-    """Bayesian personalised ranking: configuration. An item that a user clicked should score above one it did not.
+    """Configuration of Bayesian personalised ranking, which learns to score clicked items above others.
 
-    The loss of a clicked item i and a random other item j is ``-log sigmoid(s_ui - s_uj)``, and the penalty
-    ``alpha / 2`` times the squares of the factors and biases that these scores are made of.
+    The loss of a clicked item i and a random other item j is ``-log sigmoid(s_ui - s_uj)``. The penalty is
+    ``alpha / 2`` times the squares of the factors and biases in these scores.
 
     Attributes:
       n_components: k, number of factors (static).
       alpha: strength of the penalty, >= 0.
-      optimizer: an `optax.GradientTransformation` (static); None is Adam with a step of 0.01. A model with another one
-        can't be pickled, since those of optax can't.
-      batch_size: pairs in a step (static).
+      optimizer: an `optax.GradientTransformation` (static); None for Adam with a learning rate of 0.01. Only models
+        with None can be pickled, since optax transformations can't.
+      batch_size: number of pairs in a step (static).
 
     Raises:
       ValueError: for numbers out of range.
@@ -85,29 +85,29 @@ class BPR:
             pickle.dumps(self.optimizer)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise TypeError(
-                "a BPR model whose optimizer is an optax transformation can't be pickled, since that is made of local "
+                "a BPR model whose optimizer is an optax transformation can't be pickled, since optax uses local "
                 "functions; use optimizer=None (Adam), or jax_mmf.completion.save_model and load_model(path, model=...)"
             ) from error
         return self.__dict__
 
     def __copy__(self) -> "BPR":
-        return self  # it can't be changed
+        return self  # immutable
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "BPR":
         return self
 
     @property
     def transformation(self) -> optax.GradientTransformation:
-        """The optimiser, also where none is given."""
+        """The optimiser, Adam if None was given."""
         return optax.adam(_STEP) if self.optimizer is None else self.optimizer
 
     def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Clicks:
-        """Clicks as arrays on the device: the entries whose value and weight are not zero, which all count alike."""
+        """Convert entries of non-zero value and weight to clicks on the device, which all count equally."""
         if mesh is not None:
-            raise ValueError("mesh must be None: steps come one after another; ImplicitALS can be spread")
+            raise ValueError("mesh must be None, since BPR runs on one device; use ImplicitALS on several devices")
         if len(ratings) > np.iinfo(np.int32).max:
             raise ValueError(
-                f"BPR takes at most {np.iinfo(np.int32).max:,} entries, which it numbers in int32, and these are "
+                f"BPR takes at most {np.iinfo(np.int32).max:,} entries, since it numbers them in int32, got "
                 f"{len(ratings):,}; ImplicitALS takes more, or select a part"
             )
         check_counts(ratings)
@@ -119,7 +119,7 @@ class BPR:
         return Clicks(users, items, starts, numbers)
 
     def init(self, key: Key, data: Clicks) -> BPRState:
-        """Random factors."""
+        """Return random factors, and the initial state of the optimiser."""
         k, (n_users, n_items) = self.n_components, (data.starts.shape[0] - 1, data.item_numbers.shape[0])
         users, items = (
             _INITIAL_SCALE * jax.random.normal(jax.random.fold_in(key, side), (n, k))
@@ -130,11 +130,11 @@ class BPR:
         return BPRState(model, self.transformation.init(model))
 
     def epoch(self, key: Key, state: BPRState, data: Clicks) -> BPRState:
-        """A step on each mini-batch of entries, in random order, each with a random other item."""
+        """Do a step on each mini-batch of entries, in random order, with a random other item for each entry."""
         n, n_items = data.users.shape[0], data.item_numbers.shape[0]
         size = min(self.batch_size, n)
         order = jax.random.permutation(jax.random.fold_in(key, 0), n)
-        batches = jnp.resize(order, (-(-n // size), size))  # the last one is filled up from the first
+        batches = jnp.resize(order, (-(-n // size), size))  # the first entries fill the last batch
         others = jax.random.randint(jax.random.fold_in(key, 1), batches.shape, 0, n_items)
 
         def step(state: BPRState, batch: tuple[Array, Array]) -> tuple[BPRState, None]:
@@ -148,7 +148,7 @@ class BPR:
         return lax.scan(step, state, (batches, others))[0]
 
     def loss(self, model: Factors, users: Array, items: Array, others: Array, valid: Array) -> Array:
-        """Mean loss of pairs of items ``(b,)``; those that are not valid count nothing."""
+        """Return the mean loss of pairs of items ``(b,)``; pairs that are not valid count as zero."""
         difference = predict(model, users, items) - predict(model, users, others)
         norms = jnp.sum(model.users[users] ** 2 + model.items[items] ** 2 + model.items[others] ** 2, -1)
         norms += model.item_bias[items] ** 2 + model.item_bias[others] ** 2
@@ -156,7 +156,7 @@ class BPR:
         return jnp.sum(jnp.where(valid, each, 0)) / users.shape[0]
 
     def resume(self, old: BPRState, new: BPRState, users: HostArray, items: HostArray) -> BPRState:
-        """A first state with the rows of an old one, and a fresh optimiser: arguments as in `Model.resume`."""
+        """Copy the rows of an old state into a new one, but not its optimiser; arguments as in `Model.resume`."""
         before, after = old.model, new.model
         model = Factors(
             before.mean,
@@ -168,26 +168,26 @@ class BPR:
         return BPRState(model, new.optimizer)
 
     def fold_in(self, state: BPRState, rows: RaggedRows) -> tuple[Array, Array]:
-        """Factors ``(m, k)`` of other users, and biases of zero: those of `ImplicitALS` with its defaults."""
+        """Solve for the factors ``(m, k)`` of new users as `ImplicitALS` does by default; the biases are zero."""
         items = state.model.items
         one = jnp.ones((), items.dtype)
-        solver = ImplicitALS(self.n_components)
+        als = ImplicitALS(self.n_components)
         clicks = replace(rows, tiles=rows.tiles._replace(values=jnp.ones_like(rows.tiles.values)))
-        return solver.fold_in(ImplicitState(items[:0], items, _SHARE_CLICKED * items.shape[0] * one, one), clicks)
+        return als.fold_in(ImplicitState(items[:0], items, _SHARE_CLICKED * items.shape[0] * one, one), clicks)
 
     def factors(self, state: BPRState) -> Factors:
-        """The model of a state."""
+        """Return the factors of a state."""
         return state.model
 
 
 def _clicked(data: Clicks, users: Array, items: Array) -> Array:
-    """Whether users clicked items ``(b,)``: by bisection of the items of each user."""
+    """Whether users clicked items ``(b,)``, by bisection of the items of each user."""
     low, high = data.starts[users], data.starts[users + 1]
     end, last = high, data.items.shape[0] - 1
 
     def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
-        middle = low + (high - low) // 2  # their sum may not fit into int32
+        middle = low + (high - low) // 2  # low + high may overflow int32
         below = (low < high) & (data.items[jnp.minimum(middle, last)] < items)
         return jnp.where(below, middle + 1, low), jnp.where(below | (low >= high), high, middle)
 

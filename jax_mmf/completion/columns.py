@@ -1,4 +1,4 @@
-"""Columns of numbers and of times, checked: what entries have besides their user and item."""
+"""Conversion and checks of columns of numbers and times, which entries have besides user and item."""
 
 import datetime
 import decimal
@@ -13,10 +13,10 @@ _ADVICE = "give seconds, NumPy dates, or ISO text such as 2020-01-31 or 2020-01-
 
 
 def real_column(name: str, values: Any, n: int) -> HostArray:
-    """``(n,)`` finite real numbers as float32.
+    """Convert ``(n,)`` finite real numbers to float32.
 
     Raises:
-      TypeError: for anything else than numbers.
+      TypeError: for data other than numbers.
       ValueError: for another shape, and numbers that are missing, not finite or too large.
     """
     array = _plain(name, values)
@@ -30,11 +30,11 @@ def real_column(name: str, values: Any, n: int) -> HostArray:
 
 
 def time_column(name: str, values: Any, n: int) -> HostArray:
-    """``(n,)`` finite real numbers or NumPy dates; ISO text and objects of `datetime` become dates, in UTC.
+    """Convert ``(n,)`` times to finite real numbers or NumPy dates; ISO text and `datetime` objects become UTC dates.
 
     Raises:
-      TypeError: for other objects, and text that is no date.
-      ValueError: for another shape, and times that are missing or infinite: sorted, they would come last.
+      TypeError: for other objects, and text that is not a date.
+      ValueError: for another shape, and times that are missing or infinite, which would be sorted last.
     """
     array = _plain(name, values)
     _check_shape(name, array, n)
@@ -50,14 +50,14 @@ def time_column(name: str, values: Any, n: int) -> HostArray:
 
 
 def as_float32(name: str, array: HostArray) -> HostArray:
-    """Numbers in single precision; ValueError for those that are too large."""
+    """Convert numbers to float32; raise ValueError if they are too large."""
     if np.abs(array).max() > np.finfo(np.float32).max:
         raise ValueError(f"{name} must fit into float32, got {np.abs(array).max():g}; scale them")
     return array.astype(np.float32)
 
 
 def utc(date: datetime.datetime) -> datetime.datetime:
-    """A date without a zone; one with a zone, in UTC."""
+    """Convert a date to UTC and drop its time zone; a date without time zone stays as it is."""
     return date if date.tzinfo is None else date.astimezone(datetime.UTC).replace(tzinfo=None)
 
 
@@ -68,7 +68,7 @@ def _plain(name: str, values: Any) -> HostArray:
 
 
 def from_objects(array: HostArray) -> HostArray:
-    """``(n,)`` objects that are all numbers or missing, as nullable columns of frames have them, as numbers and NaN."""
+    """Convert objects ``(n,)`` to floats if all are numbers or missing (NaN), as in nullable columns of frames."""
     items = array.tolist()
     missing = [v is None or type(v).__name__ in ("NAType", "NaTType") for v in items]
     real = numbers.Real | decimal.Decimal
@@ -91,7 +91,7 @@ def _date(name: str, value: Any, entry: int) -> datetime.datetime | None:
 
 def _check_shape(name: str, array: HostArray, n: int) -> None:
     if array.shape != (n,):
-        raise ValueError(f"{name} must have shape ({n},), one for each of users, got {array.shape}")
+        raise ValueError(f"{name} must have shape ({n},), like users, got {array.shape}")
 
 
 def _check_finite(name: str, array: HostArray) -> None:

@@ -1,14 +1,14 @@
-"""Explicit feedback: ratings as mean, biases and factors, by alternating least squares.
+"""Explicit feedback (ratings): mean, biases and factors, by alternating least squares.
 
-The problem, with w the weights of the entries, n_u and n_i the total weights of a user and of an item, and a bar for
-the mean of these over all users, or items::
+With w the weights of the entries, n_u and n_i the total weights of a user and of an item, and a bar for their means
+over all users or items, the problem is::
 
     min  sum over entries  w / 2 (r_ui - mean - b_u - c_i - a_u . d_i)^2
          + alpha  sum over users  n_bar (n_u / n_bar)^scaling Omega(a_u),  and the same for the items d_i
          + bias_alpha / 2 (|b|^2 + |c|^2)
 
-with Omega an elastic net of strength one. A half-step solves it exactly for all users, b and a together, the next one
-for all items.
+where Omega is an elastic net of strength one. A half-step solves the problem exactly for all users, jointly for b and
+a; the next half-step does so for all items.
 """
 
 from dataclasses import dataclass, field
@@ -30,19 +30,19 @@ _INITIAL_SCALE = 0.1
 
 
 class Side(NamedTuple):
-    """Users, or items, of a model.
+    """One side of a model: its users, or its items.
 
     Attributes:
       factors: ``(n, k)``.
       bias: ``(n,)``.
       variance: ``(n, k)`` of the factors, or None for point estimates.
-      load: scalar, the mean over the training rows of their total weight.
+      mean_weight: scalar, the mean over the training rows of their total weight.
     """
 
     factors: Array
     bias: Array
     variance: Array | None
-    load: Array
+    mean_weight: Array
 
 
 class ALSState(NamedTuple):
@@ -55,11 +55,13 @@ class ALSState(NamedTuple):
 
 
 class RowSums(NamedTuple):
-    """Sums over the entries of each row, with e the value less the mean and the bias of the column, d its factors.
+    """Sums over the entries of each row.
+
+    Here e is the value minus the mean and the bias of the column, and d are the factors of the column.
 
     Attributes:
       gram: ``(m, k, k)`` sum of w d d^T.
-      variance: ``(m, k)`` sum of w times the variance of d; None where there is none.
+      variance: ``(m, k)`` sum of w times the variance of d; None for point estimates.
       beta: ``(m, k)`` sum of w e d.
       column_sum: ``(m, k)`` sum of w d.
       weight: ``(m,)`` sum of w.
@@ -79,25 +81,25 @@ class RowSums(NamedTuple):
 @register_configuration
 @dataclass(frozen=True)
 class ExplicitALS:
-    """Alternating least squares for ratings: configuration.
+    """Configuration of alternating least squares for ratings.
 
     Attributes:
       n_components: k, number of factors (static).
-      alpha: strength of the penalty of the factors, >= 0, per rating of a user or item with a mean number of them.
+      alpha: strength of the penalty on factors, >= 0, per rating of a user or item with an average number of ratings.
       l1_ratio: share of the l1 norm in an elastic net, in [0, 1]; None for ridge.
       nonneg: whether factors must be non-negative (static).
-      scaling: how the penalty grows with the number of ratings of a user or item: 0, the same for all; 1, in
-        proportion, as in ALS-WR (Zhou et al. 2008); the best is in between.
-      bias_alpha: strength of the penalty of the biases, > 0: the number of ratings that a bias is damped by.
-      biases: whether there are biases (static).
+      scaling: exponent with which the penalty grows with the number of ratings of a user or item: 0 for a constant
+        penalty, 1 for a proportional one as in ALS-WR (Zhou et al. 2008). The best value is in between.
+      bias_alpha: strength of the penalty on biases, > 0. It acts like that many more ratings without any deviation.
+      biases: whether the model has biases (static).
       variational: whether each factor is a normal distribution instead of a number (static). Half-steps then add the
-        variances of the other side to the diagonals of its Gram matrices, and the variance of the noise is learned
-        along with them: variational Bayes with independent factors (Raiko, Ilin and Karhunen 2007). It
-        overfits less, and costs little. For ridge only, where it is the default.
-      code_solver: of penalties other than ridge; None for coordinate descent.
+        variances of the other side to the diagonals of its Gram matrices, and also learn the variance of the noise.
+        This is variational Bayes with independent factors (Raiko, Ilin and Karhunen 2007), which overfits less at
+        little cost. It needs the ridge penalty, for which it is the default.
+      code_solver: solver for penalties other than ridge; None for `ActiveSet`.
 
     Raises:
-      ValueError: for numbers out of range, and variational=True with another penalty than ridge.
+      ValueError: for numbers out of range, and variational=True with a penalty other than ridge.
       TypeError: for values that are not numbers.
 
     Example:
@@ -126,7 +128,7 @@ class ExplicitALS:
         if self.l1_ratio is not None:
             check_real("l1_ratio", self.l1_ratio, low=0.0, high=1.0)
         if self.variational and not self._is_ridge:
-            raise ValueError("variational=True is for ridge: leave out variational, or l1_ratio and nonneg")
+            raise ValueError("variational=True needs a ridge penalty: leave out variational, or l1_ratio and nonneg")
 
     @property
     def _is_ridge(self) -> bool:
@@ -139,17 +141,17 @@ class ExplicitALS:
 
     @property
     def penalty(self) -> Penalty:
-        """Omega of the factors, alpha included."""
+        """The penalty ``alpha Omega`` of the factors."""
         if self.l1_ratio is None:
             return Ridge(self.alpha, nonneg=self.nonneg)
         return ElasticNet(self.alpha, self.l1_ratio, nonneg=self.nonneg)
 
     def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Observed:
-        """Ratings as arrays on the device, or the devices of a mesh."""
+        """Convert ratings to arrays on the device, or on the devices of a mesh."""
         return observed(ratings, mesh)
 
     def init(self, key: Key, data: Observed) -> ALSState:
-        """Random factors of the items; zeros elsewhere."""
+        """Return random factors for the items, and zeros elsewhere."""
         k, n_users, n_items = self.n_components, data.by_user.n_rows, data.by_item.n_rows
         total = total_weight(data.by_user)
         mean = total_weight(data.by_user, values=True) / total
@@ -165,70 +167,70 @@ class ExplicitALS:
         return ALSState(mean, users, side(items), jnp.ones((), mean.dtype))
 
     def epoch(self, key: Key, state: ALSState, data: Observed) -> ALSState:
-        """A half-step of the users and one of the items; nothing is random."""
+        """Do a half-step for the users and one for the items; the key is not used."""
         users, noise = self.half_step(data.by_user, state.users, state.items, state.mean, state.noise)
         items, noise = self.half_step(data.by_item, state.items, users, state.mean, noise)
         return ALSState(state.mean, users, items, noise)
 
     def resume(self, old: ALSState, new: ALSState, users: HostArray, items: HostArray) -> ALSState:
-        """A first state with the rows of an old one: arguments as in `Model.resume`."""
+        """Copy the rows of an old state into a new one; arguments as in `Model.resume`."""
 
         def side(old: Side, new: Side, positions: HostArray) -> Side:
             carried = jax.tree.map(lambda a, b: carry_over(a, b, positions), old[:3], new[:3])
-            return Side(carried[0], carried[1], carried[2], new.load)
+            return Side(carried[0], carried[1], carried[2], new.mean_weight)
 
         return ALSState(new.mean, side(old.users, new.users, users), side(old.items, new.items, items), old.noise)
 
     def fold_in(self, state: ALSState, rows: RaggedRows) -> tuple[Array, Array]:
-        """Factors ``(m, k)`` and biases ``(m,)`` of other users, from their ratings and the items of a state.
+        """Solve for factors ``(m, k)`` and biases ``(m,)`` of new users, from their ratings and the items of a state.
 
-        Differentiable in the state, the ratings and the numbers of the configuration.
+        The result is differentiable in the state, the ratings and the numbers of the configuration.
         """
         shape, dtype = (rows.n_rows, self.n_components), state.mean.dtype
-        own = Side(jnp.zeros(shape, dtype), jnp.zeros(shape[0], dtype), None, state.users.load)
+        own = Side(jnp.zeros(shape, dtype), jnp.zeros(shape[0], dtype), None, state.users.mean_weight)
         new, _ = self.half_step(rows, own, state.items, state.mean, state.noise)
         return new.factors, new.bias
 
     def half_step(self, rows: RaggedRows, own: Side, other: Side, mean: Array, noise: Array) -> tuple[Side, Array]:
-        """The best users for given items, or the best items for given users.
+        """Solve for the users with given items, or for the items with given users.
 
         Args:
           rows: ratings by user, or by item.
-          own: what is solved for; coordinate descent starts there.
-          other: of the columns.
+          own: current side of the rows, from which iterative solvers start.
+          other: side of the columns.
           mean: scalar.
-          noise: variance of the ratings about the predictions, a scalar; only for distributions.
+          noise: scalar, variance of the ratings around the predictions; used only for distributions.
 
         Returns:
-          the new side, and the noise as it is now, unchanged for point estimates.
+          the new side, and the new noise, which is unchanged for point estimates.
         """
 
         def block(shared: Any, tiles: Tile, numbers: Array) -> Any:
             own, other, mean, noise = shared
             sums = sum_rows(tiles, numbers.shape[0], lambda tile: _chunk_sums(tile, other, mean))
-            return self._solve(sums, own.factors.at[numbers].get(mode="fill", fill_value=0), own.load, noise)
+            return self._solve(sums, own.factors.at[numbers].get(mode="fill", fill_value=0), own.mean_weight, noise)
 
         (factors, bias, variance), (square, weight) = map_blocks(block, (own, other, mean, noise), rows)
         if self.has_variance:
             noise = square.sum() / jnp.maximum(weight.sum(), 1)
-        return Side(factors, bias, variance, own.load), noise
+        return Side(factors, bias, variance, own.mean_weight), noise
 
     def _solve(
-        self, sums: RowSums, start: Array, load: Array, noise: Array
+        self, sums: RowSums, start: Array, mean_weight: Array, noise: Array
     ) -> tuple[tuple[Array, Array, Array | None], tuple[Array, Array]]:
-        """Factors, biases and variances of rows; their squared errors and weights: all of ``(m, ...)``."""
+        """Return factors, biases and variances of rows, and their squared errors and weights: all ``(m, ...)``."""
         gram, beta, dtype = sums.gram, sums.beta, sums.beta.dtype
-        if sums.variance is not None:  # the mean of d d^T
+        if sums.variance is not None:  # for the expectation of d d^T
             gram += sums.variance[:, None] * jnp.eye(self.n_components, dtype=dtype)
-        # The bias that is best for given factors, put into the problem, leaves one in the factors alone.
+        # Substituting the best bias for given factors leaves a problem in the factors alone.
         damped = 1 / (sums.weight + jnp.asarray(self.bias_alpha, dtype)) if self.biases else jnp.zeros_like(sums.weight)
         column_sum = sums.column_sum
         inner = gram - damped[:, None, None] * column_sum[:, :, None] * column_sum[:, None]
         linear = beta - (damped * sums.value)[:, None] * column_sum
         square = sums.square - damped * sums.value**2
-        # Sums are divided by what the penalty of a row is to be multiplied with, so that one penalty serves all.
-        share = jnp.where(sums.weight > 0, sums.weight, load) / load
-        scale = share ** -jnp.asarray(self.scaling, dtype) / load
+        # Sums are divided by the factor of the penalty of their row, so that all rows share one penalty.
+        share = jnp.where(sums.weight > 0, sums.weight, mean_weight) / mean_weight
+        scale = share ** -jnp.asarray(self.scaling, dtype) / mean_weight
         inner, linear, square = scale[:, None, None] * inner, scale[:, None] * linear, scale * square
         variance, diagonal = None, jnp.diagonal(gram, axis1=1, axis2=2)
         if self._is_ridge:
@@ -248,7 +250,7 @@ class ExplicitALS:
         return (factors, bias, variance), (error, sums.weight)
 
     def factors(self, state: ALSState) -> Factors:
-        """The model of a state."""
+        """Return the factors of a state."""
         return Factors(state.mean, state.users.bias, state.items.bias, state.users.factors, state.items.factors)
 
 

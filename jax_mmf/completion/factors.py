@@ -1,4 +1,4 @@
-"""Factors of a rating matrix, and what they predict: pure functions, differentiable in everything."""
+"""Factors of a rating matrix and their predictions, as pure functions that are differentiable in all factors."""
 
 from typing import NamedTuple
 
@@ -27,10 +27,10 @@ class Factors(NamedTuple):
 
 
 def predict(factors: Factors, users: ArrayLike, items: ArrayLike) -> Array:
-    """Predictions for pairs of a user and an item, by their positions.
+    """Predict the values of pairs of a user and an item, by their positions.
 
-    A position of -1 stands for an unknown user or item, of which nothing but the mean and the bias of the other is
-    known.
+    A position of -1 stands for an unknown user or item. The prediction then uses only the mean and the bias of the
+    other one.
 
     Args:
       factors: the model.
@@ -52,7 +52,7 @@ def predict(factors: Factors, users: ArrayLike, items: ArrayLike) -> Array:
 
 
 def score_all(factors: Factors, users: ArrayLike) -> Array:
-    """Predictions of all items for some users, by their positions; -1 as in `predict`: ``(b,) -> (b, n_items)``."""
+    """Predict all items for users at positions, -1 as in `predict`: ``(b,) -> (b, n_items)``."""
     users = jnp.asarray(users)
     known = (users >= 0)[:, None]
     own = factors.user_bias[users][:, None] + matmul(factors.users[users], factors.items.T)
@@ -60,6 +60,6 @@ def score_all(factors: Factors, users: ArrayLike) -> Array:
 
 
 def carry_over(old: Array, new: Array, positions: HostArray) -> Array:
-    """Rows of ``old`` where there is one, at ``positions``; rows of ``new`` where the position is -1."""
+    """Take rows of ``old`` at ``positions``, and rows of ``new`` where the position is -1."""
     known = (positions >= 0).reshape(-1, *[1] * (new.ndim - 1))
     return jnp.where(known, old[positions], new)

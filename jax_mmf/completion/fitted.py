@@ -1,4 +1,4 @@
-"""What `jax_mmf.completion.fit` returns: a model of ratings by the ids of its users and items."""
+"""Fitted models of ratings, which predict and recommend by the ids of users and items."""
 
 import functools
 from dataclasses import dataclass, replace
@@ -17,9 +17,9 @@ from jax_mmf.completion.ratings import Ratings
 from jax_mmf.core import check_choice, check_count, check_process
 from jax_mmf.typing import Array, HostArray
 
-_SCORES = 1 << 24  # that are in memory at once
-_PREDICTIONS = 1 << 20
-_FOLDED = 8  # users who are folded in at once, at least
+_SCORES = 1 << 24  # in memory at a time
+_PREDICTIONS = 1 << 20  # per call of the compiled program
+_FOLDED = 8  # smallest number of users that are folded in together
 
 _predict = jax.jit(predict)
 _fold_in = jax.jit(lambda model, state, rows: model.fold_in(state, rows))
@@ -30,8 +30,8 @@ class Recommendations(NamedTuple):
 
     Attributes:
       users: ``(m,)`` ids.
-      items: ``(m, n)`` ids, the best first; None (for numbers -1, for dates NaT) where a user has seen nearly
-        everything.
+      items: ``(m, n)`` ids, the best first. Where fewer than n items are left for a user: -1 for numbers, NaT for
+        dates, None for other ids.
       scores: ``(m, n)`` predictions, ``-inf`` where there is no item.
     """
 
@@ -41,11 +41,11 @@ class Recommendations(NamedTuple):
 
 
 class EpochRecord(NamedTuple):
-    """One line of the history.
+    """Record of one epoch in the history.
 
     Attributes:
-      epoch: number of epochs done.
-      seconds: of all epochs so far, the compilation in the first included, evaluation not.
+      epoch: number of epochs so far.
+      seconds: time of all epochs so far, with the compilation in the first one, and without evaluation.
       score: on validation ratings, or NaN.
     """
 
@@ -56,19 +56,19 @@ class EpochRecord(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A model of ratings that was learned, by the ids of its users and items.
+    """A fitted model of ratings, which refers to users and items by their ids.
 
     Attributes:
       model: the configuration.
-      state: what it learned: a pytree, for functions of the configuration such as ``model.fold_in``.
+      state: the learned state, a pytree for methods of the configuration such as ``model.fold_in``.
       factors: `Factors`, rows in the order of ``ratings.user_ids`` and ``ratings.item_ids``; zero for users and items
         without ratings.
-      ratings: of these users.
-      item_counts: ``(n_items,)`` numbers of ratings that were learned from.
+      ratings: the ratings of its users.
+      item_counts: ``(n_items,)`` number of training ratings of each item.
       limits: smallest and largest rating, to which predictions are clipped, or None.
       history: an `EpochRecord` per epoch.
       stopped_by: what ended the run: ``"epochs"``, ``"patience"``, ``"callback"``, ``"interrupt"`` (Ctrl-C) or
-        ``"error"``; None for a model out of a file.
+        ``"error"``; None for a model from a file.
     """
 
     model: Model
@@ -82,7 +82,7 @@ class Fitted:
 
     @property
     def known_items(self) -> HostArray:
-        """``(n_items,)`` booleans, the items that ratings were learned from."""
+        """Whether each item has training ratings: ``(n_items,)`` booleans."""
         return self.item_counts > 0
 
     def __repr__(self) -> str:
@@ -90,13 +90,13 @@ class Fitted:
         return f"Fitted({self.model!r},\n  {self.ratings!r}, {learned})"
 
     def predict(self, users: Any, items: Any, *, unknown: str = "bias") -> HostArray:
-        """Predictions for pairs of a user and an item.
+        """Predict the values of pairs of a user and an item.
 
         Args:
           users: ``(n,)`` ids, or one id for all items.
           items: ``(n,)`` ids, or one id for all users.
-          unknown: what to do with ids that the model has not seen: ``"bias"`` predicts from the mean and the bias of
-            the other one, ``"error"`` raises.
+          unknown: treatment of ids that the model has not seen: ``"bias"`` predicts from the mean and the bias of the
+            other id of the pair, ``"error"`` raises.
 
         Returns:
           ``(n,)`` float32, never NaN; within the range of the training ratings for explicit feedback.
@@ -105,17 +105,17 @@ class Fitted:
           ValueError: for lengths that differ, and for unknown ids with ``unknown="error"``.
 
         Warns:
-          UserWarning: if all users, or all items, are unknown and of another kind than those of the model, such as text
-            where these are numbers.
+          UserWarning: if all users, or all items, are unknown and their ids are of another type than those of the
+            model, such as text instead of numbers.
         """
         rows = _known("users", self.ratings.user_ids, users, unknown)
         columns = _known("items", self.ratings.item_ids, items, unknown)
         if len(rows) != len(columns) and 1 not in (len(rows), len(columns)):
-            raise ValueError(f"users and items must be as many, got {len(rows)} and {len(columns)}")
+            raise ValueError(f"users and items must have the same length, got {len(rows)} and {len(columns)}")
         return self.predict_positions(*np.broadcast_arrays(rows, columns))
 
     def predict_positions(self, users: HostArray, items: HostArray) -> HostArray:
-        """As `predict`, by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 for unknown."""
+        """Predict by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 stands for unknown."""
         check_process()
         n, factors = len(users), self.factors
         out = np.empty(n, np.float32)
@@ -129,17 +129,17 @@ class Fitted:
     def recommend(
         self, users: Any = None, n: int = 10, *, exclude_seen: bool = True, unknown: str = "bias"
     ) -> Recommendations:
-        """The best items of users.
+        """Recommend the best items to users.
 
         Args:
           users: ids, or one id; all users of the model by default.
           n: number of items.
-          exclude_seen: whether items that a user has rated are left out.
-          unknown: as in `predict`: users that the model has not seen get the items of the largest bias; those with the
-            most ratings where the model has no biases of items.
+          exclude_seen: whether to leave out items that a user has rated.
+          unknown: as in `predict`. Users that the model has not seen get the items with the largest biases, or with the
+            most ratings if the model has no item biases.
 
         Returns:
-          a `Recommendations`, of m users; of one user if one id was given, m = 1.
+          a `Recommendations` for m users, m = 1 for one id.
 
         Raises:
           ValueError: for unknown ids with ``unknown="error"``, and n below 1.
@@ -163,10 +163,10 @@ class Fitted:
         return Recommendations(given, items, scores)
 
     def best_items(self, users: HostArray, n: int, exclude: Ratings | None) -> tuple[HostArray, HostArray]:
-        """Positions and scores ``(m, n)`` of the best items of users ``(m,)``, by positions; -1 and -inf for none.
+        """Return positions and scores ``(m, n)`` of the best items of users at positions ``(m,)``.
 
-        Items that nothing was learned of are not among them. Users of whom nothing is known get the items with the most
-        ratings, where biases of items don't say better.
+        Where no item is left, they are -1 and -inf. Items without training ratings are left out. Users without factors
+        get the items with the most ratings if the model has no item biases.
         """
         check_process()
         factors, n_items = self.factors, self.ratings.n_items
@@ -174,7 +174,7 @@ class Fitted:
         columns = np.full((len(users), n), -1, np.int64)
         scores = np.full((len(users), n), -np.inf, np.float32)
         size = min(power_of_two(len(users)), max(1, _SCORES // n_items))
-        popularity = np.empty(n_items, np.float32)  # ranks, the largest that of the most rated item
+        popularity = np.empty(n_items, np.float32)  # ranks; the most rated item has the largest
         popularity[np.argsort(-self.item_counts, kind="stable")] = np.arange(n_items, 0, -1)
         starts = None if exclude is None else exclude.row_starts()
         for first in range(0, len(users), size):
@@ -193,14 +193,14 @@ class Fitted:
         return columns, scores
 
     def similar_items(self, item: Any, n: int = 10) -> tuple[HostArray, HostArray]:
-        """The items that resemble an item, by the cosine of their factors.
+        """Find the items that are most similar to an item, by the cosine of their factors.
 
         Args:
           item: an id.
-          n: number of items, at most.
+          n: largest number of items.
 
         Returns:
-          ids and cosines ``(n,)``, the most similar first; the item itself and items without ratings left out.
+          ids and cosines ``(n,)``, the most similar first, without the item itself and items without ratings.
 
         Raises:
           ValueError: for an unknown id, an item without ratings, and n below 1.
@@ -208,7 +208,7 @@ class Fitted:
         check_count("n", n)
         (position,) = _known("items", self.ratings.item_ids, [item], "error")
         if not self.known_items[position]:
-            raise ValueError(f"item {item!r} has no ratings, so that nothing is known that could be similar")
+            raise ValueError(f"item {item!r} has no ratings to compare it by; choose an item with ratings")
         factors = np.asarray(self.factors.items)
         norms = np.linalg.norm(factors, axis=1)
         unit = factors / np.where(norms > 0, norms, 1)[:, None]
@@ -219,10 +219,10 @@ class Fitted:
         return self.ratings.item_ids.values[best], cosines[best]
 
     def fold_in(self, ratings: Ratings) -> "Fitted":
-        """A model of other users with these items: their factors are solved for, nothing is learned.
+        """Make a model of new users by solving for their factors; the items stay as they are.
 
         Args:
-          ratings: of the other users. Ratings of items that the model does not know are left out.
+          ratings: of the new users. Ratings of items that the model does not know are left out.
 
         Returns:
           a model of the users of ``ratings`` and of the items of this model.
@@ -246,7 +246,7 @@ class Fitted:
         return replace(self, factors=factors, ratings=moved)
 
 
-def fitted(
+def make_fitted(
     model: Model,
     state: Any,
     ratings: Ratings,
@@ -254,14 +254,14 @@ def fitted(
     history: list[EpochRecord],
     stopped_by: str | None = None,
 ) -> Fitted:
-    """The model of a state that ratings were learned into."""
+    """Make the fitted model of a state that was trained on ratings."""
     counts = np.bincount(ratings.items, minlength=ratings.n_items)
     factors = without_unrated(model.factors(state), ratings)
     return Fitted(model, state, factors, ratings, counts, limits, history, stopped_by)
 
 
 def without_unrated(factors: Factors, ratings: Ratings) -> Factors:
-    """Zeros for users and items without ratings, of which a random start may be left."""
+    """Set users and items without ratings to zero, since random initial values may be left there."""
     users, items = (
         np.bincount(positions, minlength=size) > 0
         for positions, size in ((ratings.users, ratings.n_users), (ratings.items, ratings.n_items))
@@ -278,7 +278,7 @@ def without_unrated(factors: Factors, ratings: Ratings) -> Factors:
 @functools.partial(jax.jit, static_argnames="n")
 def _best(factors: Factors, users: Array, barred: Array, popularity: Array, n: int) -> tuple[Array, Array]:
     scores = jnp.where(barred, -jnp.inf, score_all(factors, users))
-    # Without biases of items, all items score the same for users without factors: popularity says more than position.
+    # Without item biases, all items score the same for users without factors. They are ranked by popularity then.
     is_unknown = (users < 0) | jnp.all(factors.users[users] == 0, axis=1)
     is_tie = is_unknown[:, None] & jnp.all(factors.item_bias == 0) & ~barred
     _, found = jax.lax.top_k(jnp.where(is_tie, popularity.astype(scores.dtype), scores), n)

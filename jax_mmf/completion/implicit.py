@@ -1,15 +1,16 @@
-"""Implicit feedback: clicks and counts, by weighted alternating least squares over all pairs.
+"""Implicit feedback (clicks and counts), by weighted alternating least squares over all pairs.
 
-The problem, with ``w = confidence * weight * value`` of an entry (values are one for clicks), the weight
-``n_u = sum of w + unobserved_weight * n_items`` of a user, its mean n_bar, and w_bar, the mean of ``sum of w``::
+An entry has the weight ``w = confidence * weight * value`` (clicks have value one), and a user the weight
+``n_u = sum of w + unobserved_weight * n_items``. With n_bar the mean of n_u over the users, and w_bar the mean of
+``sum of w``, the problem is::
 
     min  sum over entries  w / 2 (1 - a_u . d_i)^2  +  unobserved_weight / 2  sum over all pairs (a_u . d_i)^2
-         + alpha / 2  sum over users  w_bar (n_u / n_bar)^scaling |a_u|^2,  the same for the items d_i
+         + alpha / 2  sum over users  w_bar (n_u / n_bar)^scaling |a_u|^2,  and the same for the items d_i
 
-This is iALS (Hu, Koren and Volinsky 2008), the penalty scaled as by Rendle et al. 2022, by blocks of factors iALS++
-(Rendle et al. 2021). Both have a penalty per n_u, which is mostly unobserved weight: the best one falls nearly in
-proportion as unobserved_weight rises. Here alpha is per weight of entries, and its best value moves little
-(docs/recommenders.md).
+This is iALS (Hu, Koren and Volinsky 2008) with the penalty scaling of Rendle et al. (2022); with blocks of factors it
+is iALS++ (Rendle et al. 2021). The papers define the penalty per n_u, most of which is unobserved weight. Their best
+penalty is therefore nearly inversely proportional to unobserved_weight. Here alpha is relative to the weight of the
+entries, and its best value changes little (docs/recommenders.md).
 """
 
 from dataclasses import dataclass, field
@@ -43,14 +44,14 @@ class ImplicitState(NamedTuple):
     Attributes:
       users: ``(n_users, k)``.
       items: ``(n_items, k)``.
-      user_load: scalar, the mean weight of the entries of a user, w_bar.
-      item_load: scalar, that of an item.
+      user_mean_weight: scalar, the mean over users of the total weight of their entries, w_bar.
+      item_mean_weight: scalar, the same for items.
     """
 
     users: Array
     items: Array
-    user_load: Array
-    item_load: Array
+    user_mean_weight: Array
+    item_mean_weight: Array
 
 
 class BlockSums(NamedTuple):
@@ -63,16 +64,17 @@ class BlockSums(NamedTuple):
 @register_configuration
 @dataclass(frozen=True)
 class ImplicitALS:
-    """Weighted alternating least squares for clicks and counts: configuration.
+    """Configuration of weighted alternating least squares for clicks and counts.
 
     Attributes:
       n_components: k, number of factors (static).
-      alpha: strength of the penalty, >= 0, per weight of the entries of a mean user or item.
+      alpha: strength of the penalty, >= 0, relative to the weight of the entries of an average user or item.
       unobserved_weight: weight > 0 of the pairs without an entry, whose target is zero.
-      confidence: weight of an entry, times its value and its weight.
-      scaling: how the penalty grows with the weight of a user or item: 0, the same for all; 1, in proportion.
-      block_size: number of factors that are solved for at a time (static), as in iALS++, which costs less where k is
-        large; None for all.
+      confidence: factor > 0 of the weight of an entry, which is ``confidence * weight * value``.
+      scaling: exponent with which the penalty grows with the weight of a user or item: 0 for a constant penalty, 1 for
+        a proportional one.
+      block_size: number of factors that are solved for together (static), as in iALS++, which is cheaper for large k;
+        None for all.
 
     Raises:
       ValueError: for numbers out of range.
@@ -98,12 +100,12 @@ class ImplicitALS:
             check_count("block_size", self.block_size)
 
     def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Observed:
-        """Ratings as arrays on the device, or the devices of a mesh."""
+        """Convert ratings to arrays on the device, or on the devices of a mesh."""
         check_counts(ratings)
         return observed(ratings, mesh)
 
     def init(self, key: Key, data: Observed) -> ImplicitState:
-        """Random factors of the items, zeros for the users."""
+        """Return random factors for the items, and zeros for the users."""
         k, n_users, n_items = self.n_components, data.by_user.n_rows, data.by_item.n_rows
         total = self.confidence * total_weight(data.by_user, values=True)
         items = _INITIAL_SCALE / jnp.sqrt(k) * jax.random.normal(key, (n_items, k), total.dtype)
@@ -115,19 +117,19 @@ class ImplicitALS:
         )
 
     def epoch(self, key: Key, state: ImplicitState, data: Observed) -> ImplicitState:
-        """A half-step of the users and one of the items; nothing is random."""
-        users = self.half_step(data.by_user, state.users, state.items, state.user_load)
-        items = self.half_step(data.by_item, state.items, users, state.item_load)
+        """Do a half-step for the users and one for the items; the key is not used."""
+        users = self.half_step(data.by_user, state.users, state.items, state.user_mean_weight)
+        items = self.half_step(data.by_item, state.items, users, state.item_mean_weight)
         return state._replace(users=users, items=items)
 
-    def half_step(self, rows: RaggedRows, own: Array, other: Array, load: Array) -> Array:
-        """The best users for given items, or the best items for given users.
+    def half_step(self, rows: RaggedRows, own: Array, other: Array, mean_weight: Array) -> Array:
+        """Solve for the users with given items, or for the items with given users.
 
         Args:
           rows: entries by user, or by item.
-          own: ``(n, k)`` what is solved for; blocks of factors start there.
+          own: ``(n, k)`` current factors of the rows, which matter only with blocks of factors.
           other: ``(m, k)`` factors of the columns.
-          load: scalar, mean weight of the entries of a row.
+          mean_weight: scalar, mean over rows of the total weight of their entries.
 
         Returns:
           ``(n, k)``.
@@ -136,16 +138,16 @@ class ImplicitALS:
         unobserved, alpha = (jnp.asarray(v, dtype) for v in (self.unobserved_weight, self.alpha))
 
         def block(shared: Any, tiles: Tile, numbers: Array) -> Array:
-            own, other, everything, load = shared
+            own, other, everything, mean = shared
             factors = own.at[numbers].get(mode="fill", fill_value=0)
             entries = tiles._replace(weights=self.confidence * tiles.weights * tiles.values)
             weight = sum_rows(entries, numbers.shape[0], lambda tile: tile.weights.sum(1))
             everywhere = unobserved * other.shape[0]
-            penalty = alpha * load * ((weight + everywhere) / (load + everywhere)) ** jnp.asarray(self.scaling, dtype)
+            penalty = alpha * mean * ((weight + everywhere) / (mean + everywhere)) ** jnp.asarray(self.scaling, dtype)
             for first in range(0, k, self.block_size or k):
                 part = slice(first, min(k, first + (self.block_size or k)))
                 sums = sum_rows(entries, numbers.shape[0], lambda tile: _chunk_sums(tile, factors, other, part))  # noqa: B023
-                # Newton's step of a quadratic function: exact on these factors, the others held.
+                # A Newton step on a quadratic function is exact for these factors, with the others fixed.
                 factor = cholesky_shifted(sums.gram + everything[part, part], penalty)
                 pull = sums.pull - matmul(factors, everything[:, part]) - penalty[:, None] * factors[:, part]
                 moved = factors[:, part] + cho_solve(factor, pull)
@@ -153,37 +155,38 @@ class ImplicitALS:
             return factors
 
         everything = unobserved * self_product(other.T)
-        out: Array = map_blocks(block, (own, other, everything, load), rows)
+        out: Array = map_blocks(block, (own, other, everything, mean_weight), rows)
         return out
 
     def resume(self, old: ImplicitState, new: ImplicitState, users: HostArray, items: HostArray) -> ImplicitState:
-        """A first state with the rows of an old one: arguments as in `Model.resume`."""
+        """Copy the rows of an old state into a new one; arguments as in `Model.resume`."""
         return new._replace(
             users=carry_over(old.users, new.users, users), items=carry_over(old.items, new.items, items)
         )
 
     def fold_in(self, state: ImplicitState, rows: RaggedRows) -> tuple[Array, Array]:
-        """Factors ``(m, k)`` of other users, from their entries and the items of a state, and biases of zero.
+        """Solve for the factors ``(m, k)`` of new users from their entries and the items of a state.
 
-        Differentiable in the state, the entries and the numbers of the configuration.
+        The biases are zero. The result is differentiable in the state, the entries and the numbers of the
+        configuration.
         """
         start = jnp.zeros((rows.n_rows, self.n_components), state.items.dtype)
         whole = ImplicitALS(self.n_components, self.alpha, self.unobserved_weight, self.confidence, self.scaling)
-        return whole.half_step(rows, start, state.items, state.user_load), start[:, 0]
+        return whole.half_step(rows, start, state.items, state.user_mean_weight), start[:, 0]
 
     def factors(self, state: ImplicitState) -> Factors:
-        """The model of a state: scores without mean and biases."""
+        """Return the factors of a state; mean and biases are zero."""
         users, items = state.users, state.items
         zeros = lambda rows: jnp.zeros(rows.shape[0], rows.dtype)  # noqa: E731
         return Factors(jnp.zeros((), users.dtype), zeros(users), zeros(items), users, items)
 
 
 def check_counts(ratings: Ratings) -> None:
-    """Raise ValueError unless values are counts, of which some weigh something."""
+    """Raise ValueError unless all values are counts >= 0, and some entry has a positive value and weight."""
     if (ratings.values < 0).any():
         raise ValueError(
             f"implicit feedback must be counts >= 0, got {ratings.values.min():g}; ratings.positives(threshold) "
-            "makes clicks of ratings"
+            "converts ratings to clicks"
         )
     if not (ratings.values * (1 if ratings.weights is None else ratings.weights)).any():
         raise ValueError("implicit feedback must have an entry whose value and weight are not zero")

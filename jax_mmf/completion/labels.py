@@ -1,4 +1,4 @@
-"""Ids of users and of items: any hashable values, numbered from zero."""
+"""Ids of users and items: any hashable values, numbered from zero."""
 
 from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
@@ -13,10 +13,10 @@ _SORTABLE = "iumM"  # kinds of arrays that NumPy sorts and searches as they are
 
 
 def label_array(values: Any) -> HostArray:
-    """Ids as a 1-D array, the same for the same ids in any container.
+    """Convert ids to a 1-D array, which is the same for the same ids in any container.
 
-    Whole numbers and dates are arrays of these. Text and everything else is an array of objects: arrays of text of one
-    width drop NULs at its end, and take the room of the longest in each place.
+    Whole numbers and dates become arrays of these types. Text and other ids become an array of objects, since NumPy's
+    arrays of strings drop trailing NULs, and use the space of the longest string for every element.
     """
     if isinstance(values, str | bytes | Mapping | Set):
         raise TypeError(f"ids must be a list or an array with one for each entry, got a {type(values).__name__}")
@@ -40,25 +40,25 @@ def label_array(values: Any) -> HostArray:
 
 
 def is_one_label(value: Any) -> bool:
-    """Whether a value is one id, and not many: text, a tuple, or anything that can't be iterated over."""
+    """Whether a value is a single id: text, a tuple, or a value that can't be iterated over."""
     return isinstance(value, str | bytes | tuple) or not isinstance(value, Iterable) or _is_scalar_array(value)
 
 
 def as_labels(value: Any) -> HostArray:
-    """One id, or many, as a 1-D array."""
+    """Convert one id, or many, to a 1-D array."""
     return label_array([value] if is_one_label(value) else value)
 
 
 def kind_mismatch(name: str, labels: "Labels", asked: HostArray) -> str | None:
-    """Why ids, none of which is known, can't be, in a sentence: numbers for text, text for numbers, "7.0" for "7".
+    """Explain why all ids are unknown if their type differs: numbers for text, text for numbers, "7.0" for "7".
 
     Args:
-      name: what the ids are of, such as ``"users"``.
-      labels: those that are known.
+      name: what the ids stand for, such as ``"users"``.
+      labels: the known ids.
       asked: ids that are not among them.
 
     Returns:
-      the sentence, or None for ids that may well be new ones.
+      a sentence, or None for ids that may simply be new.
     """
     if len(labels) == 0 or len(asked) == 0:
         return None
@@ -75,7 +75,7 @@ def kind_mismatch(name: str, labels: "Labels", asked: HostArray) -> str | None:
 
 
 def positions_or_warning(name: str, labels: "Labels", asked: HostArray) -> HostArray:
-    """Positions of ids, with a UserWarning if all are unknown for being of another kind: see `kind_mismatch`."""
+    """Return the positions of ids; warn if all are unknown because their type differs: see `kind_mismatch`."""
     found = labels.positions(asked)
     problem = kind_mismatch(name, labels, asked) if (found < 0).all() else None
     if problem is not None:
@@ -84,7 +84,7 @@ def positions_or_warning(name: str, labels: "Labels", asked: HostArray) -> HostA
 
 
 def _kinds(labels: HostArray) -> set[str]:
-    """What ids are, in words."""
+    """Return the types of ids in words."""
     if labels.dtype.kind in _SORTABLE:
         return {"dates" if labels.dtype.kind in "mM" else "whole numbers"}
     words = {str: "text", int: "whole numbers"}
@@ -92,7 +92,7 @@ def _kinds(labels: HostArray) -> set[str]:
 
 
 def _spellings(text: str) -> list[str]:
-    """How spreadsheets and frames write the same number or name."""
+    """Return variants of a number or name that spreadsheets and frames write."""
     plain = text.strip()
     return [plain, plain.removesuffix(".0"), f"{plain}.0"]
 
@@ -106,7 +106,7 @@ def _is_text(labels: HostArray) -> bool:
 
 
 def _is_missing(value: Any) -> bool:
-    """None, and what differs from itself: NaN, NaT, and the NA of pandas, which won't say."""
+    """Whether a value is None, NaN, NaT, or pandas.NA, whose comparisons have no truth value."""
     try:
         return value is None or bool(value != value)  # noqa: PLR0124
     except (TypeError, ValueError):
@@ -119,8 +119,8 @@ def _whole_floats(values: HostArray) -> HostArray:
     limit = 2 ** (np.finfo(values.dtype).nmant + 1)
     if len(values) and np.abs(values).max() >= limit:
         raise ValueError(
-            f"ids of dtype {values.dtype} must be below {limit}, from where it rounds them, got "
-            f"{np.abs(values).max():.17g}; give them as integers or as text"
+            f"ids of dtype {values.dtype} must be below {limit}, from which on it rounds, got "
+            f"{np.abs(values).max():.17g}; pass them as integers or as text"
         )
     return values.astype(np.int64)
 
@@ -164,7 +164,7 @@ def _objects(items: list[Any]) -> HostArray:
 
 
 def _comparable(left: np.dtype[Any], right: np.dtype[Any]) -> bool:
-    """Whether NumPy compares such ids as they are: int64 with uint64 it rounds to float64."""
+    """Whether NumPy compares ids of two dtypes exactly; int64 and uint64 are rounded to float64."""
     both = "".join(sorted({left.kind, right.kind}))
     return both in ("i", "u", "m", "M") or (both == "iu" and np.result_type(left, right).kind != "f")
 
@@ -176,8 +176,8 @@ class Labels:
       values: ids, all different.
 
     Raises:
-      ValueError: if an id comes twice, is NaN or None, or can't be hashed.
-      TypeError: for one text, a dictionary or a set.
+      ValueError: if an id occurs twice, is NaN or None, or can't be hashed.
+      TypeError: for a single string, a dictionary or a set.
     """
 
     def __init__(self, values: Any) -> None:
@@ -189,9 +189,9 @@ class Labels:
 
     @classmethod
     def factorize(cls, values: Any) -> tuple["Labels", HostArray]:
-        """Distinct ids, and the position of each value among them ``(n,)`` int32.
+        """Return the distinct ids, and the position of each value among them: ``(n,)`` int32.
 
-        Numbers, dates and text are numbered in ascending order, others by their first appearance.
+        Numbers, dates and text are numbered in ascending order, other ids by their first occurrence.
         """
         array = label_array(values)
         if array.dtype.kind in _SORTABLE:
@@ -222,7 +222,7 @@ class Labels:
     __hash__ = None  # type: ignore[assignment]
 
     def positions(self, values: Any) -> HostArray:
-        """Positions of ids ``(n,)`` int32, -1 for those that are not there. A single id is a batch of one."""
+        """Return the positions of ids ``(n,)`` int32, -1 for unknown ids. A single id counts as a list of one."""
         array = as_labels(values)
         if self._is_sorted and len(self) > 0 and _comparable(array.dtype, self.values.dtype):
             found = np.minimum(np.searchsorted(self.values, array), len(self) - 1)
@@ -230,7 +230,7 @@ class Labels:
         return np.fromiter((self._index.get(v, -1) for v in array.tolist()), np.int32, len(array))
 
     def union(self, other: "Labels") -> "Labels":
-        """These ids in their positions, and after them those of the other that are new."""
+        """Append the new ids of another `Labels` to these, which keep their positions."""
         new = other.values[self.positions(other.values) < 0]
         if len(new) == 0:
             return self

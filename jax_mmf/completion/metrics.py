@@ -1,7 +1,7 @@
-"""Measures of predicted ratings and of recommendations, against ratings that were not trained on.
+"""Metrics of predicted ratings and of recommendations, on test ratings.
 
-Those of recommendations rank all items that the model knows, but for those in ``exclude``, for each user with a
-relevant test item, and average over these users.
+Metrics of recommendations rank all items that the model knows, except those in ``exclude``. They are averages over the
+users with a relevant test item.
 """
 
 from typing import TYPE_CHECKING
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 def rmse(fitted: "Fitted", test: Ratings) -> float:
-    """Root mean squared error of predicted ratings. Unknown users and items are predicted from what is known.
+    """Root mean squared error of predicted ratings.
+
+    For an unknown user or item, the prediction uses the mean and the bias of the other one.
 
     Args:
       fitted: a model.
-      test: ratings; their weights, if any, weigh the squares.
+      test: test ratings; their weights, if any, are those of the squared errors.
 
     Returns:
       the error, in the unit of the ratings.
@@ -34,27 +36,27 @@ def rmse(fitted: "Fitted", test: Ratings) -> float:
 
 
 def mae(fitted: "Fitted", test: Ratings) -> float:
-    """Mean absolute error of predicted ratings: arguments as in `rmse`."""
+    """Mean absolute error of predicted ratings; arguments as in `rmse`."""
     return float(np.average(np.abs(_errors(fitted, test)), weights=test.weights))
 
 
 def ndcg(
     fitted: "Fitted", test: Ratings, *, k: int = 10, exclude: Ratings | None = None, threshold: float | None = None
 ) -> float:
-    """Normalised discounted cumulative gain of the first k recommendations: gain one for a relevant item.
+    """Normalised discounted cumulative gain of the first k recommendations, with gain one for relevant items.
 
     Args:
       fitted: a model.
-      test: what is to be found.
+      test: test ratings.
       k: number of recommendations.
-      exclude: ratings whose items are not recommended to their users, such as those that were trained on.
+      exclude: ratings whose items are not recommended to their users, such as the training ratings.
       threshold: smallest value of a relevant entry; None for all.
 
     Returns:
       the mean over users, in [0, 1].
 
     Raises:
-      ValueError: if test holds nothing relevant, and k below 1.
+      ValueError: if test holds no relevant rating, or k is below 1.
     """
     hits, n_relevant = _hits(fitted, test, k, exclude, threshold)
     discount = 1 / np.log2(np.arange(2, k + 2))
@@ -65,7 +67,7 @@ def ndcg(
 def recall(
     fitted: "Fitted", test: Ratings, *, k: int = 10, exclude: Ratings | None = None, threshold: float | None = None
 ) -> float:
-    """Share of the relevant items that is among the first k recommendations: arguments as in `ndcg`."""
+    """Share of the relevant items among the first k recommendations; arguments as in `ndcg`."""
     hits, n_relevant = _hits(fitted, test, k, exclude, threshold)
     return float(np.mean(hits.sum(1) / n_relevant))
 
@@ -73,9 +75,10 @@ def recall(
 def average_precision(
     fitted: "Fitted", test: Ratings, *, k: int = 10, exclude: Ratings | None = None, threshold: float | None = None
 ) -> float:
-    """Mean average precision (MAP) of the first k recommendations: arguments as in `ndcg`.
+    """Mean average precision (MAP) of the first k recommendations; arguments as in `ndcg`.
 
-    The precision at each hit, summed over the hits of a user, over the largest number of hits possible.
+    The average precision of a user is the sum of the precision at each hit, divided by the largest possible number of
+    hits.
     """
     hits, n_relevant = _hits(fitted, test, k, exclude, threshold)
     precision = np.cumsum(hits, 1) / np.arange(1, k + 1)
@@ -83,7 +86,7 @@ def average_precision(
 
 
 def coverage(fitted: "Fitted", *, k: int = 10, exclude: Ratings | None = None) -> float:
-    """Share of the known items that is among the first k recommendations of any user.
+    """Share of the known items among the first k recommendations of all users.
 
     Args:
       fitted: a model.
@@ -100,9 +103,9 @@ def coverage(fitted: "Fitted", *, k: int = 10, exclude: Ratings | None = None) -
 
 def _errors(fitted: "Fitted", test: Ratings) -> HostArray:
     if len(test) == 0:
-        raise ValueError("test holds no rating")
+        raise ValueError("test holds no ratings")
     if test.weights is not None and not test.weights.any():
-        raise ValueError("test has weights that are all zero")
+        raise ValueError("test must have a weight above zero; all are zero")
     user_positions, item_positions = _positions(fitted, test)
     users, items = user_positions[test.users], item_positions[test.items]
     errors: HostArray = fitted.predict_positions(users, items).astype(np.float64) - test.values
@@ -112,16 +115,16 @@ def _errors(fitted: "Fitted", test: Ratings) -> HostArray:
 def _hits(
     fitted: "Fitted", test: Ratings, k: int, exclude: Ratings | None, threshold: float | None
 ) -> tuple[HostArray, HostArray]:
-    """Which of the first k recommendations are relevant ``(m, k)``, and how many items are ``(m,)``, by user."""
+    """Return which of the first k recommendations are relevant ``(m, k)``, and how many items are ``(m,)``."""
     check_count("k", k)
     test = test if threshold is None else test.select(test.values >= threshold)
     if len(test) == 0:
-        raise ValueError("test holds nothing relevant; look at threshold")
+        raise ValueError("test holds no relevant rating; check test and threshold")
     starts = test.row_starts()
     rows = np.flatnonzero(np.diff(starts))
     users, items = _positions(fitted, test)
     found, _ = fitted.best_items(users[rows], k, _aligned(fitted, exclude))
-    # Pairs as single numbers, so that one search answers for all users; unknown items are never found.
+    # Pairs are encoded as single numbers, so that one search serves all users. Unknown items are never found.
     n_items = fitted.ratings.n_items
     known = items[test.items] >= 0
     relevant = np.sort(test.users[known].astype(np.int64) * n_items + items[test.items][known])
@@ -132,7 +135,7 @@ def _hits(
 
 
 def _positions(fitted: "Fitted", ratings: Ratings) -> tuple[HostArray, HostArray]:
-    """Positions in a model of the users and the items of other ratings, with a warning if these are of another kind."""
+    """Return the positions in a model of the users and items of ratings; warn if their ids are of another type."""
     known, names = fitted.ratings, ("users", "items")
     pairs = ((known.user_ids, ratings.user_ids), (known.item_ids, ratings.item_ids))
     users, items = (
@@ -142,7 +145,7 @@ def _positions(fitted: "Fitted", ratings: Ratings) -> tuple[HostArray, HostArray
 
 
 def _aligned(fitted: "Fitted", ratings: Ratings | None) -> Ratings | None:
-    """Ratings by the positions of a model's users and items; entries of others are dropped."""
+    """Renumber ratings by the users and items of a model; entries of unknown ones are dropped."""
     if ratings is None or (ratings.user_ids is fitted.ratings.user_ids and ratings.item_ids is fitted.ratings.item_ids):
         return ratings
     _positions(fitted, ratings)

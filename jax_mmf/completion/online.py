@@ -1,8 +1,9 @@
-"""Explicit feedback, a mini-batch of users at a time: masked online dictionary learning ([ICML16], section 4.2).
+"""Explicit feedback in mini-batches of users: masked online dictionary learning ([ICML16], section 4.2).
 
-The dictionary is the items. A step solves for the users of a mini-batch, each on the items that it rated, and improves
-the items on the surrogate. A feature of the dictionary, an item, is in few samples only: its statistics are averages
-over those, with a counter of its own, of residuals as with any partial B (see `jax_mmf.learning.surrogate`).
+The items are the features of the dictionary. A step solves for the users of a mini-batch, each on the items that it
+rated, and improves the items on the surrogate. Few users rate an item, so its moments are averages over these users,
+with a separate rate for each item. They are moments of residuals, as with any partial B (see
+`jax_mmf.learning.surrogate`).
 """
 
 from dataclasses import dataclass, field
@@ -30,20 +31,20 @@ from jax_mmf.learning import (
 from jax_mmf.typing import Array, Float, HostArray, Key
 
 _BIAS_EPOCHS = 5
-_MOST_SEEN = 2**31 - 2  # one below the largest int32, to which forgetting rules add one
-_RADIUS = 0.05  # largest mean square of an atom: a matter of the unit of alpha, to mean what it does in ExplicitALS
+_MOST_SEEN = 2**31 - 2  # one below the largest int32, since forgetting rules may add one
+_RADIUS = 0.05  # largest mean square of an atom, chosen to give alpha about the same effect as in ExplicitALS
 
 
 class OnlineState(NamedTuple):
     """State of the online solver.
 
     Attributes:
-      model: mean, biases and factors, as of alternating least squares; those of a user are of its last visit.
+      model: mean, biases and factors as in alternating least squares. A user has those of its last mini-batch.
       c: ``(k, k)`` second moments of the factors of the users.
-      residual: ``(k, n_items)`` products of these factors and of what they leave of the ratings.
-      rates: ``(n_items,)`` ratings of each item per user seen: a mean, since a count would stop at 2^24 in single
+      residual: ``(k, n_items)`` mean products of these factors with the residuals of the ratings.
+      rates: ``(n_items,)`` mean number of ratings of each item per user. A count would stop at 2^24 in single
         precision.
-      n_seen: int32 scalar, number of users seen; it stays at the largest number there is.
+      n_seen: int32 scalar, number of users seen, which stops at 2^31 - 2.
     """
 
     model: ALSState
@@ -56,23 +57,24 @@ class OnlineState(NamedTuple):
 @register_configuration
 @dataclass(frozen=True)
 class ExplicitOnline:
-    """Masked online dictionary learning for ratings [ICML16]: configuration.
+    """Configuration of masked online dictionary learning for ratings [ICML16].
 
-    Biases come first: those of the streamed side are solved for with its factors, those of the other side are fitted
-    once, without factors. The atoms of the dictionary are in an l2 ball.
+    Biases of the dictionary side are fitted once, at the start and without factors. Those of the streamed side are
+    solved for together with its factors. The atoms of the dictionary are in an l2 ball.
 
     Attributes:
       n_components: k, number of factors, or atoms (static).
-      alpha: strength of the ridge on the factors of the streamed side, per rating of a user with a mean number of them.
-      scaling: how that penalty grows with the number of ratings of a user: 1 is [ICML16].
-      bias_alpha: strength of the penalty of the biases, > 0.
-      forgetting: weight of a mini-batch.
+      alpha: strength of the ridge penalty on the factors of the streamed side, per rating of a user with an average
+        number of ratings.
+      scaling: exponent with which that penalty grows with the number of ratings of a user; 1 in [ICML16].
+      bias_alpha: strength of the penalty on biases, > 0.
+      forgetting: rule for the weight of a mini-batch.
       batch_size: users in a mini-batch (static).
       n_sweeps: passes over the atoms in a step (static).
-      streamed: ``"users"`` or ``"items"``: which side is streamed; the other one is the dictionary (static).
+      streamed: the side that is streamed, ``"users"`` or ``"items"``; the other one is the dictionary (static).
 
     Raises:
-      ValueError: for numbers out of range and another side.
+      ValueError: for numbers out of range, and another side.
       TypeError: for values that are not numbers.
     """
 
@@ -94,22 +96,24 @@ class ExplicitOnline:
         _ = self._ridge(self.n_components)
 
     def _ridge(self, n_components: int) -> ExplicitALS:
-        """Alternating least squares with the same users."""
+        """Return the configuration of alternating least squares that solves for the users."""
         return ExplicitALS(
             n_components, self.alpha, scaling=self.scaling, bias_alpha=self.bias_alpha, variational=False
         )
 
     def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Observed:
-        """Ratings as arrays on the device; ``by_user`` is by the streamed side, in mini-batches."""
+        """Convert ratings to arrays on the device; ``by_user`` holds mini-batches of the streamed side."""
         if mesh is not None:
-            raise ValueError("mesh must be None: mini-batches come one after another; ExplicitALS can be spread")
+            raise ValueError(
+                "mesh must be None, since ExplicitOnline runs on one device; use ExplicitALS on several devices"
+            )
         return observed(ratings, transposed=self.streamed == "items", block=self.batch_size)
 
     def init(self, key: Key, data: Observed) -> OnlineState:
-        """Biases, and random atoms on the sphere."""
+        """Fit the biases, and draw random atoms on the sphere."""
         plain = self._ridge(1)
         model = plain.init(key, data)
-        # Without factors, half-steps are those of the biases alone.
+        # With zeros as factors, half-steps fit the biases alone.
         model = model._replace(items=model.items._replace(factors=jnp.zeros_like(model.items.factors)))
         model = lax.fori_loop(0, _BIAS_EPOCHS, lambda _, model: plain.epoch(key, model, data), model)
         k, n_users, n_items = self.n_components, data.by_user.n_rows, data.by_item.n_rows
@@ -125,7 +129,7 @@ class ExplicitOnline:
         )
 
     def epoch(self, key: Key, state: OnlineState, data: Observed) -> OnlineState:
-        """A step on each mini-batch of users, in random order."""
+        """Do a step on each mini-batch of users, in random order."""
         rows = data.by_user
         n_blocks = rows.numbers.shape[0]
 
@@ -137,12 +141,12 @@ class ExplicitOnline:
         return lax.scan(step, state, jax.random.permutation(jax.random.fold_in(key, n_blocks), n_blocks))[0]
 
     def step(self, key: Key, state: OnlineState, batch: RaggedRows) -> OnlineState:
-        """One step on a mini-batch: a block of rows; ``batch.numbers`` says which users these are."""
+        """Do one step on a mini-batch, a block of rows with the users ``batch.numbers``."""
         ridge, model, numbers = self._ridge(self.n_components), state.model, batch.numbers[0]
         size, dtype = numbers.shape[0], state.c.dtype
         own = model.users._replace(factors=jnp.zeros((size, self.n_components), dtype), bias=jnp.zeros(size, dtype))
         users, _ = ridge.half_step(batch, own, model.items, model.mean, model.noise)
-        left_over, seen = _left_over(batch, users, model.items, model.mean)
+        products, seen = _residual_products(batch, users, model.items, model.mean)
 
         n_batch = (numbers < model.users.bias.shape[0]).sum()  # the last places of a block may be empty
         n_seen = state.n_seen + jnp.minimum(n_batch, _MOST_SEEN - state.n_seen).astype(jnp.int32)
@@ -150,9 +154,9 @@ class ExplicitOnline:
         c = (1 - weight) * state.c + weight * matmul(users.factors.T, users.factors) / n_batch
         safe = lambda number: jnp.where(number > 0, number, 1)  # noqa: E731
         rates = state.rates + (seen / n_batch - state.rates) * (n_batch.astype(dtype) / n_seen.astype(dtype))
-        # A feature that m of b samples have gets the share m / b of the weight, over its share of all so far.
+        # A feature that m of b samples have gets the share m / b of the weight, divided by its rate so far.
         share = jnp.minimum(1, weight * seen / n_batch / safe(rates))
-        residual = (1 - share) * state.residual + share / safe(seen) * left_over.T
+        residual = (1 - share) * state.residual + share / safe(seen) * products.T
 
         atoms = model.items.factors.T
         b = residual + matmul(c, atoms)
@@ -170,7 +174,7 @@ class ExplicitOnline:
         return OnlineState(model._replace(users=all_users, items=items), c, b - matmul(c, moved), rates, n_seen)
 
     def resume(self, old: OnlineState, new: OnlineState, users: HostArray, items: HostArray) -> OnlineState:
-        """A first state with the rows and statistics of an old one: arguments as in `Model.resume`."""
+        """Copy the rows and moments of an old state into a new one; arguments as in `Model.resume`."""
         streamed, other = (users, items) if self.streamed == "users" else (items, users)
         return OnlineState(
             self._ridge(self.n_components).resume(old.model, new.model, streamed, other),
@@ -181,11 +185,11 @@ class ExplicitOnline:
         )
 
     def fold_in(self, state: OnlineState, rows: RaggedRows) -> tuple[Array, Array]:
-        """Factors ``(m, k)`` and biases ``(m,)`` of other users: as `ExplicitALS.fold_in`."""
+        """Solve for factors ``(m, k)`` and biases ``(m,)`` of new users, as `ExplicitALS.fold_in` does."""
         return self._ridge(self.n_components).fold_in(_by_users(self.streamed, state.model), rows)
 
     def factors(self, state: OnlineState) -> Factors:
-        """The model of a state."""
+        """Return the factors of a state."""
         return self._ridge(self.n_components).factors(_by_users(self.streamed, state.model))
 
 
@@ -193,8 +197,8 @@ def _by_users(streamed: str, model: ALSState) -> ALSState:
     return model if streamed == "users" else model._replace(users=model.items, items=model.users)
 
 
-def _left_over(batch: RaggedRows, users: Side, items: Side, mean: Array) -> tuple[Array, Array]:
-    """Sums over a mini-batch of factors of users times what they leave of the ratings ``(n_items, k)``, and weights."""
+def _residual_products(batch: RaggedRows, users: Side, items: Side, mean: Array) -> tuple[Array, Array]:
+    """Sum user factors times residuals ``(n_items, k)``, and weights ``(n_items,)``, over a mini-batch."""
     tiles = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batch.tiles)
     n_items, k = items.factors.shape
 
@@ -203,9 +207,8 @@ def _left_over(batch: RaggedRows, users: Side, items: Side, mean: Array) -> tupl
         columns, weights = tile.columns, tile.weights
         scores = jnp.einsum("cwk,ck->cw", items.factors[columns], own, precision="highest")
         error = weights * (tile.values - mean - items.bias[columns] - bias[:, None] - scores)
-        products = error[..., None] * own[:, None]
-        left, seen = sums
-        return (left.at[columns].add(products), seen.at[columns].add(weights)), None
+        total, seen = sums
+        return (total.at[columns].add(error[..., None] * own[:, None]), seen.at[columns].add(weights)), None
 
     zeros = (jnp.zeros((n_items, k), mean.dtype), jnp.zeros(n_items, mean.dtype))
     return lax.scan(add, zeros, tiles)[0]

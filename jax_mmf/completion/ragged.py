@@ -1,12 +1,12 @@
-"""Rows of different lengths as arrays of static shape: what half-steps over all users, or all items, run on.
+"""Rows of different lengths as arrays of static shape, for half-steps over all users or all items.
 
-The entries of a row are cut into chunks of one width, the last one padded with weight zero. Sums over a row are sums
-over its chunks. So one small program, compiled once, serves rows of any length, and padding stays below a fifth. On CPU
-this is as fast as batches of rows of similar length, or faster, and compiles in a tenth of the time
-(docs/recommenders.md).
+The entries of a row are divided into chunks of one width; the last chunk is padded with weight zero. A sum over a row
+is a sum over its chunks. One small program, compiled once, therefore works for rows of any length, and padding stays
+below a fifth. On CPU this is as fast as batches of rows of similar length, or faster, and compiles in a tenth of the
+time (docs/recommenders.md).
 
-Chunks are in tiles, what is computed at once, and tiles in blocks of rows, whose sums are in memory at once. Rows are
-dealt to the blocks so that all have about the same number of chunks.
+Chunks are grouped into tiles, which are computed together, and tiles into blocks of rows, whose sums are in memory
+together. Rows are distributed over the blocks so that all have about the same number of chunks.
 """
 
 import math
@@ -33,13 +33,13 @@ BLOCK = 2048  # rows
 
 
 class Tile(NamedTuple):
-    """Chunks that are computed at once.
+    """Chunks that are computed together.
 
     Attributes:
       columns: ``(c, w)`` int32.
       values: ``(c, w)``.
       weights: ``(c, w)``, zero where there is no entry.
-      rows: ``(c,)`` int32, the row of each chunk in its block, ascending; the number of rows for an empty chunk.
+      rows: ``(c,)`` int32, the row of each chunk within its block, ascending; the number of rows for empty chunks.
     """
 
     columns: Array
@@ -51,13 +51,13 @@ class Tile(NamedTuple):
 @register_configuration
 @dataclass(frozen=True)
 class RaggedRows:
-    """All entries, row by row. Made by `ragged_rows`.
+    """The entries of a matrix, grouped by row, as made by `ragged_rows`.
 
     Attributes:
       tiles: a `Tile` with two more leading axes: ``(n_blocks, n_tiles, ...)``.
-      numbers: ``(n_blocks, m)`` int32, which row of the matrix each row of a block is; ``n_rows`` for none.
-      places: ``(n_rows,)`` int32, where each row of the matrix is among the rows of all blocks.
-      mesh: of the devices that blocks are spread over, or None (static).
+      numbers: ``(n_blocks, m)`` int32, the row of the matrix at each place of a block; ``n_rows`` for empty places.
+      places: ``(n_rows,)`` int32, the place of each row of the matrix among the places of all blocks.
+      mesh: mesh of the devices over which blocks are spread, or None (static).
     """
 
     tiles: Tile
@@ -82,20 +82,20 @@ def ragged_rows(
     block: int = BLOCK,
     few_shapes: bool = False,
 ) -> RaggedRows:
-    """Entries of a matrix, in any order, by rows.
+    """Group the entries of a matrix, given in any order, by row.
 
     Args:
       rows: ``(n,)`` whole numbers.
       columns: ``(n,)`` whole numbers.
       values: ``(n,)``.
-      weights: ``(n,)``, or None for one each.
-      n_rows: number of rows, those without entries included.
-      mesh: of devices to spread the blocks over its only axis, or None.
-      block: number of rows of a block, at most.
-      few_shapes: whether to pad more, so that small inputs of nearly any number of entries share a program.
+      weights: ``(n,)``, or None for weights of one.
+      n_rows: number of rows, including those without entries.
+      mesh: mesh of devices with one axis, over which the blocks are spread, or None.
+      block: largest number of rows in a block.
+      few_shapes: whether to pad more, so that small inputs with nearly any number of entries share a program.
 
     Returns:
-      arrays on the device, or devices.
+      the rows, as arrays on the device or the devices of the mesh.
     """
     lengths = np.bincount(rows, minlength=n_rows)
     width = chunk_width(lengths, _FEW_WIDTHS, 2.0) if few_shapes else chunk_width(lengths)
@@ -104,7 +104,7 @@ def ragged_rows(
     n_blocks = devices * -(-n_rows // (block * devices))
     at, place, size = _deal(n_chunks, n_blocks)
 
-    # By block, place in the block, and then as they come: chunks of a block are contiguous, and those of a row.
+    # Sort by block, then by place in the block: the chunks of a block are contiguous, and so are those of a row.
     order = np.lexsort((place[rows], at[rows]))
     sorted_rows = rows[order]
     in_order = np.lexsort((place, at))
@@ -146,14 +146,14 @@ def ragged_rows(
 
 
 class Observed(NamedTuple):
-    """Ratings on the device, twice: ``by_user`` and ``by_item``."""
+    """Ratings on the device, grouped both ``by_user`` and ``by_item``."""
 
     by_user: RaggedRows
     by_item: RaggedRows
 
 
 def observed(ratings: Ratings, mesh: Mesh | None = None, *, transposed: bool = False, block: int = BLOCK) -> Observed:
-    """Ratings by user and by item; the other way round if transposed. ``block`` is the rows of a block of the first."""
+    """Group ratings by user and by item, exchanged if transposed; ``block`` is the block size of the first."""
     users, items, shape = ratings.users, ratings.items, ratings.shape
     if transposed:
         users, items, shape = items, users, shape[::-1]
@@ -165,12 +165,12 @@ def observed(ratings: Ratings, mesh: Mesh | None = None, *, transposed: bool = F
 
 
 def padded_rows(columns: ArrayLike, values: ArrayLike, weights: ArrayLike | None = None) -> RaggedRows:
-    """Entries of some rows, padded to one width by yourself: for rows that are traced or differentiated.
+    """Make rows from arrays that are already padded to one width, and may be traced or differentiated.
 
     Args:
       columns: ``(m, w)`` int32.
       values: ``(m, w)``.
-      weights: ``(m, w)``, zero on padding; None for one each.
+      weights: ``(m, w)``, zero for padding; None for weights of one.
 
     Returns:
       the rows.
@@ -187,19 +187,19 @@ def padded_rows(columns: ArrayLike, values: ArrayLike, weights: ArrayLike | None
 
 
 def total_weight(rows: RaggedRows, *, values: bool = False) -> Array:
-    """Sum of the weights of all entries, or of the weighted values: a scalar."""
+    """Return the sum of the weights of all entries, or of the weighted values: a scalar."""
     per_block = jnp.sum(rows.tiles.weights * (rows.tiles.values if values else 1), axis=(1, 2, 3))
     return per_block.sum()
 
 
 def chunk_width(lengths: HostArray, widths: tuple[int, ...] = _WIDTHS, max_padding: float = MAX_PADDING) -> int:
-    """The widest chunks for which padding stays below a limit, or the narrowest: ``(n_rows,)`` lengths to a number."""
+    """Return the largest chunk width whose padding stays below a limit, or the smallest, for lengths ``(n_rows,)``."""
     total = lengths.sum()
     return next(w for w in widths if (-(-lengths // w) * w).sum() <= max_padding * total or w == widths[-1])
 
 
 def _deal(n_chunks: HostArray, n_blocks: int) -> tuple[HostArray, HostArray, int]:
-    """Block and place of each row, and the number of places of a block: the longest rows first, forth and back."""
+    """Distribute rows over blocks, longest first, back and forth: block and place of each row, places per block."""
     n_rows = len(n_chunks)
     turn, seat = np.divmod(np.arange(n_rows), n_blocks)
     seat = np.where(turn % 2 == 1, n_blocks - 1 - seat, seat)
@@ -210,12 +210,12 @@ def _deal(n_chunks: HostArray, n_blocks: int) -> tuple[HostArray, HostArray, int
 
 
 def sum_rows(tiles: Tile, n_rows: int, chunk_sums: Callable[[Tile], Any]) -> Any:
-    """Sums over the chunks of each row of a block.
+    """Sum over the chunks of each row of a block.
 
     Args:
       tiles: of one block, ``(n_tiles, ...)``.
       n_rows: number of places m of the block.
-      chunk_sums: a tile to a pytree of ``(c, ...)``.
+      chunk_sums: maps a tile to a pytree of ``(c, ...)``.
 
     Returns:
       a pytree of ``(m, ...)``.
@@ -225,7 +225,7 @@ def sum_rows(tiles: Tile, n_rows: int, chunk_sums: Callable[[Tile], Any]) -> Any
     widths = [math.prod(leaf.shape[1:]) for leaf in leaves]
 
     def add(sums: Array, tile: Tile) -> tuple[Array, None]:
-        # One scatter for all: each would be a loop of its own, to compile and to run.
+        # One scatter for all leaves: separate ones would each be compiled and run as a loop.
         parts = [leaf.reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(chunk_sums(tile))]
         joined = jnp.concatenate(parts, 1)
         return sums.at[tile.rows].add(joined, indices_are_sorted=True, mode="drop"), None
@@ -237,10 +237,10 @@ def sum_rows(tiles: Tile, n_rows: int, chunk_sums: Callable[[Tile], Any]) -> Any
 
 
 def map_blocks(function: Callable[[Any, Tile, Array], Any], shared: Any, rows: RaggedRows) -> Any:
-    """``function(shared, tiles, numbers)`` of each block, put together in the order of the rows of the matrix.
+    """Apply ``function(shared, tiles, numbers)`` to each block, and join the results in the order of the matrix rows.
 
     Args:
-      function: of ``shared``, the tiles of a block and the numbers ``(m,)`` of its rows, to a pytree of ``(m, ...)``.
+      function: maps ``shared``, the tiles of a block and the numbers ``(m,)`` of its rows to a pytree of ``(m, ...)``.
       shared: a pytree, the same for all blocks.
       rows: the blocks.
 

@@ -17,8 +17,8 @@ _AGGREGATES = ("mean", "sum", "min", "max", "first", "last")
 class Ratings:
     """Observed entries of a matrix of users (rows) and items (columns), in host memory.
 
-    Made by `from_triplets`, `from_scipy`, `from_dense` and `from_frame`, or read by `read_movielens`. Entries are
-    sorted by user, then by item, and no pair comes twice.
+    Create ratings with `from_triplets`, `from_scipy`, `from_dense` or `from_frame`, or read them with `read_movielens`.
+    Entries are sorted by user, then by item, and every pair occurs once.
 
     Attributes:
       user_ids: `Labels` of the ``n_users`` rows.
@@ -26,8 +26,8 @@ class Ratings:
       users: ``(n,)`` int32, row of each entry.
       items: ``(n,)`` int32, column of each entry.
       values: ``(n,)`` float32: ratings, counts or clicks.
-      weights: ``(n,)`` float32 >= 0, how much an entry counts in a loss, or None for one each.
-      timestamps: ``(n,)`` numbers that grow with time, or None.
+      weights: ``(n,)`` float32 >= 0, weights of the entries in a loss, or None for weights of one.
+      timestamps: ``(n,)`` numbers that increase with time, or dates, or None.
     """
 
     user_ids: Labels
@@ -51,40 +51,41 @@ class Ratings:
         user_ids: Any = None,
         item_ids: Any = None,
     ) -> "Ratings":
-        """Ratings from one user, one item and one value per entry.
+        """Make ratings from the user, the item and the value of each entry.
 
         Args:
-          users: ``(n,)`` ids of any hashable kind.
-          items: ``(n,)`` ids of any hashable kind.
-          values: ``(n,)`` real numbers; one each by default (clicks).
+          users: ``(n,)`` ids of any hashable type.
+          items: ``(n,)`` ids of any hashable type.
+          values: ``(n,)`` real numbers; by default ones (clicks).
           weights: ``(n,)`` real numbers >= 0, or None.
           timestamps: ``(n,)`` real numbers, or dates (of NumPy, of `datetime`, or ISO text; UTC), or None.
-          aggregate: what becomes of several values of one pair: ``"mean"``, ``"sum"``, ``"min"``, ``"max"``, or the
-            ``"first"`` or ``"last"`` in time (in the order given, without timestamps). None: they are an error. The
-            mean is weighted, a plain one where all weights of a pair are zero; sum, min and max do not look at weights.
-            Weights of a pair are added, and its time is the latest; those of the chosen one, with first and last.
-          user_ids: ids of all rows, for rows without entries or an order of your own; by default those that occur.
+          aggregate: how to combine several entries of one pair: ``"mean"``, ``"sum"``, ``"min"``, ``"max"``, or the
+            ``"first"`` or ``"last"`` in time (in the given order, without timestamps). None raises an error. The mean
+            is weighted, unless all weights of the pair are zero; sum, min and max ignore weights. The combined entry
+            has the sum of the weights and the latest time, or those of the chosen entry with first and last.
+          user_ids: ids of all rows, to include rows without entries or to choose their order; by default the ids in
+            ``users``.
           item_ids: ids of all columns, likewise.
 
         Returns:
           the ratings.
 
         Raises:
-          ValueError: for no entry at all, lengths that differ, values and times that are not finite, negative weights,
-            pairs that come twice and no aggregate, and ids that are NaN, None or not in ``user_ids`` and ``item_ids``.
+          ValueError: for no entries, lengths that differ, values and times that are not finite, negative weights,
+            repeated pairs without aggregate, and ids that are NaN, None or not in ``user_ids`` and ``item_ids``.
           TypeError: for values that are not numbers, and times that are neither numbers nor dates.
         """
         rows, row_labels = _positions("users", users, user_ids)
         columns, column_labels = _positions("items", items, item_ids)
         n = len(rows)
         if n == 0:
-            raise ValueError("users is empty: ratings need at least one entry")
+            raise ValueError("users must hold at least one entry, got none")
         values = np.ones(n, np.float32) if values is None else real_column("values", values, n)
         weights = None if weights is None else real_column("weights", weights, n)
         if weights is not None and (weights < 0).any():
             raise ValueError(f"weights must be >= 0, got {weights.min():g}")
         if len(columns) != n:
-            raise ValueError(f"items must be as many as users, {n}, got {len(columns)}")
+            raise ValueError(f"items must have the same length as users, {n}, got {len(columns)}")
         timestamps = None if timestamps is None else time_column("timestamps", timestamps, n)
         if aggregate is not None:
             check_choice("aggregate", aggregate, _AGGREGATES)
@@ -96,13 +97,13 @@ class Ratings:
     def from_scipy(
         cls, matrix: Any, *, user_ids: Any = None, item_ids: Any = None, aggregate: str | None = None
     ) -> "Ratings":
-        """Ratings from a SciPy sparse matrix or array, users in rows. Stored zeros are entries.
+        """Make ratings from a SciPy sparse matrix or array with users in rows. Stored zeros are entries.
 
         Args:
           matrix: ``(n_users, n_items)``, of any format.
           user_ids: of the rows; by default their numbers.
           item_ids: of the columns; by default their numbers.
-          aggregate: as in `from_triplets`, for formats that hold a pair several times.
+          aggregate: as in `from_triplets`, for formats that can hold a pair several times.
 
         Returns:
           the ratings.
@@ -124,11 +125,11 @@ class Ratings:
 
     @classmethod
     def from_dense(cls, matrix: Any, *, user_ids: Any = None, item_ids: Any = None) -> "Ratings":
-        """Ratings from an array with NaN where there is none, a NumPy masked array or a frame, users in rows.
+        """Make ratings from an array or frame with NaN for missing entries, or a masked array, with users in rows.
 
         Args:
           matrix: ``(n_users, n_items)`` of real numbers.
-          user_ids: of the rows; by default the index of a frame of pandas, else their numbers.
+          user_ids: of the rows; by default the index of a pandas frame, else their numbers.
           item_ids: of the columns; by default the names of the columns of a frame, else their numbers.
 
         Returns:
@@ -171,13 +172,13 @@ class Ratings:
         timestamp: str | None = None,
         aggregate: str | None = None,
     ) -> "Ratings":
-        """Ratings from columns of a frame of pandas or polars, or of a dictionary of columns.
+        """Make ratings from columns of a pandas or polars frame, or of a dictionary of columns.
 
         Args:
-          frame: anything with named columns.
+          frame: data with named columns.
           user: name of the column of users.
           item: name of the column of items.
-          value: name of the column of values; None for one each.
+          value: name of the column of values; None for values of one.
           weight: name of the column of weights, or None.
           timestamp: name of the column of times, or None.
           aggregate: as in `from_triplets`.
@@ -186,7 +187,7 @@ class Ratings:
           the ratings.
 
         Raises:
-          ValueError: for a column that is not there, and as `from_triplets` does.
+          ValueError: for a missing column, and as `from_triplets` does.
         """
         names = getattr(getattr(frame, "dtype", None), "names", None)  # of a structured array
         known = list(names or (frame.columns if hasattr(frame, "columns") else frame))
@@ -228,26 +229,26 @@ class Ratings:
         return self.n_users, self.n_items
 
     def select(self, entries: Any) -> "Ratings":
-        """Some entries, of the same users and items.
+        """Select some entries; users and items stay the same.
 
         Args:
-          entries: ``(n,)`` booleans, or numbers of entries, in any order.
+          entries: ``(n,)`` booleans, or indices of entries, in any order.
 
         Returns:
-          ratings, possibly none.
+          the ratings, possibly empty.
 
         Raises:
-          ValueError: for booleans of another number, and numbers that come twice.
-          IndexError: for numbers of no entry.
+          ValueError: for booleans of another shape, and repeated indices.
+          IndexError: for indices out of range.
         """
         chosen = np.asarray(entries)
         if chosen.dtype == bool and chosen.shape != (len(self),):
             raise ValueError(f"entries must be {len(self)} booleans, one for each, got shape {chosen.shape}")
-        # Numbers of entries, counted from the end too; an empty list has no kind of its own.
+        # Negative indices count from the end. An empty list is converted, since its dtype is float.
         numbers = np.arange(len(self))
         chosen = np.sort(numbers[chosen if chosen.size else chosen.astype(np.int64)])
         if (chosen[1:] == chosen[:-1]).any():
-            raise ValueError("entries holds a number twice, and no pair of a user and an item may come twice")
+            raise ValueError("entries holds an index twice, and no pair of a user and an item may occur twice")
         take = lambda a: None if a is None else a[chosen]  # noqa: E731
         return Ratings(
             self.user_ids, self.item_ids, self.users[chosen], self.items[chosen], self.values[chosen],
@@ -255,23 +256,23 @@ class Ratings:
         )  # fmt: skip
 
     def positives(self, threshold: float) -> "Ratings":
-        """Implicit feedback out of explicit: the entries of at least a threshold, with value one."""
+        """Convert ratings to implicit feedback: the entries of at least a threshold, with value one."""
         check_real("threshold", threshold)
         chosen = self.select(self.values >= threshold)
         return replace(chosen, values=np.ones_like(chosen.values))
 
     def to_scipy(self) -> Any:
-        """A SciPy CSR array ``(n_users, n_items)`` of the values, weights not included."""
+        """Return a SciPy CSR array ``(n_users, n_items)`` of the values, without the weights."""
         from scipy.sparse import csr_array
 
         return csr_array((self.values, self.items, self.row_starts()), shape=self.shape)
 
     def row_starts(self) -> HostArray:
-        """``(n_users + 1,)`` int64: the entries of user u are those from ``starts[u]`` to ``starts[u + 1]``."""
+        """Return starts ``(n_users + 1,)`` int64; user u has the entries ``starts[u]`` to ``starts[u + 1] - 1``."""
         return np.concatenate([[0], np.cumsum(np.bincount(self.users, minlength=self.n_users))])
 
     def relabelled(self, user_ids: Labels, item_ids: Labels) -> "Ratings":
-        """These entries among other users and items; entries of users and items that are not there are left out."""
+        """Renumber the entries by other users and items; entries of users and items not among these are dropped."""
         users = user_ids.positions(self.user_ids.values)[self.users]
         items = item_ids.positions(self.item_ids.values)[self.items]
         entries = _Entries(users, items, self.values, self.weights, self.timestamps)
@@ -279,7 +280,7 @@ class Ratings:
         return Ratings(user_ids, item_ids, *kept.sorted(len(item_ids)).columns())
 
     def union(self, newer: "Ratings") -> "Ratings":
-        """All entries of both; of a pair that is in both, the newer one. New users and items come after the others.
+        """Join the entries of both, with the newer one of a pair in both. New users and items follow the others.
 
         Raises:
           ValueError: for dates in one and numbers in the other.
@@ -306,7 +307,7 @@ class Ratings:
             joined("timestamps", 0.0),
         )
         pairs = entries.pairs(len(items))
-        # Of equal pairs, the last in the order of the concatenation: times of a clock may be equal or missing.
+        # Of equal pairs, the last one in the concatenation is kept, since times may be equal or missing.
         last = len(pairs) - 1 - np.unique(pairs[::-1], return_index=True)[1]
         return Ratings(users, items, *entries.take(last).columns())
 
@@ -331,13 +332,13 @@ class _Entries:
         return self.users.astype(np.int64) * n_items + self.items
 
     def sorted(self, n_items: int) -> "_Entries":
-        """By user, item and time, in this order; equal ones as they came."""
+        """Sort by user, item and time; the sort is stable."""
         pairs = self.pairs(n_items)
         order = np.argsort(pairs, kind="stable") if self.timestamps is None else np.lexsort((self.timestamps, pairs))
         return self.take(order)
 
     def aggregated(self, how: str | None, user_ids: Labels, item_ids: Labels) -> "_Entries":
-        """One entry per pair of sorted entries."""
+        """Combine sorted entries of the same pair."""
         pairs = self.pairs(len(item_ids))
         first = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
         if len(first) == len(pairs):
@@ -346,8 +347,8 @@ class _Entries:
             twice = np.flatnonzero(pairs[1:] == pairs[:-1])
             user, item = user_ids.values[self.users[twice[0]]], item_ids.values[self.items[twice[0]]]
             raise ValueError(
-                f"{len(pairs) - len(first)} entries are of a pair that is there already, the first of user "
-                f"{user} and item {item}; choose aggregate= {', '.join(map(repr, _AGGREGATES))}, or drop them"
+                f"{len(pairs) - len(first)} entries repeat a pair, the first one that of user {user} and item {item}; "
+                f"choose aggregate= {', '.join(map(repr, _AGGREGATES))}, or drop them"
             )
         last = np.concatenate([first[1:], [len(pairs)]]) - 1
         chosen = self.take(first if how == "first" else last)
@@ -391,6 +392,6 @@ def _matrix_labels(shape: tuple[int, ...], user_ids: Any, item_ids: Any) -> tupl
     for name, given, size in (("user_ids", user_ids, shape[0]), ("item_ids", item_ids, shape[1])):
         labels = Labels(np.arange(size) if given is None else given)
         if len(labels) != size:
-            raise ValueError(f"{name} must be {size}, as many as the matrix has, got {len(labels)}")
+            raise ValueError(f"{name} must hold {size} ids, to match the shape {shape} of matrix, got {len(labels)}")
         pair.append(labels)
     return pair[0], pair[1]

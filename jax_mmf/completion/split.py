@@ -1,4 +1,4 @@
-"""Parts of ratings to train, validate and test on, and searches that never look at the test part."""
+"""Training, validation and test parts of ratings, and hyperparameter search by cross-validation."""
 
 import itertools
 import math
@@ -22,15 +22,15 @@ _SPLIT = 11
 def train_test_split(
     ratings: Ratings, *, test_size: float | int = 0.25, key: Key | None = None, by: str = "random"
 ) -> tuple[Ratings, Ratings]:
-    """Two disjoint parts of ratings, of the same users and items.
+    """Split ratings into two disjoint parts with the same users and items.
 
     Args:
-      ratings: all of them.
-      test_size: of the test part: a share (float in (0, 1)) or a number (int) of all ratings; with ``by="user"``, of
-        the ratings of each user, who keeps at least one to train on.
-      key: PRNG key of the choice; not for ``by="time"``.
-      by: ``"random"``, any entries; ``"user"``, random entries of each user (leave k out); ``"time"``, the latest
-        entries.
+      ratings: to split.
+      test_size: size of the test part, as a share (float in (0, 1)) or a number (int) of all ratings. With
+        ``by="user"``, of the ratings of each user, of which at least one stays in the training part.
+      key: PRNG key; not needed with ``by="time"``.
+      by: how to choose the test part: ``"random"``, any entries; ``"user"``, random entries of each user (leave k out);
+        ``"time"``, the latest entries.
 
     Returns:
       training and test part.
@@ -62,10 +62,10 @@ def train_test_split(
 
 
 def k_folds(ratings: Ratings, n_folds: int, *, key: Key) -> Iterator[tuple[Ratings, Ratings]]:
-    """Pairs of training and validation part: each rating is in one of the latter.
+    """Iterate over pairs of training and validation part, such that each rating is in one validation part.
 
     Args:
-      ratings: all of them.
+      ratings: to split.
       n_folds: number of pairs, at least 2.
       key: PRNG key.
 
@@ -85,9 +85,9 @@ class Trial(NamedTuple):
     """One configuration of a search.
 
     Attributes:
-      values: of the fields that were tried, by name.
-      score: mean over the folds, the smaller the better.
-      n_epochs: mean number of epochs after which validation was best.
+      values: of the fields, by name.
+      score: mean score over the folds; smaller is better.
+      n_epochs: mean over the folds of the epoch with the best score.
     """
 
     values: dict[str, Any]
@@ -96,11 +96,11 @@ class Trial(NamedTuple):
 
 
 class SearchResult(NamedTuple):
-    """What `search` returns.
+    """Result of `search`.
 
     Attributes:
-      fitted: the best configuration, learned from all ratings.
-      n_epochs: passes over the ratings in that.
+      fitted: the best configuration, trained on all ratings.
+      n_epochs: number of epochs of that training.
       trials: all configurations.
     """
 
@@ -121,27 +121,27 @@ def search(
     score: Score | None = None,
     validation: Ratings | None = None,
 ) -> SearchResult:
-    """The best values of a configuration by cross-validation, and the model with them on all ratings.
+    """Choose values of a configuration by cross-validation, and train the best one on all ratings.
 
     Args:
       model: the configuration.
-      ratings: to train and validate on; a test part stays outside.
+      ratings: for training and validation; keep the test part separate.
       values: of fields of the configuration: lists by name, of which all combinations are tried, or a list of
-        combinations. Values of static fields (sizes) compile anew, others do not.
+        combinations. New values of static fields (sizes) compile new programs; values of other fields do not.
       key: PRNG key.
-      n_folds: of the cross-validation.
-      n_epochs: at most, in each fit.
+      n_folds: number of folds.
+      n_epochs: largest number of epochs in each fit.
       patience: as in `fit`.
       score: as in `fit`.
-      validation: a part to validate on instead of folds.
+      validation: ratings for validation, instead of folds.
 
     Returns:
       a `SearchResult`.
 
     Raises:
-      ValueError: for no combinations, and as `fit` does.
-      FloatingPointError: if numbers overflow with all of them.
-      KeyboardInterrupt: after Ctrl-C, with the trials that were finished as its attribute ``trials``.
+      ValueError: if there are no combinations, and as `fit` does.
+      FloatingPointError: if numbers overflow with all combinations.
+      KeyboardInterrupt: after Ctrl-C; its attribute ``trials`` has the finished trials.
     """
     grid = _combinations(values)
     folds = [(ratings, validation)] if validation is not None else list(k_folds(ratings, n_folds, key=key))
@@ -156,7 +156,7 @@ def search(
                     patience=patience, score=score or default_score(candidate, train),
                 )  # fmt: skip
             except FloatingPointError:
-                scores.append(math.inf)  # these values are no good; others may be
+                scores.append(math.inf)  # other values may work
                 break
             if one.stopped_by == "interrupt":
                 raise _interrupted(trials)
@@ -175,7 +175,7 @@ def search(
 def _interrupted(trials: list[Trial]) -> KeyboardInterrupt:
     error = KeyboardInterrupt()
     error.trials = trials  # type: ignore[attr-defined]
-    error.add_note("The trials that were finished are in the attribute `trials` of this error.")
+    error.add_note("The finished trials are in the attribute `trials` of this error.")
     return error
 
 
@@ -195,7 +195,7 @@ def _shuffled(n: int, key: Key | None) -> HostArray:
 
 
 def _places(ratings: Ratings, key: Key | None) -> tuple[HostArray, HostArray]:
-    """Place of each entry in a random order of its user's ``(n,)``, and entries of each user ``(n_users,)``."""
+    """Return the place of each entry in a random order of its user's ``(n,)``, and entry counts ``(n_users,)``."""
     starts = ratings.row_starts()
     order = np.lexsort((_shuffled(len(ratings), key), ratings.users))
     place = np.empty(len(ratings), int)

@@ -12,11 +12,11 @@ _TAG = 21
 
 
 class PlantedRatings(NamedTuple):
-    """Ratings, and what is behind them.
+    """Synthetic ratings, and their expected values.
 
     Attributes:
-      ratings: integers from 1 to 5, of all users and items, in random pairs.
-      truth: ``(n_users, n_items)`` the expected values, not rounded and without noise; None if they were not asked for.
+      ratings: integers from 1 to 5 for random pairs of users and items.
+      truth: ``(n_users, n_items)`` the expected values, without noise and rounding; None with ``truth=False``.
     """
 
     ratings: Ratings
@@ -34,17 +34,18 @@ def make_ratings(
     popularity: float = 1.0,
     truth: bool = False,
 ) -> PlantedRatings:
-    """Ratings of users and items with normal biases and factors, popular items far more often than others.
+    """Generate ratings from normally distributed biases and factors; popular items are rated far more often.
 
     Args:
       key: PRNG key.
       n_users: number of users.
       n_items: number of items.
-      n_ratings: number of pairs to draw; those drawn twice count once, so that there are a little fewer ratings.
+      n_ratings: number of pairs to draw; pairs drawn twice count once, so that there are slightly fewer ratings.
       n_components: number of factors.
-      noise: standard deviation of a rating, in stars; biases and factors have 0.4 each.
-      popularity: exponent of the power law that items are drawn by; that of users is half of it. 0: all alike.
-      truth: whether the expected values of all pairs are wanted, too.
+      noise: standard deviation of the noise; that of biases, and of products of factors, is 0.4.
+      popularity: exponent of the power law of the popularity of items; users have half of it. With 0, all are equally
+        likely.
+      truth: whether to return the expected values of all pairs too.
 
     Returns:
       the ratings, and the truth.

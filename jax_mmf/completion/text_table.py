@@ -1,4 +1,4 @@
-"""Tables in text files, as columns: encodings, separators, quotes."""
+"""Reading of tables in text files by columns, with their encodings, separators and quotes."""
 
 import csv
 import re
@@ -22,7 +22,7 @@ _MISSING = ("", "nan", "none", "null")
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a file in UTF-8 or UTF-16, with or without a byte order mark, or else in Windows-1252 or Latin 1."""
+    """Read the lines of a file in UTF-8 (with or without byte order mark), UTF-16, Windows-1252 or Latin 1."""
     with path.open("rb") as file:
         is_utf16 = file.read(2) in (b"\xff\xfe", b"\xfe\xff")
     for encoding in ("utf-16",) if is_utf16 else ("utf-8-sig", "cp1252"):
@@ -36,7 +36,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def whole_or_text(cells: list[str]) -> list[int] | list[str]:
-    """Whole numbers where all are, also if all are written as 7.0; else text as it is."""
+    """Convert cells to integers if all are whole numbers, or all are written as 7.0; else return them unchanged."""
     if all(map(_WHOLE.fullmatch, cells)):
         return list(map(int, cells))
     if all(map(_WHOLE_FLOAT.fullmatch, cells)):
@@ -45,16 +45,16 @@ def whole_or_text(cells: list[str]) -> list[int] | list[str]:
 
 
 class Table:
-    """Columns of text or numbers by name, and where they come from.
+    """Named columns of text or numbers, whose rows know their lines in the file.
 
     Args:
       path: of the file, for messages.
-      lines: of the file, blank ones included.
-      names: of the columns; files may have fewer, unless `exact`.
+      lines: of the file, including blank ones.
+      names: of the columns; the file may have fewer, unless ``exact``.
       first: number of lines before the first row.
-      separator: of columns; `::` may not be in text.
-      whole: names of columns that may be whole numbers; others may be real ones.
-      exact: whether there must be all columns.
+      separator: between columns; cells must not contain it if it is ``::``.
+      whole: names of columns that may hold whole numbers; the others may hold real numbers.
+      exact: whether the file must have all columns.
 
     Raises:
       ValueError: for too few or too many columns, and rows of different lengths.
@@ -79,15 +79,15 @@ class Table:
         options: dict[str, Any] = {"delimiter": self._separator, "comments": None, "quotechar": self._quote}
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # older versions of NumPy cut 1.5 to a whole number, with a warning
+                warnings.simplefilter("error")  # older versions of NumPy truncate 1.5 to an integer, with a warning
                 table = np.loadtxt(self._rows_of_text(), dtype=kinds, ndmin=1, **options)
-        except (ValueError, DeprecationWarning):  # text among them
+        except (ValueError, DeprecationWarning):  # some cells are text
             pass
         else:
             self.columns = {name: table[name] for name in names}
             return
         try:
-            # Objects, since an array of text takes the room of the longest cell for each.
+            # Objects, since every element of an array of strings takes the space of the longest one.
             cells = np.loadtxt(self._rows_of_text(), dtype=object, encoding=None, ndmin=2, **options)
         except ValueError as error:
             reason = str(error).partition(";")[0]  # without NumPy's advice, which is about its own arguments
@@ -95,15 +95,15 @@ class Table:
         self.columns = {name: cells[:, at].tolist() for at, name in enumerate(names)}
 
     def line(self, row: int) -> int:
-        """Number of the line, from 1, that a row is in, as far as no cell has line breaks."""
+        """Return the line number of a row, from 1, provided that no cell has line breaks."""
         there = (at for at, line in enumerate(self._lines) if at >= self._first and line.strip())
         return next(at for number, at in enumerate(there) if number == row) + 1
 
     def ids(self, name: str) -> Any:
-        """Ids: integers where all are whole numbers, also if all are written as 7.0, else text.
+        """Return a column of ids: integers if all are whole numbers, or all are written as 7.0; else text.
 
         Raises:
-          ValueError: for an empty cell, naming its line.
+          ValueError: for an empty cell; the message names its line.
         """
         cells = self.columns[name]
         if isinstance(cells, np.ndarray):
@@ -111,16 +111,16 @@ class Table:
         missing = next((row for row, cell in enumerate(cells) if cell.lower() in _MISSING), None)
         if missing is not None:
             raise ValueError(
-                f"users and items must have ids, and line {self.line(missing)} has {cells[missing]!r} as {name}; "
-                "drop such lines"
+                f"users and items must have ids, got {cells[missing]!r} as {name} in line {self.line(missing)}; drop "
+                "such lines"
             )
         return whole_or_text(cells)
 
     def reals(self, name: str) -> HostArray:
-        """Finite real numbers.
+        """Return a column of finite real numbers.
 
         Raises:
-          ValueError: for a cell that is none, naming its line.
+          ValueError: for another cell; the message names its line.
         """
         cells = self.columns[name]
         if not isinstance(cells, np.ndarray):
@@ -131,10 +131,10 @@ class Table:
         return cells
 
     def times(self, name: str) -> HostArray:
-        """Finite real numbers, or dates where the first cell is no number.
+        """Return a column of finite real numbers, or of dates if the first cell is not a number.
 
         Raises:
-          ValueError: for a cell that is neither, naming its line.
+          ValueError: for another cell; the message names its line.
         """
         cells = self.columns[name]
         if isinstance(cells, np.ndarray) or _REAL.fullmatch(cells[0]):
@@ -160,5 +160,5 @@ class Table:
     def _refuse(self, name: str, row: int, expected: str = "finite numbers") -> Any:
         cell = self.columns[name][row]
         raise ValueError(
-            f"{name} must be {expected}, got {str(cell)!r} in line {self.line(row)}; mend or drop such lines"
+            f"{name} must be {expected}, got {str(cell)!r} in line {self.line(row)}; correct or drop such lines"
         )

@@ -1,4 +1,4 @@
-"""`fit`: a model over ratings, epoch by epoch, with validation, early stopping and callbacks."""
+"""`fit`, which trains a model on ratings, with validation, early stopping and callbacks."""
 
 import functools
 import math
@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jax_mmf.completion import metrics
-from jax_mmf.completion.fitted import EpochRecord, Fitted, fitted
+from jax_mmf.completion.fitted import EpochRecord, Fitted, make_fitted
 from jax_mmf.completion.labels import positions_or_warning
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
@@ -22,10 +22,10 @@ from jax_mmf.training import deferred_interrupt
 from jax_mmf.typing import Key
 
 Score = Callable[[Fitted, Ratings], float]
-"""A number for a model and validation ratings; smaller is better."""
+"""Function of a model and validation ratings that returns a number; smaller is better."""
 
 _METHODS = ("feedback", "prepare", "init", "epoch", "resume", "fold_in", "factors")
-_prepare_state = jax.jit(lambda model, key, data: model.init(key, data))
+_init = jax.jit(lambda model, key, data: model.init(key, data))
 
 
 @functools.partial(jax.jit, donate_argnums=2)
@@ -35,7 +35,9 @@ def _epoch(model: Model, key: Key, state: Any, data: Any) -> Any:
 
 @dataclass(frozen=True)
 class CompletionEvent:
-    """What a callback is told after an epoch. Its arrays are valid during the call: the next epoch reuses their memory.
+    """Description of an epoch, for callbacks.
+
+    Its arrays are valid only during the call, since the next epoch reuses their memory.
 
     Attributes:
       model: the configuration.
@@ -65,34 +67,34 @@ def fit(
 ) -> Fitted:
     """Learn a model from ratings.
 
-    One program is compiled for the whole run, and none for a run with other numbers (alpha and so on) on the same
-    ratings.
+    One program is compiled for all epochs. Further runs on the same ratings with other numbers, such as alpha, compile
+    nothing.
 
-    Ctrl-C ends the run after the epoch it is in, and what was learned is returned, ``stopped_by="interrupt"``; a second
-    one raises KeyboardInterrupt at once.
+    Ctrl-C ends the run after the current epoch, and the model so far is returned with ``stopped_by="interrupt"``. A
+    second Ctrl-C raises KeyboardInterrupt immediately.
 
     Args:
       model: `ExplicitALS`, `ExplicitOnline`, `ImplicitALS`, `BPR`, or any `Model`.
       train: ratings to learn from.
       key: PRNG key. The same key gives the same bits.
       n_epochs: passes over the ratings.
-      validation: ratings to score the model on after each epoch. What is returned is then the best epoch's.
-      patience: epochs without a better score after which the run ends; None runs all. Needs validation.
-      score: of a model on validation ratings, the smaller the better; by default the root mean squared error for
-        explicit feedback, and one less NDCG@10, training items excluded, for implicit.
+      validation: ratings on which the model is scored after each epoch. The model of the best epoch is returned.
+      patience: number of epochs without a better score after which the run ends; None runs all epochs. Needs
+        validation.
+      score: function of a model and validation ratings; smaller is better. By default the root mean squared error for
+        explicit feedback, and ``1 - NDCG@10`` without training items for implicit feedback.
       callbacks: called with a `CompletionEvent` after each epoch; one that returns a true value ends the run.
-      mesh: of devices with one axis, over which the rows are spread; None for one device.
-      start: a model to go on from, of the same configuration; users and items that are new start from nothing.
+      mesh: mesh of devices with one axis, over which the rows are spread; None for one device.
+      start: model of the same configuration from which to start. New users and items start as in a new run.
 
     Returns:
       a `Fitted`.
 
     Raises:
-      ValueError: for no ratings, and patience or a score without validation.
-      TypeError: for a model that lacks a method, naming it, and ratings that are none.
+      ValueError: for empty ratings, and for patience or a score without validation.
+      TypeError: for a model that lacks a method, and for ratings of another type.
       FloatingPointError: if numbers overflow.
-      Exception: what a callback or the score raises. It carries what was learned before, a `Fitted`, as its attribute
-        ``result``.
+      Exception: of a callback or the score. Its attribute ``result`` is the model so far, a `Fitted`.
     """
     check_process()
     _check_arguments(model, train, n_epochs, validation, patience, score)
@@ -101,21 +103,21 @@ def fit(
     limits = (float(train.values.min()), float(train.values.max())) if model.feedback == "explicit" else None
 
     data = model.prepare(train, mesh)
-    state = _prepare_state(model, key, data)
+    state = _init(model, key, data)
     if start is not None:
         _check_start(start, model, state)
         users = start.ratings.user_ids.positions(train.user_ids.values)
         items = start.ratings.item_ids.positions(train.item_ids.values)
-        # Copies: epochs write into the memory of the state before, and that of the start is not theirs.
+        # A copy, since epochs reuse the memory of their input, and the start must stay valid.
         state = jax.tree.map(jnp.copy, model.resume(start.state, state, users, items))
     history: list[EpochRecord] = []
     best, best_score, stale, seconds, stopped_by = None, math.inf, 0, 0.0, "epochs"
 
     def result() -> Fitted:
         kept = state if best is None else jax.tree.map(jnp.asarray, best)
-        return fitted(model, kept, train, limits, history, stopped_by)
+        return make_fitted(model, kept, train, limits, history, stopped_by)
 
-    with deferred_interrupt("ending after this epoch; Ctrl-C once more to stop at once") as interrupted:
+    with deferred_interrupt("ending after this epoch; press Ctrl-C again to stop immediately") as interrupted:
         for epoch in range(1, n_epochs + 1):
             began = time.perf_counter()
             state = jax.block_until_ready(_epoch(model, jax.random.fold_in(key, epoch), state, data))
@@ -123,8 +125,8 @@ def fit(
             now = math.nan
             try:
                 if validation is not None:
-                    now = score(fitted(model, state, train, limits, history), validation)
-                    better = now < best_score  # never, if it is NaN
+                    now = score(make_fitted(model, state, train, limits, history), validation)
+                    better = now < best_score  # False for NaN
                     stale = 0 if better else stale + 1
                     if better or best is None:
                         best, best_score = jax.tree.map(np.asarray, state), now if better else best_score
@@ -134,7 +136,7 @@ def fit(
             except (Exception, KeyboardInterrupt) as error:
                 stopped_by = "error"
                 error.result = result()  # type: ignore[union-attr]
-                error.add_note("What was learned before is in the attribute `result` of this error.")
+                error.add_note("The model learned so far is in the attribute `result` of this error.")
                 raise
             if any(stops) or (patience is not None and stale >= patience) or interrupted():
                 stopped_by = "callback" if any(stops) else "interrupt" if interrupted() else "patience"
@@ -148,11 +150,11 @@ def fit(
 
 
 def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> Fitted:
-    """Learn new ratings, of known and of new users and items, starting from a model.
+    """Refit a model to its ratings and new ones, also of new users and items, starting from what it has learned.
 
     Args:
       previous: the model.
-      newer: ratings that it has not seen; where it has seen the pair, the new value counts.
+      newer: new ratings. They replace earlier ratings of the same pairs.
       key: PRNG key.
       n_epochs: passes over all ratings, old and new.
 
@@ -160,8 +162,8 @@ def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> 
       a model of all users and items.
 
     Warns:
-      UserWarning: if all users, or all items, of the new ratings are unknown and of another kind than those of the
-        model, such as text where these are numbers.
+      UserWarning: if all users, or all items, of the new ratings are unknown and their ids are of another type than
+        those of the model, such as text instead of numbers.
     """
     known = previous.ratings
     positions_or_warning("users", known.user_ids, newer.user_ids.values)
@@ -175,9 +177,9 @@ def _check_arguments(model: Any, train: Any, n_epochs: Any, validation: Any, pat
         if ratings is not None and not isinstance(ratings, Ratings):
             raise TypeError(f"{name} must be Ratings, got {type(ratings).__name__}; see Ratings.from_triplets")
         if ratings is not None and len(ratings) == 0:
-            raise ValueError(f"{name} holds no rating")
+            raise ValueError(f"{name} holds no ratings")
     if train.weights is not None and not train.weights.any():
-        raise ValueError("train has weights that are all zero")
+        raise ValueError("train must have a weight above zero; all are zero")
     check_count("n_epochs", n_epochs)
     if patience is not None:
         check_count("patience", patience)
@@ -187,7 +189,7 @@ def _check_arguments(model: Any, train: Any, n_epochs: Any, validation: Any, pat
 
 def _check_start(start: Any, model: Model, state: Any) -> None:
     if not isinstance(start, Fitted):
-        raise TypeError(f"start must be what fit returned, got {type(start).__name__}")
+        raise TypeError(f"start must be a Fitted, as fit returns it; got {type(start).__name__}")
     wanted, got = (
         (type(m).__name__, getattr(m, "n_components", None), jax.tree.structure(s))
         for m, s in ((model, state), (start.model, start.state))
@@ -200,7 +202,7 @@ def _check_start(start: Any, model: Model, state: Any) -> None:
 
 
 def default_score(model: Model, train: Ratings) -> Score:
-    """The score of `fit` where none is given."""
+    """Return the default score of `fit`."""
     if model.feedback == "explicit":
         return metrics.rmse
     return lambda fitted, validation: 1 - metrics.ndcg(fitted, validation, k=10, exclude=train)

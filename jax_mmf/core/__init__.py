@@ -1,4 +1,4 @@
-"""What everything rests on, and nothing of the method: pytrees, checks, linear algebra, random keys, JAX itself."""
+"""Foundations that are independent of the method: pytrees, checks, linear algebra, random keys, settings of JAX."""
 
 from jax_mmf.core.compilation_cache import enable_compilation_cache
 from jax_mmf.core.foreign import as_array, describe, feature_names, in_native_order, is_in_memory, is_scipy_sparse

@@ -1,4 +1,4 @@
-"""Compiled programs on disk, so that the next process need not compile them again."""
+"""Compiled programs on disk, so that later processes need not compile them again."""
 
 import hashlib
 import os
@@ -13,18 +13,18 @@ from jax_mmf.core.user_warnings import warn
 
 
 def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
-    """Keep the programs that JAX compiles in a folder, and take them from there in later processes.
+    """Store the programs that JAX compiles in a folder, and load them from there in later processes.
 
-    Call it before the first computation: what JAX has looked up without a folder it does not look up again. All
-    programs are kept, however small. A program is found again by what it computes, its shapes and dtypes, the version
-    of JAX, the device and the compiler's flags.
+    Call it before the first computation: programs that JAX compiled earlier are not stored. All later ones are, however
+    small. A stored program is used again if the computation, its shapes and dtypes, the version of JAX, the device and
+    the compiler flags are the same.
 
-    Programs for CPU use the instructions of the CPU that compiled them. The default folder is therefore one for each
-    kind of CPU, so that machines of different kinds can share a home directory. A ``path`` of your own should not be
-    shared by such machines. JAX runs what is in the folder: let only users write there whom you trust.
+    Programs for CPU use the instructions of the CPU that compiled them. Each kind of CPU has its own default folder, so
+    that different machines can share a home directory. Do not share a custom ``path`` between different kinds of CPU.
+    JAX runs what is in the folder: give write access only to users whom you trust.
 
     Args:
-      path: of the folder. By default the one that JAX is configured to use already (``JAX_COMPILATION_CACHE_DIR``);
+      path: of the folder. By default the one that JAX is already configured to use (``JAX_COMPILATION_CACHE_DIR``), or
         else ``jax-mmf/xla`` in the user's cache directory: ``$XDG_CACHE_HOME`` or ``~/.cache``, ``~/Library/Caches`` on
         macOS, ``%LOCALAPPDATA%`` on Windows.
 
@@ -32,12 +32,12 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
       the folder, or None if it can't be written.
 
     Warns:
-      UserWarning: if the folder can't be written; then nothing is kept.
+      UserWarning: if the folder can't be written; nothing is stored then.
     """
     settings: Any = jax.config
     configured: str | None = settings.jax_compilation_cache_dir
     if path is None and configured:
-        return Path(configured)  # with the limits that were configured with it
+        return Path(configured)  # keep the limits that were configured with it
     folder = _default_folder() if path is None else Path(path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,8 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
         reason = "" if os.access(folder, os.W_OK) else "no right to write there"
     if reason:
         text = (
-            f"compiled programs are not kept: can't write the folder {folder} ({reason}); set XDG_CACHE_HOME to another"
+            f"compiled programs are not kept: can't write the folder {folder} ({reason}); set XDG_CACHE_HOME to "
+            "a folder that can be written"
         )
         warn(text)
         return None
@@ -68,7 +69,7 @@ def _default_folder() -> Path:
 
 
 def _cpu() -> str:
-    """A short name of this kind of CPU, by the instructions that it has."""
+    """Return a short name of this kind of CPU, which depends on its instruction sets."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""Data of other libraries as arrays: frames, tensors, sparse matrices and lists.
+"""Conversion of data of other libraries to arrays: frames, tensors, sparse matrices and lists.
 
-No library is imported here. What is not loaded can't have made the data.
+This module imports none of the libraries: data can only come from a library that is already imported.
 """
 
 import sys
@@ -12,11 +12,11 @@ import numpy as np
 
 from jax_mmf.typing import HostArray
 
-_LARGEST_DENSE = 2**33  # bytes of a sparse matrix as an array: more may not fit into memory
+_LARGEST_DENSE = 2**33  # bytes; a larger dense array may not fit into memory
 
 
 def is_instance(value: Any, module: str, *names: str) -> bool:
-    """Whether a value is of one of the classes of a module, which need not be installed."""
+    """Whether a value is an instance of some classes of a module, which need not be installed."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(value, tuple(getattr(loaded, name) for name in names))
 
@@ -28,20 +28,20 @@ def is_scipy_sparse(value: Any) -> bool:
 
 
 def is_frame(value: Any) -> bool:
-    """Whether a value is a table of named columns, in memory: of pandas, polars, pyarrow and those like them."""
+    """Whether a value is a table with named columns in memory, such as those of pandas, polars and pyarrow."""
     return _is_arrow(value) or (callable(getattr(value, "to_numpy", None)) and hasattr(value, "columns"))
 
 
 def is_in_memory(value: Any) -> bool:
-    """Whether a value is an array or a table that can be had as an array at once."""
+    """Whether a value is an array, or a table or tensor that can be converted to one as a whole."""
     is_array = isinstance(value, np.ndarray | jax.Array)
     return is_array or is_frame(value) or _is_jax_sparse(value) or _is_tensor(value)
 
 
 def as_array(name: str, value: Any) -> HostArray | jax.Array:
-    """Data as an array: a JAX array as it is, anything else in host memory.
+    """Convert data to an array: JAX arrays are returned as they are, other data as arrays in host memory.
 
-    Frames give their values, with NaN where one is missing; sparse matrices become dense.
+    Missing values of frames become NaN, and sparse matrices become dense.
 
     Args:
       name: of the argument, as the user wrote it.
@@ -51,7 +51,7 @@ def as_array(name: str, value: Any) -> HostArray | jax.Array:
       the array, whose dtype may be anything: see `jax_mmf.core.validation.check_real_dtype`.
 
     Raises:
-      TypeError: for what can't be an array, and frames with columns that are not numbers.
+      TypeError: for data that can't be converted, and frames with columns that do not hold numbers.
       ValueError: for masked arrays with masked entries, and sparse matrices that are too large to be dense.
     """
     if isinstance(value, jax.Array | np.memmap):
@@ -65,12 +65,12 @@ def as_array(name: str, value: Any) -> HostArray | jax.Array:
 
 
 def in_native_order(array: HostArray) -> HostArray:
-    """An array whose numbers have the byte order of this machine."""
+    """Return an array in the byte order of this machine."""
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def feature_names(value: Any) -> tuple[str, ...] | None:
-    """Names of the columns of a frame or a labelled array, or None if they have none but their numbers."""
+    """Return the column names of a frame or a labelled array; None if it has none, or only the numbers 0, 1, 2, ..."""
     if _is_arrow(value):
         return tuple(value.schema.names)
     if is_frame(value):
@@ -83,7 +83,7 @@ def feature_names(value: Any) -> tuple[str, ...] | None:
 
 
 def describe(value: Any) -> str:
-    """What a value is, and what to call where it has yet to be computed."""
+    """Describe a value for error messages, with the method to call first if it is lazy."""
     name = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
     for method in ("collect", "compute"):  # of lazy frames, in polars and in dask
         if hasattr(value, method) and not isinstance(value, Mapping):
@@ -106,14 +106,14 @@ def _is_tensor(value: Any) -> bool:
 def _refuse_masked(name: str, value: Any) -> None:
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
-            f"{name} has {np.ma.count_masked(value)} masked entries, and the values behind a mask mean nothing; fill "
-            "them in, give encode x.data with mask=~x.mask, or see jax_mmf.completion for missing values"
+            f"{name} has {np.ma.count_masked(value)} masked entries, whose values are undefined; fill them in, call "
+            "encode with x.data and mask=~x.mask, or see jax_mmf.completion for missing values"
         )
 
 
 def _by_numpy(name: str, value: Any) -> HostArray:
     try:
-        # Without subclasses, whose operators and indices mean something else.
+        # asarray converts subclasses, such as np.matrix, whose operators and indices mean something else.
         array = np.asarray(value)
     except Exception as error:
         raise TypeError(f"{name} must be an array of real numbers; got {type(value).__name__}: {error}") from error
@@ -127,7 +127,7 @@ def _dense(name: str, matrix: Any) -> HostArray | jax.Array:
     if n_bytes > _LARGEST_DENSE:
         raise ValueError(
             f"{name} is sparse, of shape {tuple(matrix.shape)}, and would take {n_bytes / 1e9:.0f} GB as a dense "
-            "array; give some of its rows at a time"
+            "array; pass some of its rows at a time"
         )
     return matrix.todense() if _is_jax_sparse(matrix) else matrix.toarray()
 
@@ -144,7 +144,7 @@ def _values_of_frame(name: str, frame: Any) -> HostArray:
         is_number = sys.modules["pandas"].api.types.is_numeric_dtype
         _check_columns(name, [(c, t) for c, t in zip(frame.columns, frame.dtypes, strict=True) if not is_number(t)])
         array = frame.to_numpy()
-        # Columns of several kinds, and of those that know missing values.
+        # Columns of different or nullable dtypes give an array of Python objects.
         return frame.to_numpy(np.float64, na_value=np.nan) if array.dtype.hasobject else array
     if is_instance(frame, "polars", "DataFrame"):
         boolean = sys.modules["polars"].Boolean
@@ -163,7 +163,7 @@ def _values_of_arrow(name: str, table: Any) -> HostArray:
     if table.num_columns == 0:
         return np.empty((table.num_rows, 0))
     columns = [column.to_numpy(zero_copy_only=False) for column in table.columns]
-    # Objects are decimals, and booleans of which some are missing.
+    # Decimals, and booleans with missing values, become Python objects.
     return np.column_stack([c.astype(float) if c.dtype.hasobject else c for c in columns])
 
 

@@ -1,4 +1,4 @@
-"""Dense products at full precision, loops over parts of large matrices, and checks of numbers."""
+"""Dense products at full precision, Cholesky factors, loops over parts of large matrices, and checks of numbers."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ from jax import lax
 
 from jax_mmf.typing import Array
 
-_TILE = 8192  # features of a dictionary or of B that are updated at once
-_IN_CACHE = 2**14  # numbers of rows that are updated at once
+_TILE = 8192  # features of a dictionary or of B that are updated together
+_IN_CACHE = 2**14  # numbers that are updated together, which fit in cache
 
 Take = Callable[[Array], Array]
 
@@ -17,8 +17,8 @@ Take = Callable[[Array], Array]
 def matmul(left: Array, right: Array) -> Array:
     """Matrix product at the full precision of its inputs.
 
-    Accelerators round the factors of a float32 product to TensorFloat-32 or bfloat16 unless told otherwise. The
-    statistics of a factorization are differences of nearly equal products, which do not survive that.
+    By default, accelerators round the factors of a float32 product to TensorFloat-32 or bfloat16. A factorization takes
+    differences of nearly equal products, which would lose all their digits.
 
     Args:
       left: ``(..., m, n)``.
@@ -38,16 +38,16 @@ def self_product(rows: Array) -> Array:
 
 @self_product.defjvp
 def _self_product_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """One product with p features per derivative, where the rule of a product of two would take two."""
+    """Use one product over p features per derivative, where the product rule would use two."""
     half = matmul(tangents[0], primals[0].T)
     return self_product(primals[0]), half + half.T
 
 
 def cholesky(matrix: Array) -> Array:
-    """Lower Cholesky factor of a symmetric positive semi-definite matrix, each of a batch on its own.
+    """Lower Cholesky factors of symmetric positive semi-definite matrices.
 
-    Where a matrix is singular up to rounding, a multiple of the identity at the level of rounding is added, so that a
-    solution of nearly least norm comes out. NaN in one matrix does no harm to the others.
+    If a matrix is singular up to rounding, a multiple of the identity at the level of rounding is added to it, so that
+    solutions have nearly the least norm. NaN in one matrix does not affect the others.
 
     Args:
       matrix: ``(..., k, k)``.
@@ -57,7 +57,7 @@ def cholesky(matrix: Array) -> Array:
     """
     k, eps, tiny = matrix.shape[-1], jnp.finfo(matrix.dtype).eps, jnp.finfo(matrix.dtype).tiny
     diagonal = jnp.diagonal(matrix, axis1=-2, axis2=-1)
-    # A positive pivot is no proof of a regular matrix: one at the level of rounding, k eps, is as good as zero.
+    # A positive pivot does not prove that a matrix is regular: at the level of rounding, k eps, it counts as zero.
     trial = jnp.linalg.cholesky(lax.stop_gradient(matrix))
     pivots = jnp.diagonal(trial, axis1=-2, axis2=-1) ** 2
     singular = ~(pivots > k * eps * diagonal).all(-1) & jnp.isfinite(diagonal).all(-1)
@@ -67,21 +67,21 @@ def cholesky(matrix: Array) -> Array:
 
 @jax.custom_jvp
 def _factor(matrix: Array, trial: Array, failed: Array) -> Array:
-    """The trial, which costs nothing more, unless it failed."""
+    """Return the trial, which is already computed, unless it failed."""
     return lax.cond(failed, jnp.linalg.cholesky, lambda _: trial, matrix)
 
 
 @_factor.defjvp
 def _factor_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
-    """Derivatives go through the factor of the repaired matrix: through a trial that failed they would be NaN."""
+    """Differentiate the factor of the repaired matrix: derivatives of a trial that failed would be NaN."""
     return jax.jvp(jnp.linalg.cholesky, primals[:1], tangents[:1])
 
 
 def cholesky_shifted(matrix: Array, shift: Array) -> Array:
-    """Lower Cholesky factor of ``M + shift I`` with M positive semi-definite: ``(..., k, k)``, one program, no branch.
+    """Lower Cholesky factor of ``M + shift I`` with M positive semi-definite, without a branch: ``(..., k, k)``.
 
     A multiple of the identity at the level of the rounding of M is added too, so that a shift of zero does not fail.
-    Compiles in a third of the time of `cholesky`, which looks first.
+    This compiles in a third of the time of `cholesky`, which tests for singular matrices first.
     """
     k = matrix.shape[-1]
     largest = lax.stop_gradient(jnp.diagonal(matrix, axis1=-2, axis2=-1).max(-1))
@@ -91,12 +91,12 @@ def cholesky_shifted(matrix: Array, shift: Array) -> Array:
 
 
 def cho_solve(factor: Array, right: Array) -> Array:
-    """Solutions of systems by their Cholesky factors: ``(..., k, k), (..., k) -> (..., k)``."""
+    """Solve linear systems with their Cholesky factors: ``(..., k, k), (..., k) -> (..., k)``."""
     return jax.scipy.linalg.cho_solve((factor, True), right[..., None])[..., 0]
 
 
 def solve_shifted(gram: Array, shift: Array, right: Array) -> Array:
-    """Solutions of ``(G + diag(shift)) v = right``, one factorization for all where the matrix is shared.
+    """Solve ``(G + diag(shift)) v = right``, with one factorization for all systems if they share the matrix.
 
     Args:
       gram: ``(k, k)``, or ``(b, k, k)``.
@@ -104,7 +104,7 @@ def solve_shifted(gram: Array, shift: Array, right: Array) -> Array:
       right: ``(b, k)``.
 
     Returns:
-      ``(b, k)``; of a singular matrix as in `cholesky`.
+      ``(b, k)``; singular matrices are treated as in `cholesky`.
     """
     factor = cholesky(gram + jnp.diag(shift))
     if gram.ndim == 2:
@@ -117,11 +117,11 @@ def largest_eigenvalue(matrix: Array, start: Array, n_iter: int) -> tuple[Array,
 
     Args:
       matrix: ``(..., k, k)``.
-      start: ``(..., k)`` guess of the eigenvector, of any length.
+      start: ``(..., k)`` guess of the eigenvector, of any norm.
       n_iter: products with the matrix.
 
     Returns:
-      ``(...)`` the eigenvalue and ``(..., k)`` its eigenvector, of length 1, or zeros where the image of the guess is.
+      ``(...)`` the eigenvalue and ``(..., k)`` its eigenvector of norm 1, or zeros if the guess is mapped to zero.
     """
 
     def unit(vector: Array) -> Array:
@@ -136,10 +136,11 @@ def largest_eigenvalue(matrix: Array, start: Array, n_iter: int) -> tuple[Array,
 
 
 def in_tiles(update: Callable[[Take, Array], Array], rows: Array) -> Array:
-    """``update(take, rows)`` of ``rows`` ``(k, p)``, a tile of the features at a time; ``take`` cuts it out of others.
+    """Apply ``update(take, rows)`` to ``rows`` ``(k, p)``, one tile of features at a time.
 
-    All at once, products would be written to memory before they are added, as large as ``rows``: more than twice as
-    slow on CPU where these do not fit in cache. On accelerators it is all at once.
+    ``take`` cuts the tile out of other arrays. Without tiles, XLA would write products as large as ``rows`` to memory
+    before it adds them, which takes more than twice the time on CPU if they do not fit in cache. Accelerators update
+    all features together.
     """
     p = rows.shape[1]
     n_tiles = p // _TILE
@@ -159,17 +160,17 @@ def in_tiles(update: Callable[[Take, Array], Array], rows: Array) -> Array:
 
 
 def map_rows(function: Callable[..., Array], rows: Array, *more: Array) -> Array:
-    """``function(row, *more)`` of every row of a matrix ``(k, s)``, with arrays ``(k,)`` of which it gets one entry.
+    """Apply ``function(row, *more)`` to each row of a matrix ``(k, s)``, with one entry of each array ``(k,)`` in more.
 
-    On CPU a few rows at a time, for functions that pass over a row again and again: while it is in cache. On
-    accelerators all at once.
+    On CPU, a few rows are processed at a time, so that they stay in cache while the function passes over them
+    repeatedly. Accelerators process all rows together.
     """
     k, s = rows.shape
     width = max(1, min(k, _IN_CACHE // max(s, 1)))
     together = jax.vmap(function)
 
     def block(i: Array, rows: Array) -> Array:
-        # The last block goes back over rows that are done, but does not do them twice.
+        # The last block overlaps rows that are done, and does not apply the function to them twice.
         first = jnp.minimum(i * width, k - width)
         take = lambda array: lax.dynamic_slice_in_dim(array, first, width)  # noqa: E731
         new = together(take(rows), *(take(array) for array in more))
@@ -190,11 +191,11 @@ def all_finite(*arrays: Array) -> Array:
 
 
 def power_of_two_below(x: Array) -> Array:
-    """The power of two below the largest number of each sample, ``(b, p) -> (b,)``; zero for a sample of zeros."""
+    """Power of two just below the largest absolute value of each sample, ``(b, p) -> (b,)``; zero for zeros."""
     limits = jnp.finfo(x.dtype)
     largest = lax.stop_gradient(jnp.abs(x)).max(-1, initial=0)
     usual = jnp.isfinite(largest) & (largest > 0)
     exponent = jnp.frexp(jnp.where(usual, largest, 1))[1] - 1
-    # Not to the ends of the range: l1 weights are divided by it.
+    # Stay away from the ends of the range, since l1 weights are divided by the result.
     exponent = jnp.clip(exponent, int(0.8 * limits.minexp), int(0.8 * limits.maxexp))
     return jnp.where(usual, jnp.ldexp(jnp.ones_like(largest), exponent), 0)

@@ -1,4 +1,4 @@
-"""Batches that are filled up to a few sizes, so that they share compiled programs."""
+"""Padding of batches to a few sizes, so that they share compiled programs."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from jax_mmf.typing import HostArray
 
-_ALIGNMENT = 64  # bytes: JAX takes host arrays that are aligned so without a copy
+_ALIGNMENT = 64  # bytes: JAX uses host arrays with this alignment without a copy
 
 
 def filled_up(rows: Any, size: int, value: float = 0) -> Any:
-    """Arrays ``(n, ...)`` with more rows of one value, up to a size.
+    """Pad arrays ``(n, ...)`` with rows of one value, up to a number of rows.
 
     On the host and on CPU this compiles no program.
 
@@ -22,7 +22,7 @@ def filled_up(rows: Any, size: int, value: float = 0) -> Any:
       value: of all entries of the new rows.
 
     Returns:
-      a pytree of arrays ``(size, ...)``, each where it was.
+      a pytree of arrays ``(size, ...)``, each on the device where it was.
     """
 
     def fill(array: Any) -> Any:
@@ -39,7 +39,7 @@ def filled_up(rows: Any, size: int, value: float = 0) -> Any:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> HostArray:
-    """An array with any numbers in it, which JAX takes without a copy."""
+    """Allocate an uninitialized array that JAX uses without a copy."""
     dtype = np.dtype(dtype)
     n_bytes = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
     buffer = np.empty(n_bytes + _ALIGNMENT, np.uint8)

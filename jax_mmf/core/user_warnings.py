@@ -1,4 +1,4 @@
-"""Warnings at the line of the user's program that they are about."""
+"""Warnings that point to a line of the user's program."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ _MANY_COMPONENTS = 64  # from here on OpenBLAS factorizes on several threads
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn, with the line outside of this package that the call came from."""
+    """Issue a warning at the line outside of this package that made the call."""
     level, frame = 1, sys._getframe()
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "jax_mmf":
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
@@ -19,7 +19,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def warn_of_blas_threads(n_components: int) -> None:
-    """Warn once where the threads of SciPy's OpenBLAS, JAX's linear algebra on CPU, will fight with those of XLA."""
+    """Warn once if the threads of SciPy's OpenBLAS, JAX's linear algebra on CPU, will compete with those of XLA."""
     if n_components >= _MANY_COMPONENTS and _n_blas_threads() > 1 and jax.default_backend() == "cpu":
         _warn_of_blas_threads()
 
@@ -27,8 +27,8 @@ def warn_of_blas_threads(n_components: int) -> None:
 @functools.cache
 def _warn_of_blas_threads() -> None:
     warn(
-        "OPENBLAS_NUM_THREADS is not set: the threads of OpenBLAS, by which JAX factorizes matrices on CPU, slow down "
-        "those of XLA by a factor of 2 and more. Set OPENBLAS_NUM_THREADS=1 before Python starts, or "
+        "OPENBLAS_NUM_THREADS is not set: the threads of OpenBLAS, with which JAX factorizes matrices on CPU, slow "
+        "down those of XLA by a factor of 2 or more. Set OPENBLAS_NUM_THREADS=1 before Python starts, or "
         'os.environ["OPENBLAS_NUM_THREADS"] = "1" before NumPy and JAX are imported'
     )
 

@@ -1,4 +1,4 @@
-"""Checks of arguments, with messages that name the argument, what came, what was expected and what to do."""
+"""Checks of arguments. Messages name the argument, the value, what was expected and what to do."""
 
 import numbers
 import os
@@ -15,14 +15,14 @@ _process: int | None = None
 
 
 def check_process() -> None:
-    """Raise in a process that was forked after the library was used: JAX hangs there.
+    """Raise in a process that was forked after the library was used, where JAX would hang.
 
-    The threads of XLA are not in the child. A process that forks before the first use is fine.
+    A fork does not copy the threads of XLA. A fork before the first use does no harm.
 
     Raises:
-      RuntimeError: in the child.
+      RuntimeError: in the child process.
     """
-    global _process  # noqa: PLW0603 - the process is one
+    global _process  # noqa: PLW0603 - a property of the process
     pid = os.getpid()
     if _process is None:
         _process = pid
@@ -38,11 +38,11 @@ def check_real(
 ) -> None:
     """Raise unless a hyperparameter is a real number in its range.
 
-    Traced values pass.
+    Traced values pass unchecked.
 
     Args:
       name: of the argument, as the user wrote it.
-      value: what came.
+      value: of the argument.
       low: smallest value allowed, or None.
       high: largest value allowed, or None.
       open_low: whether ``low`` itself is excluded.
@@ -72,7 +72,7 @@ def check_count(name: str, value: Any, *, low: int = 1) -> None:
 
     Args:
       name: of the argument.
-      value: what came.
+      value: of the argument.
       low: smallest value allowed.
 
     Raises:
@@ -93,46 +93,46 @@ def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
 
 def check_real_dtype(name: str, dtype: Any) -> None:
     """Raise TypeError unless a dtype is of real numbers: booleans, integers, or floating numbers."""
-    # NumPy counts differences of dates as integers.
+    # NumPy counts timedelta64 as an integer dtype.
     real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.integer, jnp.floating, jnp.bool_))
     if real and getattr(dtype, "kind", None) != "m":
         return
     if getattr(dtype, "hasobject", False):
-        raise TypeError(f"{name} must hold real numbers; got Python objects: convert them, as by .astype(float)")
+        raise TypeError(f"{name} must hold real numbers; got Python objects: convert them, e.g. with .astype(float)")
     what = "convert it first"
     if jnp.issubdtype(dtype, jnp.complexfloating):
-        what = "take real and imaginary parts as features of their own"
+        what = "use real and imaginary parts as separate features"
     elif getattr(dtype, "names", None):
-        what = "convert it by numpy.lib.recfunctions.structured_to_unstructured"
+        what = "convert it with numpy.lib.recfunctions.structured_to_unstructured"
     raise TypeError(f"{name} must hold real numbers; got dtype {dtype}: {what}")
 
 
 def computing_dtype(given: Any) -> np.dtype[Any]:
-    """The dtype in which numbers of a dtype are computed with.
+    """Return the dtype in which the library computes with data of a dtype.
 
-    Floating numbers keep theirs, as far as JAX is set to it, but those of 16 bits and fewer: sums of many of them
-    overflow and are rounded to nothing, so they become float32. Others become JAX's default floating dtype.
+    Floating dtypes of 16 bits or fewer become float32, since long sums in them overflow or lose small terms. float64
+    becomes float32 unless ``jax_enable_x64`` is set. Other dtypes become JAX's default floating dtype.
     """
     if not jnp.issubdtype(given, jnp.floating):
         return np.dtype(jnp.zeros(()).dtype)
-    # There is no dtype in JAX that is longer than float64.
+    # JAX has no dtype longer than float64.
     bits = min(max(jnp.finfo(given).bits, 32), 64)
     return np.dtype(jax.dtypes.canonicalize_dtype(f"float{bits}"))
 
 
 def as_computing_dtype(dtype: Any) -> np.dtype[Any]:
-    """The argument ``dtype`` of a user: float32, or float64 if JAX is set to it.
+    """Return a user's argument ``dtype``: float32, or float64 if ``jax_enable_x64`` is set.
 
     Raises:
       TypeError: for other dtypes.
-      ValueError: for float64 if JAX is not set to it.
+      ValueError: for float64 without ``jax_enable_x64``.
     """
     try:
         wanted = np.dtype(dtype).newbyteorder("=")
     except TypeError as error:
         raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from error
     if wanted not in (np.float32, np.float64):
-        raise TypeError(f"dtype must be float32 or float64, which the computation needs; got {wanted}")
+        raise TypeError(f"dtype must be float32 or float64, got {wanted}")
     if jax.dtypes.canonicalize_dtype(wanted) != wanted:
         raise ValueError(
             'dtype=float64 needs jax.config.update("jax_enable_x64", True) at the start of the program: without it, '
@@ -146,8 +146,8 @@ def as_real_array(name: str, value: Any, *, ndim: tuple[int, ...], dtype: Any = 
 
     Args:
       name: of the argument.
-      value: integers, booleans or real numbers, in anything that `as_array` takes: arrays of any byte
-        order, frames, tensors, sparse matrices (which become dense), nested lists.
+      value: integers, booleans or real numbers, in anything that `as_array` takes: arrays of any byte order, frames,
+        tensors, sparse matrices (which become dense), nested lists.
       ndim: numbers of axes that are allowed.
       dtype: the dtype wanted; by default that of a floating ``value`` of at least 32 bits, float32 for fewer bits, and
         JAX's default floating dtype for other numbers.
@@ -205,7 +205,7 @@ _EXAMPLES = {
 
 
 def check_methods(name: str, value: Any, protocol: str, attributes: tuple[str, ...]) -> None:
-    """Raise TypeError unless an object has the attributes of its protocol, naming those that are missing.
+    """Raise TypeError unless an object has the attributes of its protocol; the message names the missing ones.
 
     Args:
       name: of the argument.

@@ -1,4 +1,4 @@
-"""Sources of samples, files of matrices, permutations of features, model files: all that opens a file."""
+"""Sources of samples, matrix files, permutations of features, and model files."""
 
 from jax_mmf.io.atomic import HDF5_ENDINGS, hdf5_written_aside, written_aside
 from jax_mmf.io.files import open_source

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, then renamed into place."""
+"""Atomic writing of files: they are written under a temporary name, then renamed."""
 
 import os
 import tempfile
@@ -13,10 +13,10 @@ HDF5_ENDINGS = (".h5", ".hdf5")
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, renamed to it at the end if nothing was raised, and else removed.
+    """Yield a temporary path in the same folder, which is renamed to ``path`` at the end, or removed after an error.
 
     Args:
-      path: of the file to write. A file that is there is replaced at the end only.
+      path: of the file to write. An existing file is replaced only at the end.
 
     Raises:
       OSError: if the folder does not exist or can't be written.
@@ -30,7 +30,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
         raise type(error)(f"can't write {path}: {error.strerror or error}") from error
     os.close(handle)
     aside = Path(name)
-    # mkstemp's files are private; the result should have the rights that any new file has.
+    # Files of mkstemp are private. The result should have the permissions of any new file.
     mask = os.umask(0)
     os.umask(mask)
     aside.chmod(0o666 & ~mask)
@@ -44,7 +44,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def hdf5_written_aside(path: str | Path) -> Iterator[h5py.File]:
-    """A new HDF5 file, open for writing, that appears as ``path`` at the end if nothing was raised.
+    """Yield a new HDF5 file, open for writing, which is renamed to ``path`` at the end, or removed after an error.
 
     Raises:
       ValueError: if the name does not end in .h5 or .hdf5.
@@ -56,7 +56,7 @@ def hdf5_written_aside(path: str | Path) -> Iterator[h5py.File]:
 
 
 def check_ending(path: str | Path, endings: tuple[str, ...]) -> None:
-    """Raise a ValueError unless a file's name has one of some endings: what reads the file goes by them."""
+    """Raise a ValueError unless a file name has one of some endings, by which readers recognise the format."""
     path = Path(path)
     if path.suffix.lower() not in endings and not path.is_dir():
         advice = f"call it {path.with_suffix(endings[0]).name}" if path.name else "give the name of a file"

@@ -1,4 +1,4 @@
-"""Opening a matrix in a file: .h5, .npy and .npz, without loading it where the format allows."""
+"""Opening of matrices in .h5, .npy and .npz files, without loading them if the format allows it."""
 
 import struct
 import tokenize
@@ -14,7 +14,7 @@ from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import MatrixSource, check_matrix
 from jax_mmf.io.sources import ArraySource, RawSource
 
-# What NumPy and zipfile raise on files that are truncated, overwritten or something else.
+# Errors of NumPy and zipfile for files that are truncated, overwritten or of another format.
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -32,18 +32,17 @@ def open_source(path: str | Path, dataset: str | None = None) -> MatrixSource:
 
     Args:
       path: an HDF5 file (.h5, .hdf5), a NumPy array (.npy), or a NumPy archive (.npz).
-      dataset: name of the data set or array inside of an .h5 or .npz file; by default the only one that is 2-D.
+      dataset: name of the data set or array inside of an .h5 or .npz file; by default the only 2-D one.
 
     Returns:
-      a source that reads rows from the file as they are asked for. Compressed .npz archives and arrays in the Fortran
-      order are loaded or memory-mapped instead. It keeps HDF5 files and memory maps open until its ``close()``, or the
-      end of ``with open_source(path) as source:``; before that, some systems do not let the file be written again.
+      a source that reads rows from the file when they are needed. Compressed .npz archives are loaded instead, and
+      arrays in Fortran order are memory-mapped. HDF5 files and memory maps stay open until ``close()``, or the end of
+      ``with open_source(path) as source:``. Until then, some systems do not allow writing to the file.
 
     Raises:
-      FileNotFoundError: if there is no such file.
-      KeyError: if the file has no such data set, or several and none is named.
-      ValueError: for files that are not what their name says, truncated or damaged, and for matrices that are empty
-        or not 2-D.
+      FileNotFoundError: if the file does not exist.
+      KeyError: if the file does not hold the data set, or if it holds several and ``dataset`` is None.
+      ValueError: for other formats, truncated or damaged files, and matrices that are empty or not 2-D.
       TypeError: for matrices that do not hold real numbers.
     """
     path = Path(path)
@@ -53,12 +52,12 @@ def open_source(path: str | Path, dataset: str | None = None) -> MatrixSource:
     if suffix in _HDF5_SUFFIXES:
         return _open_hdf5(path, dataset)
     if suffix not in (".npy", ".npz"):
-        raise ValueError(f"{path} has none of the endings .h5, .hdf5, .npy, .npz; convert it to one of these")
+        raise ValueError(f"{path} must end in .h5, .hdf5, .npy or .npz; convert it to one of these formats")
     try:
         if suffix == ".npz":
             return _open_npz(path, dataset)
         if dataset is not None:
-            raise KeyError(f"{path} holds one array without a name; leave the data set {dataset!r} out")
+            raise KeyError(f"{path} holds one array without a name; leave out the data set {dataset!r}")
         return _open_npy(path, str(path))
     except _DAMAGE as error:
         raise ValueError(f"{path} is not a NumPy file, or is damaged: {error or type(error).__name__}") from error
@@ -105,7 +104,7 @@ def _missing(path: Path, name: str, matrices: list[str]) -> str:
 
 
 class _Header(NamedTuple):
-    """What stands before the numbers of an .npy file."""
+    """Header of an .npy file."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -122,7 +121,7 @@ def _read_header(file: IO[bytes], name: str) -> _Header:
 
 
 def _open_npy(path: Path, name: str, start: int = 0) -> MatrixSource:
-    """An array in the .npy format that starts somewhere in a file."""
+    """Open an array in the .npy format that starts at some byte of a file."""
     with path.open("rb") as file:
         file.seek(start)
         header = _read_header(file, name)

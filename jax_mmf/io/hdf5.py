@@ -7,20 +7,21 @@ import h5py
 import numpy as np
 
 from jax_mmf.core import warn
-from jax_mmf.io.matrix_source import RUN, MatrixSource, runs_of
+from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, stretches
 from jax_mmf.typing import HostArray
 
-_MUCH_EXCESS = 4  # numbers read for each one that is needed: worth a warning
+_MUCH_EXCESS = 4  # numbers read for each one that is needed, from which a warning is given
 
 
 class HDF5Source(MatrixSource):
     """A data set in an HDF5 file.
 
-    Only the columns asked for are read where they come in runs; a file written by `write_permuted` is laid out for it.
+    If the columns to read are in contiguous stretches, only these are read. A file written by `write_permuted` has a
+    suitable layout.
 
     Args:
-      dataset: ``(n, p)`` real numbers; its file must stay open until `close`, which closes it. An attribute
-        ``feature_permutation`` names the data set that holds the order in which the columns are stored.
+      dataset: ``(n, p)`` real numbers; its file must stay open until `close`, which closes it. The attribute
+        ``feature_permutation``, if present, refers to the data set with the order in which the columns are stored.
     """
 
     def __init__(self, dataset: h5py.Dataset) -> None:
@@ -30,7 +31,7 @@ class HDF5Source(MatrixSource):
         super().__init__(name, dataset.shape or (), dataset.dtype)
         self._dataset = dataset
         self.chunks: tuple[int, ...] | None = dataset.chunks
-        self.rows_per_read = self.chunks[0] if self.chunks else RUN
+        self.rows_per_read = self.chunks[0] if self.chunks else ROWS_PER_SEEK
         reference = dataset.attrs.get("feature_permutation")
         self.permutation = None if reference is None else dataset.file[reference][...]
 
@@ -43,13 +44,13 @@ class HDF5Source(MatrixSource):
     def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
         if not self._dataset:
             raise ValueError(f"{self._name} can't be read, since its file was closed; open it again")
-        wanted = self._runs_of_columns(columns)
-        column_runs = wanted or [(0, self.n_features)]
-        out = np.empty((rows.size, sum(b - a for a, b in column_runs)), self.dtype)
+        wanted = self._column_stretches(columns)
+        column_stretches = wanted or [(0, self.n_features)]
+        out = np.empty((rows.size, sum(b - a for a, b in column_stretches)), self.dtype)
         top = 0
-        for first, last in runs_of(rows):
+        for first, last in stretches(rows):
             left = 0
-            for a, b in column_runs:
+            for a, b in column_stretches:
                 here = np.s_[top : top + last - first, left : left + b - a]
                 self._dataset.read_direct(out, np.s_[first:last, a:b], here)
                 left += b - a
@@ -57,22 +58,22 @@ class HDF5Source(MatrixSource):
         self.bytes_read += out.nbytes
         return out if columns is None or wanted else out[:, columns]
 
-    def _runs_of_columns(self, columns: HostArray | None) -> list[tuple[int, int]] | None:
-        """What is read of each row to have some columns: these alone, or None for the whole row."""
+    def _column_stretches(self, columns: HostArray | None) -> list[tuple[int, int]] | None:
+        """Return the stretches of columns to read, or None if it is faster to read whole rows."""
         if columns is None:
             return None
-        runs = runs_of(columns)
-        # Pieces of a few columns are not worth a read each, and each read of a chunk may decompress all of it.
-        few = len(runs) * 8 <= columns.size
+        found = stretches(columns)
+        # Short stretches do not pay for a read each, and each read of a chunk may decompress all of it.
+        few = len(found) * 8 <= columns.size
         if self.chunks and self._reads_whole_chunks:
-            few = few and len(runs) <= -(-self.n_features // self.chunks[1])
-        return runs if few else None
+            few = few and len(found) <= -(-self.n_features // self.chunks[1])
+        return found if few else None
 
     def excess(self, rows: HostArray, columns: HostArray | None = None) -> float:
-        """How many numbers HDF5 reads for each one that `read` is asked for.
+        """Return how many numbers HDF5 reads for each one that `read` returns.
 
-        It reads chunks whole and keeps some of them in a cache, except those that are not compressed and larger than
-        the cache, of which it reads what is asked for.
+        HDF5 reads whole chunks and keeps some of them in a cache. Of chunks that are neither compressed nor fit into
+        the cache, it reads only the part that is needed.
 
         Args:
           rows: of a mini-batch.
@@ -84,12 +85,12 @@ class HDF5Source(MatrixSource):
         fits = self.n_samples * self._bytes_per_row <= self._cache_bytes
         if self.chunks is None or not self._reads_whole_chunks or fits:
             return 1.0
-        n_rows = _covered(runs_of(rows), self.chunks[0])
-        n_columns = _covered(self._runs_of_columns(columns) or [(0, self.n_features)], self.chunks[1])
+        n_rows = _covered(stretches(rows), self.chunks[0])
+        n_columns = _covered(self._column_stretches(columns) or [(0, self.n_features)], self.chunks[1])
         return n_rows * n_columns / (rows.size * (self.n_features if columns is None else columns.size))
 
     def warn_of_excess(self, rows: HostArray, columns: HostArray | None, *, in_order: bool) -> None:
-        """Warn if mini-batches make HDF5 read chunks again and again.
+        """Warn if mini-batches make HDF5 read the same chunks repeatedly.
 
         Args:
           rows: of a mini-batch.
@@ -105,8 +106,8 @@ class HDF5Source(MatrixSource):
         warn(
             f"{self._name} is stored in chunks of {self.chunks}, which HDF5 reads whole: a mini-batch of {rows.size} "
             f"samples makes it read {excess:.0f} times as many numbers as it needs, and an epoch reads each chunk "
-            f"{n_reads:.1f} times. Write the data by jax_mmf.write_permuted with rows_per_chunk=batch_size and the "
-            f"width of the solver's blocks as block_width, or give a batch_size of at least {self.chunks[0]}"
+            f"{n_reads:.1f} times. Write the data with jax_mmf.write_permuted, rows_per_chunk=batch_size and the width "
+            f"of the solver's blocks as block_width, or use a batch_size of at least {self.chunks[0]}"
         )
 
     @cached_property
@@ -123,6 +124,6 @@ class HDF5Source(MatrixSource):
         return int(self._dataset.id.get_access_plist().get_chunk_cache()[1])
 
 
-def _covered(runs: list[tuple[int, int]], length: int) -> int:
-    """Numbers in the chunks, of some length, that runs touch; those that two runs touch count twice."""
-    return sum((-(-last // length) - first // length) * length for first, last in runs)
+def _covered(spans: list[tuple[int, int]], length: int) -> int:
+    """Count the indices in all chunks of a length that stretches touch; a chunk counts once for each of them."""
+    return sum((-(-last // length) - first // length) * length for first, last in spans)

@@ -1,4 +1,4 @@
-"""What sources of the rows of a matrix have in common."""
+"""Base class of sources that read rows of a matrix."""
 
 from types import TracebackType
 from typing import Any, Self
@@ -8,25 +8,25 @@ import numpy as np
 from jax_mmf.core import check_real_dtype, in_native_order
 from jax_mmf.typing import HostArray
 
-RUN = 16  # rows read in one piece from a disk: enough to amortise a seek, few enough to mix a mini-batch
+ROWS_PER_SEEK = 16  # consecutive rows read from a disk: enough to amortise a seek, few enough to mix a mini-batch
 
 
 class MatrixSource:
-    """A matrix whose rows can be read in any order: a `Source` that can be closed, and a context manager that does so.
+    """A `Source` that can be closed, also as a context manager. Its rows can be read in any order.
 
     Args:
-      name: in error messages.
+      name: of the matrix, for error messages.
       shape: ``(n, p)``.
-      dtype: as it is stored; what is read has the byte order of this machine.
+      dtype: of the stored numbers; `read` returns the byte order of this machine.
 
     Attributes:
       n_samples: number of rows.
       n_features: number of columns.
-      dtype: of what is read.
-      rows_per_read: number of consecutive rows that are best read in one piece.
+      dtype: of the numbers that `read` returns.
+      rows_per_read: number of consecutive rows that are best read together.
       permutation: the original feature of each column ``(p,)``, or None.
-      feature_names: of the columns, or None.
-      bytes_read: so far.
+      feature_names: names of the columns, or None.
+      bytes_read: number of bytes read so far.
 
     Raises:
       TypeError: if the dtype is not of real numbers.
@@ -45,7 +45,7 @@ class MatrixSource:
         self.bytes_read = 0
 
     def read(self, rows: HostArray, columns: HostArray | None = None) -> HostArray:
-        """Some rows, and some or all of their columns.
+        """Read some rows, and some or all of their columns.
 
         Args:
           rows: ``(b,)`` row numbers.
@@ -58,30 +58,30 @@ class MatrixSource:
           ValueError: if the source, or the file behind it, was closed.
         """
         if self._closed:
-            raise ValueError(f"{self._name} was closed; read inside of the with block, or open it again")
+            raise ValueError(f"{self._name} was closed; read it inside of the with block, or open it again")
         return in_native_order(self._read(rows, columns))
 
     def close(self) -> None:
-        """Let go of the data and of the file they are in. May be called again."""
+        """Release the data and their file. Further calls have no effect."""
         self._closed = True
 
     def __enter__(self) -> Self:
-        """The source itself."""
+        """Return the source itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close it."""
+        """Close the source."""
         self.close()
 
     def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
-        """What `read` gives, in any byte order; adds to ``bytes_read``."""
+        """Read rows in any byte order, and add to ``bytes_read``; arguments as in `read`."""
         raise NotImplementedError
 
 
-def runs_of(indices: HostArray) -> list[tuple[int, int]]:
-    """Runs of consecutive numbers: ``[3, 4, 5, 9] -> [(3, 6), (9, 10)]``."""
+def stretches(indices: HostArray) -> list[tuple[int, int]]:
+    """Group indices into stretches of consecutive numbers: ``[3, 4, 5, 9] -> [(3, 6), (9, 10)]``."""
     if indices.size == 0:
         return []
     cuts = np.flatnonzero(np.diff(indices) != 1)

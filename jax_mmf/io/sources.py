@@ -11,15 +11,15 @@ import numpy as np
 
 from jax_mmf.core import as_array, describe, feature_names, in_native_order, is_in_memory, is_scipy_sparse, warn
 from jax_mmf.io.hdf5 import HDF5Source
-from jax_mmf.io.matrix_source import RUN, MatrixSource, check_matrix, runs_of
+from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, check_matrix, stretches
 from jax_mmf.typing import HostArray
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A matrix whose rows can be read in any order, and perhaps some of its columns only.
+    """A matrix whose rows can be read in any order, with all or some of their columns.
 
-    A source may have an attribute ``feature_names``, a tuple of p strings or None.
+    A source may also have an attribute ``feature_names``, a tuple of p strings or None.
     """
 
     @property
@@ -32,22 +32,22 @@ class Source(Protocol):
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the numbers that are read."""
+        """Dtype of the numbers that `read` returns."""
 
     @property
     def rows_per_read(self) -> int:
-        """Number of consecutive rows that are best read in one piece: 1 if rows can be read in any order at no cost."""
+        """Number of consecutive rows that are best read together: 1 if the order of rows does not affect the speed."""
 
     @property
     def permutation(self) -> HostArray | None:
-        """If the columns were permuted when the data were written: the original feature of each column ``(p,)``."""
+        """The original feature of each column ``(p,)`` if the columns are stored in another order, or None."""
 
     @property
     def bytes_read(self) -> int:
         """Number of bytes read so far."""
 
     def read(self, rows: HostArray, columns: HostArray | None = None) -> HostArray:
-        """Some rows, and some or all of their columns.
+        """Read some rows, and some or all of their columns.
 
         Args:
           rows: ``(b,)`` row numbers.
@@ -59,20 +59,20 @@ class Source(Protocol):
 
 
 def as_source(data: Any, name: str = "source") -> "Source | BatchSource":
-    """A source of samples from what a user has.
+    """Make a source of samples from a matrix, or from an iterable of batches.
 
     Args:
       data: a matrix ``(n, p)``, an iterable of batches ``(b_i, p)``, or a source. A matrix is an array (NumPy, JAX,
-        PyTorch, memory map), a frame (pandas, polars, pyarrow), a sparse matrix (SciPy), a list of rows, or anything
-        else that has a shape and gives rows by slices, which are then read as they are needed (`h5py.Dataset`, zarr,
-        dask, xarray).
-      name: of the argument, in error messages.
+        PyTorch, memory map), a frame (pandas, polars, pyarrow), a sparse matrix (SciPy), a list of rows, or any other
+        object that has a shape and can be sliced by rows (`h5py.Dataset`, zarr, dask, xarray). Rows of the latter are
+        read when they are needed.
+      name: of the argument, for error messages.
 
     Returns:
       a source that can be read in any order, or a `BatchSource`.
 
     Raises:
-      TypeError: for anything else, and matrices that do not hold real numbers.
+      TypeError: for other objects, and for matrices that do not hold real numbers.
       ValueError: for matrices that are empty, not 2-D, or have masked entries.
     """
     if isinstance(data, h5py.Dataset):
@@ -98,22 +98,23 @@ def as_source(data: Any, name: str = "source") -> "Source | BatchSource":
 class ArraySource(MatrixSource):
     """An array in memory, or a memory map.
 
-    Pages of a memory map that were read count as resident memory of the process until the system needs them elsewhere.
+    The operating system counts the pages of a memory map that were read as resident memory of the process, until it
+    needs them elsewhere.
 
     Args:
-      array: ``(n, p)`` real numbers, or anything that `jax_mmf.core.foreign.as_array` makes an array of.
-      name: in error messages.
+      array: ``(n, p)`` real numbers, or any data that `jax_mmf.core.foreign.as_array` converts to an array.
+      name: of the array, for error messages.
     """
 
     def __init__(self, array: Any, name: str = "source") -> None:
         values = as_array(name, array)
         super().__init__(name, values.shape, values.dtype)
         self._array = np.asarray(values) if isinstance(values, jax.Array) else values
-        self.rows_per_read = RUN if isinstance(self._array, np.memmap) else 1
+        self.rows_per_read = ROWS_PER_SEEK if isinstance(self._array, np.memmap) else 1
         self.feature_names = feature_names(array)
 
     def close(self) -> None:
-        """Let go of the array."""
+        """Release the array."""
         super().close()
         self._array = np.empty((0, 0))
 
@@ -124,11 +125,11 @@ class ArraySource(MatrixSource):
 
 
 class SparseSource(MatrixSource):
-    """A sparse matrix of SciPy, some rows of which are made dense at a time.
+    """A SciPy sparse matrix, of which only the rows that are read become dense.
 
     Args:
       matrix: ``(n, p)``, in any format; converted to CSR once.
-      name: in error messages.
+      name: of the matrix, for error messages.
     """
 
     def __init__(self, matrix: Any, name: str = "source") -> None:
@@ -136,7 +137,7 @@ class SparseSource(MatrixSource):
         self._matrix = matrix.tocsr()
 
     def close(self) -> None:
-        """Let go of the matrix."""
+        """Release the matrix."""
         super().close()
         self._matrix = None
 
@@ -148,45 +149,47 @@ class SparseSource(MatrixSource):
 
 
 class SlicedSource(MatrixSource):
-    """Anything with a shape that gives rows by slices: arrays of zarr, dask, xarray and others. Whole rows are read.
+    """An object with a shape that can be sliced by rows: an array of zarr, dask, xarray or others. Reads whole rows.
 
     Args:
       data: ``(n, p)`` real numbers.
-      name: in error messages.
+      name: of the data, for error messages.
     """
 
     def __init__(self, data: Any, name: str = "source") -> None:
         shape = tuple(data.shape)
         if not all(isinstance(length, int) for length in shape):
             raise TypeError(f"{name} must have a known shape, got {shape} of {describe(data)}")
-        # The libraries have dtypes of their own; what a row is converted to tells.
+        # Some libraries define their own dtypes, so the dtype is that of a converted row.
         check_matrix(name, shape, np.dtype(float))
         super().__init__(name, shape, as_array(name, data[:1]).dtype)
         self._data = data
         chunks = getattr(data, "chunks", None)
-        # Lengths along each axis, or one length for each axis.
-        self.rows_per_read = RUN if not chunks else max(chunks[0]) if isinstance(chunks[0], tuple) else chunks[0]
+        # Chunks are given as all lengths along each axis (dask), or as one length for each axis (zarr).
+        self.rows_per_read = ROWS_PER_SEEK
+        if chunks:
+            self.rows_per_read = max(chunks[0]) if isinstance(chunks[0], tuple) else chunks[0]
         self.feature_names = feature_names(data)
 
     def close(self) -> None:
-        """Let go of the data, and close them where they can be closed."""
+        """Release the data, and close them if they have a method ``close``."""
         super().close()
         if callable(getattr(self._data, "close", None)):
             self._data.close()
         self._data = None
 
     def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
-        pieces = [np.asarray(as_array(self._name, self._data[first:last])) for first, last in runs_of(rows)]
+        pieces = [np.asarray(as_array(self._name, self._data[first:last])) for first, last in stretches(rows)]
         out = np.concatenate(pieces)
         self.bytes_read += out.nbytes
         return out if columns is None else out[:, columns]
 
 
 class RawSource(MatrixSource):
-    """A matrix in the C order in a file, such as the body of an .npy file. Whole rows are read.
+    """A matrix stored in C order in a file, such as the body of an .npy file. Reads whole rows.
 
-    Unlike a memory map, what was read does not stay in the memory of the process, and the file is open only while it
-    is read.
+    Unlike the pages of a memory map, rows that were read do not stay in the memory of the process. The file is open
+    only during a read.
 
     Args:
       path: of the file.
@@ -195,7 +198,7 @@ class RawSource(MatrixSource):
       dtype: of the numbers.
     """
 
-    rows_per_read = RUN
+    rows_per_read = ROWS_PER_SEEK
 
     def __init__(self, path: str | Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         super().__init__(str(path), shape, dtype)
@@ -208,7 +211,7 @@ class RawSource(MatrixSource):
         row_bytes = self.n_features * self._stored.itemsize
         pieces = []
         with self._path.open("rb") as file:
-            for first, last in runs_of(rows):
+            for first, last in stretches(rows):
                 file.seek(self._offset + first * row_bytes)
                 pieces.append(np.fromfile(file, self._stored, (last - first) * self.n_features))
         out = np.concatenate(pieces).reshape(rows.size, self.n_features)
@@ -217,17 +220,17 @@ class RawSource(MatrixSource):
 
 
 class BatchSource:
-    """An iterable of batches ``(b_i, p)``, of any sizes, read in the order in which it gives them.
+    """An iterable of batches ``(b_i, p)`` of any sizes, read in its own order.
 
     Args:
-      batches: an iterator, for one pass, or an iterable that can be iterated over again, for several. Batches may be
-        arrays, frames or sparse matrices.
-      name: in error messages.
+      batches: an iterator, for one pass, or an iterable that can be iterated over several times. Batches may be arrays,
+        frames or sparse matrices.
+      name: of the iterable, for error messages.
 
     Attributes:
-      once: whether there is one pass only.
-      bytes_read: so far.
-      feature_names: of the columns of the first batch, once it was read; None if they have no names.
+      once: whether only one pass is possible.
+      bytes_read: number of bytes read so far.
+      feature_names: names of the columns of the first batch after it was read; None if they have no names.
     """
 
     def __init__(self, batches: Iterable[Any], name: str = "source") -> None:
@@ -237,14 +240,14 @@ class BatchSource:
         self.feature_names: tuple[str, ...] | None = None
 
     def __iter__(self) -> Generator[HostArray]:
-        """Batches as 2-D arrays; a 1-D batch is one sample.
+        """Iterate over the batches as 2-D arrays; a 1-D batch is one sample.
 
-        A generator that was started here is closed with this one; an iterator that was given can be gone on with.
+        Closing this generator also closes a generator that it has started, but not an iterator given by the user.
 
         Raises:
           TypeError: for batches that do not hold real numbers.
-          ValueError: for batches that are empty or of more than two axes, and frames whose columns are not those of
-            the first batch.
+          ValueError: for batches that are empty or have more than two axes, and for frames whose columns differ from
+            those of the first batch.
         """
         iterator = iter(self._batches)
         try:
@@ -254,7 +257,7 @@ class BatchSource:
                 except StopIteration:
                     return
                 except Exception as error:
-                    error.add_note(f"{self._name} raised this when it was asked for batch {index}.")
+                    error.add_note(f"{self._name} raised this error at batch {index}.")
                     raise
                 yield self._as_matrix(batch, index)
         finally:
@@ -269,8 +272,8 @@ class BatchSource:
         check_matrix(name, array.shape, array.dtype)
         if single and index == 0:
             warn(
-                f"{self._name} gives one sample at a time, and each is a mini-batch of its own, whatever batch_size "
-                "says. Give a matrix, or batches (b, p)"
+                f"{self._name} gives one sample at a time. Each becomes a separate mini-batch, and batch_size has no "
+                "effect. Pass a matrix, or batches (b, p)"
             )
         names = feature_names(batch)
         if index == 0:
@@ -282,7 +285,7 @@ class BatchSource:
 
 
 def _n_axes(row: Any) -> int | None:
-    """Number of axes, or None if it has no shape."""
+    """Return the number of axes of a row, or None if it has no shape."""
     try:
         return len(row.shape) if hasattr(row, "shape") else np.ndim(row)
     except (ValueError, TypeError):
@@ -290,7 +293,7 @@ def _n_axes(row: Any) -> int | None:
 
 
 def _stacked(rows: list[Any] | tuple[Any, ...], name: str) -> HostArray:
-    """A matrix from its rows."""
+    """Stack rows into a matrix."""
     for index, row in enumerate(rows):
         if len(row) != len(rows[0]):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Learning a dictionary online: what a step sees, estimates, weighs, remembers and moves; the step; the solver."""
+"""Online dictionary learning: feature subsets, estimators, forgetting, surrogate, dictionary updates, step, solver."""
 
 from jax_mmf.learning.dictionary_update import (
     BlockCoordinateDescent,

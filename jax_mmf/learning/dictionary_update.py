@@ -1,6 +1,6 @@
 """Updates of the dictionary: block coordinate descent or projected gradient on the surrogate, or optax.
 
-All work on the columns of the current subset only, and project each atom on the budget that its other features leave.
+All work on the columns of the current subset only, and project each atom onto the budget that its other features leave.
 """
 
 from dataclasses import dataclass, field
@@ -17,17 +17,17 @@ from jax_mmf.learning.subsampling import Subset
 from jax_mmf.learning.surrogate import BatchMoments
 from jax_mmf.typing import Array, Key
 
-_MANY_FEATURES = 2**16  # above, arrays as large as a few atoms are kept small
+_MANY_FEATURES = 2**16  # above this number, temporary arrays of several atoms are avoided
 _POWER_ITERATIONS = 4
-_MARGIN = 1.1  # on an eigenvalue that is estimated from below
+_MARGIN = 1.1  # on the eigenvalue, which is estimated from below
 
 
 class DictionaryProblem(NamedTuple):
-    """What an update of the dictionary is computed from.
+    """The input of a dictionary update.
 
     Attributes:
-      c: ``(k, k)`` of the surrogate.
-      b: ``(k, s)`` of the surrogate, on the subset.
+      c: ``(k, k)`` moments C of the surrogate.
+      b: ``(k, s)`` moments B of the surrogate, on the subset.
       batch: moments of the current mini-batch alone.
       budget: ``(k,)`` largest gauge of each atom on the subset.
       subset: the features.
@@ -42,15 +42,15 @@ class DictionaryProblem(NamedTuple):
 
 @runtime_checkable
 class DictionaryUpdate(Protocol):
-    """A way to improve the dictionary on the columns of a subset."""
+    """Rule that improves the dictionary on the columns of a subset."""
 
     def init(self, dictionary: Array) -> Any:
-        """State of the update for a dictionary ``(k, p)``: a pytree, ``()`` if there is none."""
+        """Return the initial state of the rule for a dictionary ``(k, p)``: a pytree, ``()`` if it has no state."""
 
     def update(
         self, key: Key, atoms: Array, problem: DictionaryProblem, constraint: Constraint, state: Any
     ) -> tuple[Array, Any]:
-        """New atoms ``(k, s)``, each within its budget, and the new state."""
+        """Return new atoms ``(k, s)``, each within its budget, and the new state."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class BlockCoordinateDescent:
 
         d_j <- project(d_j + (b_j - c_j D) / c_jj)
 
-    The gradient of a block of atoms comes from one matrix product; inside of the block it is corrected for the atoms
-    before (Gauss-Seidel): the same result as atom by atom, with far less memory traffic. Atoms that no code used
-    (c_jj at the level of rounding) stay as they are.
+    One matrix product gives the gradient of a block of atoms. Within the block, the gradient is corrected after each
+    atom (Gauss-Seidel). The result is the same as atom by atom, with far less memory traffic. Atoms that no code uses
+    (c_jj at the level of rounding) stay unchanged.
 
     Attributes:
-      order: ``"random"``, afresh in each step, or ``"cyclic"`` (static).
+      order: ``"random"``, a new order in each step, or ``"cyclic"`` (static).
       n_sweeps: passes over the atoms per step (static).
-      block_size: atoms per matrix product (static), a matter of speed and memory only; by default 16, or 8 where the
+      block_size: atoms per matrix product (static), which affects speed and memory only; by default 16, or 8 if the
         subset has more than 65,536 features.
 
     Raises:
@@ -84,11 +84,11 @@ class BlockCoordinateDescent:
             check_count("block_size", self.block_size)
 
     def init(self, dictionary: Array) -> tuple[()]:
-        """Nothing to remember."""
+        """Return the empty state."""
         return ()
 
     def atom_order(self, key: Key, n_components: int) -> Array:
-        """The order ``(k,)`` in which a step with this key visits the atoms."""
+        """Return the order ``(k,)`` in which a step with this key visits the atoms."""
         if self.order == "random":
             return jax.random.permutation(key, n_components)
         return jnp.arange(n_components)
@@ -96,11 +96,11 @@ class BlockCoordinateDescent:
     def update(
         self, key: Key, atoms: Array, problem: DictionaryProblem, constraint: Constraint, state: Any
     ) -> tuple[Array, Any]:
-        """New atoms; arguments as in `DictionaryUpdate.update`."""
+        """Return new atoms and the state; arguments as in `DictionaryUpdate.update`."""
         k, s = atoms.shape
-        # A few arrays of a block should fit in cache; at k = 256, s = 51,200, 8 atoms are slower than 16 all the same.
+        # A few arrays of a block should fit in cache. Even so, 16 atoms are faster than 8 at k = 256, s = 51,200.
         size = min(self.block_size or (16 if s <= _MANY_FEATURES else 8), k)
-        # Places that fill up the last block point past the last atom: read as the last atom, never written.
+        # The padding of the last block points past the last atom: it reads the last atom and is never written.
         order = jnp.pad(self.atom_order(key, k), (0, -k % size), constant_values=k).reshape(-1, size)
         used = _used(problem.c)
 
@@ -109,8 +109,8 @@ class BlockCoordinateDescent:
             take = lambda array, axis=0: jnp.take(array, members, axis=axis, mode="clip")  # noqa: E731
             old, rows = take(atoms), take(problem.c)
             inside = take(rows, axis=1)
-            # Without the terms of the block itself, which the loop below adds as they change. The loop carries nothing
-            # but the atoms of the block, and takes their old values from outside: else XLA copies them each time.
+            # The terms of the block itself are left out, and the loop below adds them as they change. The loop carries
+            # only the atoms of the block and reads their old values from outside: XLA would copy anything else.
             linear = take(problem.b) - matmul(rows, atoms) + matmul(inside, old)
             active, budget = take(used), take(problem.budget)
             others = inside * (1 - jnp.eye(size, dtype=inside.dtype))
@@ -130,22 +130,24 @@ class BlockCoordinateDescent:
 
 @dataclass(frozen=True)
 class ProjectedGradient:
-    """Gradient steps on the surrogate, of all atoms at once, and projections::
+    """Projected gradient steps on the surrogate, for all atoms together::
 
         d_j <- project(d_j + (b_j - c_j D) / (curvature c_jj))
 
-    The curvature is the largest eigenvalue of C with its diagonal scaled to one, 1 if no two atoms are used together:
-    with it, a step never raises the surrogate. Where codes are sparse it is 3 to 5, and a step, or a few, teach as much
-    as a sweep of `BlockCoordinateDescent`. A step needs one product C D and little else, on any number of threads, and
-    none of the sequence of small operations that accelerators are slow at. Where all atoms are in all codes, as with
-    ridge codes, it is tens, and takes that many steps, or the root of it by Nesterov's momentum: coordinate descent is
-    better there.
+    The curvature is the largest eigenvalue of C with its diagonal scaled to one. It is 1 if no two atoms are used
+    together. With this curvature, a step never raises the surrogate.
 
-    The curvature comes from a few power iterations, from the eigenvector of the step before, which is the state of this
-    update. Atoms that no code used stay as they are.
+    For sparse codes the curvature is 3 to 5, and one step or a few achieve as much as a sweep of
+    `BlockCoordinateDescent`. A step costs one product C D and little else, on any number of threads. It has no long
+    sequence of small operations, which are slow on accelerators. If every code uses all atoms, as with ridge, the
+    curvature is several tens. About as many steps are then needed, or the square root of that number with Nesterov's
+    momentum, and coordinate descent is better.
+
+    A few power iterations estimate the curvature. They start from the eigenvector of the previous step, which is the
+    state of this update. Atoms that no code uses stay unchanged.
 
     Attributes:
-      n_steps: gradient steps per step of learning (static); with momentum from the second [Beck and Teboulle 2009].
+      n_steps: gradient steps per learning step (static); those after the first use momentum (Beck and Teboulle 2009).
 
     Raises:
       ValueError: if n_steps is below 1.
@@ -157,18 +159,18 @@ class ProjectedGradient:
         check_count("n_steps", self.n_steps)
 
     def init(self, dictionary: Array) -> Array:
-        """The first guess ``(k,)`` of the leading eigenvector."""
+        """Return the first guess ``(k,)`` of the leading eigenvector."""
         return jnp.ones(dictionary.shape[:1], dictionary.dtype)
 
     def update(
         self, key: Key, atoms: Array, problem: DictionaryProblem, constraint: Constraint, state: Any
     ) -> tuple[Array, Any]:
-        """New atoms; arguments as in `DictionaryUpdate.update`."""
+        """Return new atoms and the state; arguments as in `DictionaryUpdate.update`."""
         diagonal, used = jnp.diagonal(problem.c), _used(problem.c)
         scale = jnp.where(used, lax.rsqrt(jnp.where(used, diagonal, 1)), 0)
         value, vector = largest_eigenvalue(problem.c * scale[:, None] * scale, state, _POWER_ITERATIONS)
         state = jnp.where(value > 0, vector, state)
-        # Half of the eigenvalue would be enough for descent.
+        # Half of the eigenvalue would be enough to guarantee descent.
         rate = (scale**2 / jnp.maximum(_MARGIN * value, 1))[:, None]
 
         def project(atom: Array, budget: Array, used: Array) -> Array:
@@ -176,7 +178,7 @@ class ProjectedGradient:
 
         def forward(atoms: Array) -> Array:
             step = lambda take, d: d + rate * (take(problem.b) - matmul(problem.c, d))  # noqa: E731
-            # In tiles there is no second dictionary, but on smaller ones that costs a quarter more.
+            # Tiles avoid a second array as large as the dictionary, but take a quarter more time on small ones.
             moved = step(lambda b: b, atoms) if atoms.shape[1] <= _MANY_FEATURES else in_tiles(step, atoms)
             return map_rows(project, moved, problem.budget, used)
 
@@ -193,17 +195,17 @@ class ProjectedGradient:
 
 @dataclass(frozen=True)
 class GradientUpdate:
-    """Any optax transformation on the gradient ``(C D - B)`` of the current mini-batch alone, then projection.
+    """Any optax transformation of the gradient ``(C D - B)`` of the current mini-batch alone, then projection.
 
-    The gradient exists on the subset only. State of the optimiser that has the shape of the dictionary (momentum,
-    second moments) is updated there and stays as it is elsewhere; other state (step counts) is shared.
+    The gradient is known on the subset only. State of the optimiser that has the shape of the dictionary (momentum,
+    second moments) is updated there and stays unchanged elsewhere; other state (step counts) is shared.
 
-    Optax builds its transformations of local functions, which `pickle` refuses. `cloudpickle` takes them; or save the
-    state with `save_model`, and make the solver anew.
+    Optax builds its transformations from local functions, which `pickle` refuses. Use `cloudpickle`, or save the state
+    with `save_model` and construct the solver again.
 
     Attributes:
-      optimizer: an `optax.GradientTransformation` (static); a learning rate that should not be compiled in goes
-        through `optax.inject_hyperparams`.
+      optimizer: an `optax.GradientTransformation` (static); use `optax.inject_hyperparams` for a learning rate that is
+        not compiled in.
 
     Raises:
       TypeError: if optimizer has no init and update.
@@ -215,13 +217,13 @@ class GradientUpdate:
         check_methods("optimizer", self.optimizer, "optax.GradientTransformation", ("init", "update"))
 
     def init(self, dictionary: Array) -> Any:
-        """State of the optimiser for the whole dictionary ``(k, p)``."""
+        """Return the initial state of the optimiser for the whole dictionary ``(k, p)``."""
         return self.optimizer.init(dictionary)
 
     def update(
         self, key: Key, atoms: Array, problem: DictionaryProblem, constraint: Constraint, state: Any
     ) -> tuple[Array, Any]:
-        """New atoms; arguments as in `DictionaryUpdate.update`."""
+        """Return new atoms and the state; arguments as in `DictionaryUpdate.update`."""
         subset = problem.subset
         shape = (atoms.shape[0], subset.n_features)
         like_dictionary = lambda leaf: jnp.shape(leaf) == shape  # noqa: E731
@@ -240,16 +242,16 @@ for _class in (BlockCoordinateDescent, ProjectedGradient, GradientUpdate):
 
 
 def _used(c: Array) -> Array:
-    """Atoms that codes used: ``(k,)``. Below this, the rounding of b_j - c_j D is as large as c_jj itself."""
+    """Whether codes use each atom: ``(k,)``. Below the limit, the rounding of b_j - c_j D is as large as c_jj."""
     diagonal = jnp.diagonal(c)
     return diagonal > diagonal.max() * jnp.finfo(c.dtype).eps ** 2
 
 
 def _project(constraint: Constraint, atom: Array, budget: Array, subset: Subset) -> Array:
-    """Projection of the part of an atom on a subset. Columns that are not valid are none of its features."""
+    """Project the part of an atom on a subset. Columns that are not valid do not count as features."""
     if subset.valid is None:
         return constraint.project(atom, budget)
-    # Far below every other entry, a padded column is outside of the support on the simplex too.
+    # An invalid column far below every other entry stays outside of the support, on the simplex too.
     if constraint.nonneg:
         atom = jnp.where(subset.valid, atom, jnp.minimum(atom.min(), 0) - 4 * jnp.abs(atom).max() - budget)
     return subset.drop_invalid(constraint.project(atom, budget))

@@ -1,11 +1,11 @@
-"""Forgetting: how much a mini-batch weighs against everything seen before it.
+"""Forgetting: the weight of a mini-batch relative to all samples before it.
 
-The statistics of a factorization are ``S <- (1 - w) S + w (mean over the batch)``, and a forgetting rule gives w. It
-is a setting of its own, and it matters: slow forgetting keeps codes that were computed in early, bad dictionaries; fast
-forgetting keeps the noise of the last batches. All numbers may be traced.
+Each step updates the moments of the surrogate as ``S <- (1 - w) S + w (mean over the batch)``, and a forgetting rule
+gives w. Its choice matters: slow forgetting keeps codes from early, poor dictionaries; fast forgetting keeps the noise
+of the last batches. All numbers may be traced.
 
-The number of samples seen is an int32 that stops at 2^31 - 1. From there on the weight of a batch no longer falls: a
-memory of about so many samples is left.
+The number of samples seen is an int32 that stops at 2^31 - 1. From there on the weight of a batch no longer falls: the
+memory stays about that many samples long.
 """
 
 import numbers
@@ -19,7 +19,7 @@ from jax_mmf.core import check_real, register_configuration
 from jax_mmf.defaults import FORGETTING_SCALE
 from jax_mmf.typing import Array, Float
 
-_CHUNK = 256  # samples that a loop over a batch of traced size takes at once
+_CHUNK = 256  # samples per iteration of the loop over a batch of traced size
 
 
 @runtime_checkable
@@ -27,13 +27,13 @@ class Forgetting(Protocol):
     """A pytree that gives the weight of a mini-batch."""
 
     def weight(self, n_before: Array, batch_size: int | Array) -> Array:
-        """Weight in (0, 1] of a batch.
+        """Return the weight of a batch, in (0, 1].
 
         Args:
           n_before: int32 scalar, number of samples seen before the batch, or 2^31 - 1 if there were more: adding
             integers to it may overflow, so convert it to a floating dtype first.
-          batch_size: number of samples in the batch: an int (static), or an int32 scalar (static or traced), with which
-            one compiled program does for all sizes.
+          batch_size: number of samples in the batch: an int (static), or an int32 scalar (concrete or traced), with one
+            compiled program for all sizes.
 
         Returns:
           a scalar.
@@ -43,10 +43,10 @@ class Forgetting(Protocol):
 @register_configuration
 @dataclass(frozen=True)
 class PowerForgetting:
-    """Sample i weighs ``i^-exponent``: ``w = 1 - prod_i (1 - i^-exponent)`` over the batch ([TSP18], [JMLR10]).
+    """Weight ``i^-exponent`` of sample i: ``w = 1 - prod_i (1 - i^-exponent)`` over the batch ([TSP18], [JMLR10]).
 
-    The convergence proof of [TSP18] asks for an exponent in (11/12, 1]; its experiments used 0.9. Lower ones are
-    allowed, and often converge far sooner.
+    The convergence proof of [TSP18] requires an exponent in (11/12, 1]; its experiments used 0.9. Lower exponents are
+    allowed, and often converge much faster.
 
     Attributes:
       exponent: > 0; 1 is the plain average over all samples.
@@ -61,16 +61,16 @@ class PowerForgetting:
         check_real("exponent", self.exponent, low=0.0, open_low=True)
 
     def weight(self, n_before: Array, batch_size: int | Array) -> Array:
-        """Weight of a batch; arguments as in `Forgetting.weight`.
+        """Return the weight of a batch; arguments as in `Forgetting.weight`.
 
-        The derivative in the exponent is there in reverse mode for a batch size that is an int only: a traced one takes
-        a loop.
+        Reverse-mode derivatives in the exponent need a batch size that is an int, since a traced one is processed by a
+        loop.
         """
         exponent = _floating(self.exponent)
         seen = jnp.asarray(n_before, exponent.dtype)
 
-        # In logarithms, since 1 - i^-u rounds to 1 in single precision long before a terabyte is through. The first
-        # sample of all, of weight 1, has no logarithm.
+        # Logarithms are summed, since 1 - i^-u rounds to 1 in single precision on large data sets. The very first
+        # sample is left out: its weight is 1, and log(1 - 1) is infinite.
         def kept(of_batch: Array, counts: Array | bool) -> Array:
             index = seen + 1 + of_batch.astype(seen.dtype)
             counts &= index > 1
@@ -92,10 +92,10 @@ class PowerForgetting:
 @register_configuration
 @dataclass(frozen=True)
 class ScaledForgetting:
-    """``w = c b / (n + c b)`` for a batch of b samples after n: ``c / (t + c)`` after t batches of one size.
+    """Weight ``w = c b / (n + c b)`` of a batch of b samples after n others: ``c / (t + c)`` after t equal batches.
 
-    Statistics are averages in which sample i weighs ``i^(c - 1)``: whatever the number of samples, the last 1/c of
-    them counts most. ``scale=1`` is the plain average; no other scale is in the range of the proof of [TSP18].
+    The moments are averages in which sample i has weight ``i^(c - 1)``: the last 1/c of the samples counts most,
+    however many there are. ``scale=1`` is the plain average, and the only scale that the proof of [TSP18] covers.
 
     Attributes:
       scale: c, > 0.
@@ -110,7 +110,7 @@ class ScaledForgetting:
         check_real("scale", self.scale, low=0.0, open_low=True)
 
     def weight(self, n_before: Array, batch_size: int | Array) -> Array:
-        """Weight of a batch; arguments as in `Forgetting.weight`."""
+        """Return the weight of a batch; arguments as in `Forgetting.weight`."""
         scaled = _floating(self.scale) * batch_size
         return scaled / (jnp.asarray(n_before, scaled.dtype) + scaled)
 
@@ -118,9 +118,9 @@ class ScaledForgetting:
 @register_configuration
 @dataclass(frozen=True)
 class ConstantForgetting:
-    """Every sample weighs the same against those before it, for endless streams: ``w = 1 - (1 - rate)^b``.
+    """Constant weight of every new sample, for endless streams: ``w = 1 - (1 - rate)^b``.
 
-    The memory is about ``1 / rate`` samples long. Outside of the range of the proof of [TSP18].
+    The memory is about ``1 / rate`` samples long. The proof of [TSP18] does not cover this rule.
 
     Attributes:
       rate: weight of one sample, in (0, 1].
@@ -135,7 +135,7 @@ class ConstantForgetting:
         check_real("rate", self.rate, low=0.0, high=1.0, open_low=True)
 
     def weight(self, n_before: Array, batch_size: int | Array) -> Array:
-        """Weight of a batch; arguments as in `Forgetting.weight`."""
+        """Return the weight of a batch; arguments as in `Forgetting.weight`."""
         rate = _floating(self.rate)
         return -jnp.expm1(batch_size * jnp.log1p(-rate))
 

@@ -1,6 +1,7 @@
-"""Initial dictionaries, and new atoms for those that stay unused. All of them come from data, not from noise:
+"""Initial dictionaries, and replacements of unused atoms.
 
-codes of data in random Gaussian atoms say little, and learning from such codes is slow or fails on data of low rank.
+All of them come from data, not from noise: codes on random Gaussian atoms carry little information, and learning from
+such codes is slow, or fails on data of low rank.
 """
 
 from dataclasses import dataclass
@@ -16,18 +17,18 @@ from jax_mmf.typing import Array, Key
 
 @runtime_checkable
 class Initialization(Protocol):
-    """A way to make the directions of k atoms from samples; the solver scales them to its constraint."""
+    """Rule that chooses the directions of k atoms from samples; the solver scales them to its constraint."""
 
     def __call__(self, key: Key, samples: Array, n_components: int) -> Array:
-        """Directions ``(k, p)`` from samples ``(m, p)`` with ``m >= k``."""
+        """Return directions ``(k, p)`` from samples ``(m, p)`` with ``m >= k``."""
 
 
 @dataclass(frozen=True)
 class RandomSamples:
-    """Distinct random samples, those that are zero last."""
+    """Distinct random samples; samples of zeros are chosen last."""
 
     def __call__(self, key: Key, samples: Array, n_components: int) -> Array:
-        """Directions ``(k, p)`` from samples ``(m, p)``."""
+        """Return directions ``(k, p)`` from samples ``(m, p)``."""
         priority = jax.random.uniform(key, (samples.shape[0],)) + (samples != 0).any(-1)
         return samples[lax.top_k(priority, n_components)[1]]
 
@@ -36,11 +37,11 @@ class RandomSamples:
 class RandomizedSVD:
     """Leading right singular vectors, by random projection and power iteration (Halko, Martinsson, Tropp 2011).
 
-    Where there are fewer of them than atoms, random samples fill up. On a constraint with ``d >= 0``, the larger of the
-    positive and the negative part of each vector counts.
+    If there are fewer vectors than atoms, random samples fill the rest. The largest entry of each vector is positive,
+    since a constraint with ``d >= 0`` keeps the positive part only.
 
     Attributes:
-      n_oversamples: more random directions than atoms (static).
+      n_oversamples: number of random directions beyond the rank (static).
       n_iter: power iterations (static).
     """
 
@@ -52,7 +53,7 @@ class RandomizedSVD:
         check_count("n_iter", self.n_iter, low=0)
 
     def __call__(self, key: Key, samples: Array, n_components: int) -> Array:
-        """Directions ``(k, p)`` from samples ``(m, p)``."""
+        """Return directions ``(k, p)`` from samples ``(m, p)``."""
         key_svd, key_fill = jax.random.split(key)
         fill = RandomSamples()(key_fill, samples, n_components)
         samples = _scaled(samples, jnp.abs(samples).max(initial=0))
@@ -72,18 +73,20 @@ class RandomizedSVD:
 
 @dataclass(frozen=True)
 class KMeansPlusPlus:
-    """Samples far from each other in direction: each is drawn with the squared sine of its angle to those before
-    (as k-means++ of Arthur and Vassilvitskii 2007 does with distances)."""
+    """Samples of different directions, drawn one after another as in k-means++ (Arthur and Vassilvitskii 2007).
+
+    The probability of a sample is proportional to the squared sine of its smallest angle to the samples drawn before.
+    """
 
     def __call__(self, key: Key, samples: Array, n_components: int) -> Array:
-        """Directions ``(k, p)`` from samples ``(m, p)``."""
+        """Return directions ``(k, p)`` from samples ``(m, p)``."""
         directions = _scaled(samples, jnp.abs(samples).max(-1, keepdims=True))
         norms = jnp.linalg.norm(directions, axis=-1, keepdims=True)
         directions = directions / jnp.where(norms > 0, norms, 1)
 
         def choose(carry: tuple[Array, Array], key: Key) -> tuple[tuple[Array, Array], Array]:
             distance, free = carry
-            # The floor leaves a choice where every sample that is left is a copy of one chosen before.
+            # The floor keeps a choice possible if every remaining sample is a copy of a chosen one.
             weight = jnp.where(free, jnp.maximum(distance, jnp.finfo(distance.dtype).tiny), 0)
             index = jax.random.categorical(key, jnp.log(weight))
             distance = jnp.minimum(distance, 1 - matmul(directions, directions[index]) ** 2)
@@ -96,7 +99,7 @@ class KMeansPlusPlus:
 
 
 def _scaled(samples: Array, size: Array) -> Array:
-    """Samples over their size, whose squares neither vanish nor overflow; zeros stay zeros."""
+    """Divide samples by their size, so that squares neither vanish nor overflow; zeros stay zeros."""
     info = jnp.finfo(samples.dtype)
     return samples * (1 / jnp.clip(size, 4 * info.tiny, info.max / 4))
 

@@ -1,11 +1,11 @@
-"""Feature subsets: which of the p features a step looks at ([ICML16], [TSP18] section III).
+"""Feature subsets: which of the p features a step sees ([ICML16], [TSP18] section III).
 
-A subset is drawn from a key and the number of the step alone: independently of the samples, and known before the
-samples are, so that a reader can fetch just these features ahead of time. Every feature is equally likely.
+A subset depends only on a key and the number of the step, not on the samples. A reader can therefore fetch just these
+features ahead of time. Every feature is equally likely.
 
-Blocks of contiguous features are what memory, disks and accelerators are fast at. They are random subsets only if
-neighbouring features have nothing to do with each other: permute the features once, when the data are loaded or written
-(`fit` does it; see `jax_mmf.io.FeaturePermutation`).
+Memory, disks and accelerators are fastest with blocks of contiguous features. Such blocks are random subsets only if
+neighbouring features are unrelated: permute the features once, when the data are loaded or written (`fit` does it; see
+`jax_mmf.io.FeaturePermutation`).
 """
 
 from dataclasses import dataclass, field
@@ -23,14 +23,14 @@ from jax_mmf.typing import Array, Float, Key
 @register_configuration
 @dataclass(frozen=True, kw_only=True)
 class Subset:
-    """The features of one step. Made by `FeatureSubset.draw`.
+    """The features of one step, as drawn by `FeatureSubset.draw`.
 
     Attributes:
       indices: ``(s,)`` int32, the features, all different where ``valid``.
-      reduction: inverse of the probability that a feature is drawn: what sums over the subset are multiplied with.
-      starts: ``(m,)`` first features of the blocks that make up the subset, or None if it is not made of blocks.
-      valid: ``(s,)`` booleans, or None if all are. If the blocks do not divide the features, the last block overlaps
-        the one before it; the features of the overlap belong to the latter, and count in the last block as absent.
+      reduction: inverse of the probability that a feature is drawn; sums over the subset are multiplied by it.
+      starts: ``(m,)`` the first feature of each block of the subset, or None if it is not made of blocks.
+      valid: ``(s,)`` booleans, or None if all are True. If the width of a block does not divide p, the last block
+        overlaps the previous one; the features of the overlap are valid in the previous block only.
       width: of a block (static).
       n_features: p (static).
     """
@@ -53,7 +53,7 @@ class Subset:
         return self.starts is None and self.size == self.n_features
 
     def gather(self, array: Array) -> Array:
-        """Columns of an array: ``(..., p) -> (..., s)``; zeros where not ``valid``."""
+        """Return the columns of the subset: ``(..., p) -> (..., s)``; zeros where not ``valid``."""
         if self.is_full:
             return array
         if self.starts is None:
@@ -68,7 +68,7 @@ class Subset:
         return self.drop_invalid(lax.fori_loop(0, starts.shape[0], copy, out))
 
     def scatter(self, array: Array, values: Array) -> Array:
-        """The array ``(..., p)`` with the columns of the subset replaced by values ``(..., s)``."""
+        """Replace the columns of the subset in an array ``(..., p)`` by values ``(..., s)``."""
         if self.is_full:
             return values
         if self.starts is None:
@@ -85,7 +85,7 @@ class Subset:
         return lax.fori_loop(0, starts.shape[0], copy, array)
 
     def drop_invalid(self, values: Array) -> Array:
-        """Values ``(..., s)`` with zeros where not ``valid``."""
+        """Set values ``(..., s)`` to zero where not ``valid``."""
         return values if self.valid is None else jnp.where(self.valid, values, jnp.zeros((), values.dtype))
 
 
@@ -95,14 +95,14 @@ class FeatureSubset(Protocol):
 
     @property
     def reduction(self) -> float:
-        """How many times fewer features than all a step sees, about (static)."""
+        """About the ratio of p to the number of features that a step sees (static)."""
 
     @property
     def n_blocks(self) -> int | None:
-        """Number of contiguous blocks that a step mixes (static); None if features are drawn one by one."""
+        """Number of contiguous blocks in a step (static); None if features are drawn one by one."""
 
     def draw(self, key: Key, step: Array, n_features: int) -> Subset:
-        """The subset of a step.
+        """Draw the subset of a step.
 
         Args:
           key: PRNG key, the same for the whole run.
@@ -123,25 +123,25 @@ class FullSubset:
 
     @property
     def reduction(self) -> float:
-        """1."""
+        """1: a step sees all features."""
         return 1.0
 
     @property
     def n_blocks(self) -> int | None:
-        """None."""
+        """None: there are no blocks."""
         return None
 
     def draw(self, key: Key, step: Array, n_features: int) -> Subset:
-        """All features; arguments as in `FeatureSubset.draw`."""
+        """Return all features; arguments as in `FeatureSubset.draw`."""
         return Subset(indices=jnp.arange(n_features, dtype=jnp.int32), reduction=1.0, n_features=n_features)
 
 
 @dataclass(frozen=True)
 class UniformSubset:
-    """Random features, drawn one by one without replacement, afresh in each step.
+    """Random features, drawn one by one without replacement in each step.
 
-    The subset of the papers, and the one that needs no permuted data. Reading and writing scattered columns costs ten
-    times more than contiguous blocks of them: use `BlockSubset` for large p.
+    This is the subset of the papers, and it needs no permuted data. Reading and writing scattered columns costs ten
+    times more than contiguous blocks: use `BlockSubset` for large p.
 
     Attributes:
       reduction: r >= 1 (static); a step sees ``round(p / r)`` features.
@@ -161,7 +161,7 @@ class UniformSubset:
         return None
 
     def draw(self, key: Key, step: Array, n_features: int) -> Subset:
-        """Random features; arguments as in `FeatureSubset.draw`."""
+        """Draw random features; arguments as in `FeatureSubset.draw`."""
         _check_reduction(self.reduction, n_features)
         size = max(1, round(n_features / self.reduction))
         if size == n_features:
@@ -172,15 +172,15 @@ class UniformSubset:
 
 @dataclass(frozen=True)
 class BlockSubset:
-    """Random blocks of contiguous features, out of ``n_blocks * reduction`` blocks of one width.
+    """Random blocks of contiguous features, out of about ``n_blocks * reduction`` blocks of one width.
 
-    Neighbouring features must not resemble each other: permute them once (`fit` does). With partial statistics
-    (``partial_b=True``) a step must mix many blocks, at least 16: features that are always seen together become a
-    factorization of their own. With full statistics a single block will do.
+    Neighbouring features must be unrelated: permute them once (`fit` does). With ``partial_b=True`` a step needs many
+    blocks, at least 16: features that are always seen together would be factorized separately from the others. With
+    full B a single block is enough.
 
     Attributes:
       reduction: r >= 1 (static).
-      n_blocks: number of blocks in a step (static). There are more, narrower ones where ``p / r`` is smaller.
+      n_blocks: about the number of blocks in a step (static). A step that sees fewer features has a block for each.
 
     Raises:
       ValueError: if reduction < 1 or n_blocks < 1.
@@ -195,7 +195,7 @@ class BlockSubset:
         check_count("n_blocks", self.n_blocks)
 
     def layout(self, n_features: int) -> tuple[int, int, int]:
-        """How p features are cut into blocks.
+        """Return how p features are divided into blocks.
 
         Args:
           n_features: p.
@@ -209,7 +209,7 @@ class BlockSubset:
         return width, total, max(1, round(total / self.reduction))
 
     def draw(self, key: Key, step: Array, n_features: int) -> Subset:
-        """Random blocks, in ascending order; arguments as in `FeatureSubset.draw`."""
+        """Draw random blocks, in ascending order; arguments as in `FeatureSubset.draw`."""
         width, total, drawn = self.layout(n_features)
         if drawn == total:
             return FullSubset().draw(key, step, n_features)
@@ -236,5 +236,5 @@ def _check_reduction(reduction: float, n_features: int) -> None:
     if reduction > n_features:
         raise ValueError(
             f"reduction must be at most the number of features, got {reduction:g} for {n_features} features; "
-            "use a smaller one"
+            "use a smaller reduction"
         )

@@ -1,4 +1,4 @@
-"""`fit`: a solver over a source of samples, with its feed, its evaluation and its callbacks."""
+"""`fit`, which trains a solver on a source of samples, with its feed, evaluation and callbacks."""
 
 from jax_mmf.training.callbacks import EarlyStopping, JSONLines, ProgressBar, Start
 from jax_mmf.training.feed import finite_samples

@@ -1,4 +1,4 @@
-"""Callbacks of `fit`: what they are told, and those that most runs need."""
+"""Callbacks of `fit`: their arguments, and callbacks for common purposes."""
 
 import json
 import math
@@ -19,15 +19,15 @@ from jax_mmf.training.result import FitResult, Record
 
 
 class Start(NamedTuple):
-    """What a callback is told before the first step.
+    """Description of a run, for callbacks, before its first step.
 
     Attributes:
       solver: of the run.
-      n_samples: of the source, or None if it is not known.
+      n_samples: number of samples of the source, or None if it is not known.
       n_features: p.
       dtype: of the computation.
       n_held_out: number of held-out samples.
-      step: number of steps done before, 0 for a new run.
+      step: number of earlier steps, 0 for a new run.
       n_steps: number of steps of the whole run, or None if it is not known.
     """
 
@@ -42,12 +42,14 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Event:
-    """What a callback is told after a step. Its arrays are valid during the call: the next step reuses their memory.
+    """Description of a step, for callbacks.
+
+    Its arrays are valid only during the call, since the next step reuses their memory.
 
     Attributes:
       solver: of the run.
       info: of the step.
-      step: number of steps done.
+      step: number of steps so far.
       n_steps: number of steps of the whole run, or None if it is not known.
       record: of the evaluation after this step, or None.
       history: all records so far.
@@ -64,7 +66,7 @@ class Event:
 
     @cached_property
     def state(self) -> State:
-        """State after the step, in the original order of the features. Costs a copy where features are permuted."""
+        """State after the step, in the original order of the features; a copy if features are permuted."""
         return self._restore(self._state)
 
     def __repr__(self) -> str:
@@ -72,22 +74,22 @@ class Event:
 
 
 class Callback(Protocol):
-    """Called with an `Event` after each step; a true result ends the run after that step. Any function will do.
+    """Function or object that is called with an `Event` after each step. A true result ends the run.
 
     An object may have two more methods. ``on_start(start)`` is called with a `Start` before the first step of each run,
-    so that one object serves many runs. ``on_end(result)`` is called at the end of each run that was started, with its
-    `FitResult`, or None if an error ended it.
+    so that one object can be used for several runs. ``on_end(result)`` is called at the end of each started run, with
+    its `FitResult`, or None if an error ended it.
     """
 
     def __call__(self, event: Event, /) -> Any:
-        """Look at a step; true to end the run."""
+        """Process a step; return a true value to end the run."""
 
 
 def checked(callbacks: Any) -> tuple[Callback, ...]:
-    """Callbacks as a tuple.
+    """Return callbacks as a tuple.
 
     Raises:
-      TypeError: unless they are a sequence of what can be called.
+      TypeError: unless they are an iterable of callables.
     """
     if not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks must be a list, such as [jax_mmf.EarlyStopping()]; got {callbacks!r}")
@@ -95,13 +97,13 @@ def checked(callbacks: Any) -> tuple[Callback, ...]:
     for callback in callbacks:
         if isinstance(callback, type) or not callable(callback):
             what = "the class itself; call it" if isinstance(callback, type) else f"a {type(callback).__name__}"
-            raise TypeError(f"callbacks must be functions of an Event; got {callback!r}, {what}")
+            raise TypeError(f"callbacks must be callable with an Event; got {callback!r}, {what}")
     return callbacks
 
 
 @contextmanager
-def run_of(callbacks: Sequence[Callback], start: Start) -> Iterator[Callable[[FitResult], None]]:
-    """Tell callbacks of the start and of the end of a run; yields what takes its result, for the latter."""
+def notified(callbacks: Sequence[Callback], start: Start) -> Iterator[Callable[[FitResult], None]]:
+    """Notify callbacks of the start and the end of a run; yields a function to which the run passes its result."""
     results: list[FitResult] = []
     started = list[Callback]()
     try:
@@ -118,13 +120,13 @@ def _nothing(_: Any) -> None: ...
 
 
 class EarlyStopping:
-    """Callback that ends a run when the held-out objective no longer falls. Each run starts from nothing.
+    """Callback that ends a run when the held-out objective no longer decreases.
 
-    The best state is kept by `fit` itself, as ``result.best``.
+    It starts anew with each run. `fit` keeps the best state as ``result.best``.
 
     Args:
-      patience: evaluations without progress before the run ends.
-      min_change: relative fall that counts as progress, >= 0.
+      patience: number of evaluations without progress after which the run ends.
+      min_change: relative decrease that counts as progress, >= 0.
 
     Raises:
       ValueError: if patience or min_change is out of range, and at the start of a run without held-out samples.
@@ -141,13 +143,13 @@ class EarlyStopping:
         self.best, self.stale = math.inf, 0
 
     def on_start(self, start: Start) -> None:
-        """Forget the runs before."""
+        """Reset the counters."""
         if start.n_held_out == 0:
-            raise ValueError("EarlyStopping needs held-out samples to look at; give fit held_out, such as held_out=0.1")
+            raise ValueError("EarlyStopping needs held-out samples; pass held_out to fit, such as held_out=0.1")
         self.best, self.stale = math.inf, 0
 
     def __call__(self, event: Event, /) -> bool:
-        """Whether to stop."""
+        """Return whether to stop."""
         if event.record is None:
             return False
         if event.record.objective < self.best * (1 - self.min_change):
@@ -161,12 +163,12 @@ class EarlyStopping:
 
 
 class ProgressBar:
-    """Callback that shows the steps, the time and the last objective. Needs tqdm (extra ``cli``).
+    """Callback that shows the steps, the time and the last objective. It needs tqdm (extra ``cli``).
 
-    Its clock is that of `Record.seconds`: it is set back by the time of each evaluation.
+    Its clock is that of `Record.seconds`, which excludes the time of evaluations.
 
     Args:
-      **options: of tqdm, such as ``file`` or ``disable``.
+      **options: arguments of tqdm, such as ``file`` or ``disable``.
 
     Raises:
       ImportError: without tqdm.
@@ -181,7 +183,7 @@ class ProgressBar:
         self._bar: Any = None
 
     def on_start(self, start: Start) -> None:
-        """Open the bar, and say what is learned from."""
+        """Open the bar, and show the size of the problem."""
         n = "samples" if start.n_samples is None else f"{start.n_samples:,}"
         options = {"unit": "step", "smoothing": 0.05} | self._options
         self._bar = self._open(total=start.n_steps, initial=start.step, desc="compiling", **options)
@@ -205,23 +207,23 @@ class ProgressBar:
 
 
 class JSONLines:
-    """Callback that writes each `Record` as a line of JSON, at once, so that what is there stays after a crash.
+    """Callback that writes each `Record` immediately as a line of JSON, so that a crash does not lose it.
 
     Args:
-      path: of the file, which the first record of a run replaces.
+      path: of the file; the first record of a run replaces an existing file.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path, self._mode = Path(path), "w"
 
     def on_start(self, start: Start) -> None:
-        """Begin a new file with the next record; until then, what a run before has written stays."""
+        """Start a new file at the next record; until then, an existing file stays."""
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"no folder {self.path.parent} to write {self.path.name} in; make it first")
         self._mode = "w"
 
     def __call__(self, event: Event, /) -> None:
-        """Write the record of a step that has one; NaN and infinity, which JSON does not have, become null."""
+        """Write the record of a step, if it has one; NaN and infinity, which JSON does not have, become null."""
         if event.record is not None:
             fields = event.record._asdict()
             fields = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}

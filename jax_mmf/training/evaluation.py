@@ -1,4 +1,4 @@
-"""Evaluation in the course of a run: objectives, the clock, and signs that nothing is learned."""
+"""Evaluation during a run: objectives, the clock, and reasons why nothing is learned."""
 
 import time
 import warnings
@@ -18,19 +18,19 @@ _ROWS_PER_EVALUATION = 512
 
 
 class Evaluation:
-    """Makes the records of a run, and holds the clock of the time spent otherwise.
+    """Evaluator that makes the records of a run. Its clock excludes the time of evaluation.
 
     Args:
       solver: of the run.
-      samples: held out ``(m, p)``, or None.
+      samples: held-out samples ``(m, p)``, or None.
     """
 
     def __init__(self, solver: OnlineFactorization, samples: Array | None) -> None:
         self._solver, self._pieces = solver, list[Array]()
-        self.n_held_out, self._told = 0, False
+        self.n_held_out, self._warned = 0, False
         if samples is not None:
             self.n_held_out = samples.shape[0]
-            # Pieces of one size, for one program; samples of zeros fill up the last one, whose objective is zero.
+            # Pieces of one size share one program. Samples of zeros pad the last one, and their objective is zero.
             n_pieces = -(-self.n_held_out // _ROWS_PER_EVALUATION)
             size = -(-self.n_held_out // n_pieces)
             padded = jnp.pad(samples, ((0, n_pieces * size - self.n_held_out), (0, 0)))
@@ -38,7 +38,7 @@ class Evaluation:
         self._seconds, self._since = 0.0, time.perf_counter()
 
     def __call__(self, state: State, step: int, n_samples: int, item: Item, info: Info) -> Record:
-        """Evaluate a state, once it is there; the clock stands still meanwhile.
+        """Wait until a state is computed, and evaluate it; the clock stops during the evaluation.
 
         Raises:
           FloatingPointError: if numbers overflowed.
@@ -58,21 +58,21 @@ class Evaluation:
 
     def _of_held_out(self, state: State) -> float:
         with warnings.catch_warnings():
-            if self._told:  # once a run
+            if self._warned:  # once per run
                 warnings.simplefilter("ignore", ConvergenceWarning)
             total = sum(float(objective(state.dictionary, piece, self._solver.penalty)) for piece in self._pieces)
-        self._told = True
+        self._warned = True
         return total * self._pieces[0].shape[0] / self.n_held_out
 
     def _of_batch(self, state: State, item: Item, info: Info) -> float:
-        missing = item.x.shape[0] - info.codes.shape[0]  # rows that are no samples, which hold zeros
+        missing = item.x.shape[0] - info.codes.shape[0]  # rows of zeros that pad the batch
         codes = jnp.pad(info.codes, ((0, missing), (0, 0))) if missing else info.codes
         total = _batch_objective(self._solver.penalty, state.dictionary, item.x, codes, item.subset)
         return float(total) / item.n_samples
 
 
 def _seen(dictionary: Array, x: Array, subset: Subset | None) -> tuple[Array, Array]:
-    """Dictionary and samples on the features that were read, scaled so that products estimate those on all."""
+    """Return dictionary and samples on the features that were read, scaled so that products estimate those on all."""
     if subset is None:
         return dictionary, x
     scale = jnp.sqrt(jnp.asarray(subset.reduction, x.dtype))
@@ -87,7 +87,7 @@ def _batch_objective(penalty: AnyPenalty, dictionary: Array, x: Array, codes: Ar
 
 
 def why_nothing_is_learned(penalty: AnyPenalty, state: State, item: Item, info: Info) -> str | None:
-    """Why no code so far has counted, by the last mini-batch, and what to try; None if one has."""
+    """Explain, from the last mini-batch, why no atom has been used so far, with advice; None if one has been used."""
     if int(info.n_dead) < state.dictionary.shape[0]:
         return None
     if not is_weighted(penalty):
@@ -98,11 +98,11 @@ def why_nothing_is_learned(penalty: AnyPenalty, state: State, item: Item, info: 
     if bool(info.codes.any()):
         reason = f"the squares of the codes are too small for {state.dictionary.dtype}; scale the data up"
     elif not bool(x.any()):
-        reason = "the data are zero; look at how they are read"
+        reason = "the data are zero; check how they are read"
     elif not bool(dictionary.any()):
-        reason = "every atom is zero; start with another key, or from a dictionary of your own"
+        reason = "every atom is zero; start with another key, or from your own dictionary"
     elif largest == 0:
-        advice = "with nonneg=True, data and atoms must agree in sign" if nonneg else "look at the data"
+        advice = "with nonneg=True, data and atoms must agree in sign" if nonneg else "check the data"
         products = f"no sample has a {'positive ' if nonneg else ''}product with an atom (alpha_max is 0)"
         reason = f"every code is zero, since {products}; {advice}"
     elif l1 < largest:

@@ -1,4 +1,4 @@
-"""The feed of a run: which samples, and which of their features, reach which step."""
+"""The feed of a run: the samples, and the features of them, that reach each step."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -21,13 +21,12 @@ class Item(NamedTuple):
     """A mini-batch on its way from the reader to the step.
 
     Attributes:
-      epoch: from 0.
-      n_samples: number of rows that are samples. Rows of zeros fill up a batch that is smaller than one before.
-      rows: ``(b,)`` sample numbers on the device, past the last one where a row is no sample; or None where nobody asks
-        for them.
+      epoch: number of the epoch, from 0.
+      n_samples: number of rows that are samples. Rows of zeros pad a batch that is smaller than an earlier one.
+      rows: ``(b,)`` sample numbers on the device, past the last sample for padding; None if they are not needed.
       x: ``(b, p)``, or ``(b, s)`` if only a subset was read.
       subset: the features of x, or None if it has all.
-      bytes_read: by the feed, up to and including this mini-batch.
+      bytes_read: bytes read by the feed, up to and including this mini-batch.
     """
 
     epoch: int
@@ -39,27 +38,27 @@ class Item(NamedTuple):
 
 
 class Feed:
-    """A source of samples, read in the way that a solver needs.
+    """Reader of a source of samples that provides the mini-batches of a solver.
 
-    Inside of a run, features are in the order in which they are read: that of the file, or a random one where the
-    solver's subset is made of blocks and the file's columns were not permuted. Outside, they are in the original order.
+    Inside of a run, features are in the order in which they are read: that of the file, or a random one if the solver's
+    subset consists of blocks and the columns of the file are not permuted. Outside, they are in the original order.
 
     Args:
-      source: anything that `as_source` takes.
-      solver: whose subsets decide which features are read.
-      key: of the run.
+      source: any source that `as_source` accepts.
+      solver: its subsets determine which features are read.
+      key: PRNG key of the run.
       n_epochs: passes over the source.
       batch_size: samples per mini-batch.
-      held_out: share or number of the samples that are kept back, samples ``(m, p)`` of their own, or None.
+      held_out: share or number of the samples to hold out, separate samples ``(m, p)``, or None.
       shuffle: whether the order of the samples is random.
-      dtype: of what comes out, float32 or float64; or None for that of the source if it is one of them.
+      dtype: of the mini-batches, float32 or float64; or None for that of the source if it is one of them.
 
     Attributes:
-      n_samples: of the source, or None if it is an iterable of batches.
+      n_samples: number of samples of the source, or None if it is an iterable of batches.
       n_features: p.
-      n_steps: of the whole run, or None.
-      dtype: of what comes out.
-      feature_names: of the columns of the source, a tuple of p strings; None if they have no names.
+      n_steps: number of steps of the whole run, or None.
+      dtype: of the mini-batches.
+      feature_names: names of the columns of the source, a tuple of p strings; None if they have no names.
     """
 
     def __init__(
@@ -80,11 +79,14 @@ class Feed:
         settings: Any = jax.config
         self._x64, self._device = settings.jax_enable_x64, settings.jax_default_device
         self._order: SampleOrder | None = None
-        self._bytes_apart = source.bytes_read  # by others before, and to evaluate on
+        self._bytes_apart = source.bytes_read  # bytes read before the run, or for evaluation
         self._stored: HostArray | None = None
         if isinstance(source, BatchSource):
             if source.once and n_epochs > 1:
-                raise ValueError(f"source is an iterator, which can be passed over once; got n_epochs={n_epochs}")
+                raise ValueError(
+                    f"source is an iterator, which allows one pass; got n_epochs={n_epochs}. Pass an iterable that can "
+                    "be iterated over again, or n_epochs=1"
+                )
             if held_out is not None and is_count_or_share(held_out):
                 raise ValueError(f"held_out must be an array if source is an iterable of batches, got {held_out!r}")
             self._batches = source
@@ -97,13 +99,13 @@ class Feed:
             self._source = source
             self.n_samples = source.n_samples
             self.n_features, source_dtype, self._stored = source.n_features, source.dtype, source.permutation
-            run = min(source.rows_per_read, batch_size)
+            rows_per_read = min(source.rows_per_read, batch_size)
             n_held_out = count_held_out(held_out, source.n_samples)
-            self._order = SampleOrder(key, source.n_samples, run, n_held_out, shuffle)
+            self._order = SampleOrder(key, source.n_samples, rows_per_read, n_held_out, shuffle)
             self.n_steps = n_epochs * -(-self._order.n_training // batch_size)
         self.dtype = computing_dtype(source_dtype) if dtype is None else as_computing_dtype(dtype)
         self.feature_names: tuple[str, ...] | None = getattr(source, "feature_names", None)
-        # Blocks are random subsets only of features in random order.
+        # Blocks are random subsets only if the features are in random order.
         blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
         self._mix = FeaturePermutation.random(key, self.n_features) if blocks and self._stored is None else None
         self._permutation = self._mix if self._stored is None else FeaturePermutation(self._stored)
@@ -115,28 +117,28 @@ class Feed:
             rows = next(self._order.batches(batch_size, 1))[1]
             source.warn_of_excess(rows, self._columns(self._subset(0)), in_order=not shuffle)
 
-    # Between the order of the features inside and the original one
+    # Conversions between the order of the features inside and the original one
 
     def to_inside(self, x: HostArray) -> Array:
-        """Samples ``(n, p)`` from the original order of the features."""
+        """Convert samples ``(n, p)`` from the original order of the features."""
         return jnp.asarray(x if self._permutation is None else self._permutation.apply(x), self.dtype)
 
     def adopt(self, state: State) -> State:
-        """A copy of a state, from the original order of the features."""
+        """Copy a state from the original order of the features."""
         if self._permutation is None:
             return jax.tree.map(jnp.copy, state)
         permuted = self._permutation.apply_to_state(state)
-        # What has no features was not copied by that.
+        # The permutation does not copy arrays without features.
         return jax.tree.map(jnp.copy, permuted)
 
     def restore(self, state: State) -> State:
-        """A state in the original order of the features."""
+        """Convert a state to the original order of the features."""
         return state if self._permutation is None else self._permutation.inverse.apply_to_state(state)
 
-    # Samples apart from the mini-batches, whole
+    # Whole samples outside of the mini-batches
 
     def first_samples(self, n_needed: int, factor: int) -> Array:
-        """Samples to make a dictionary from: ``factor * n_needed`` of them if there are so many.
+        """Read samples to initialize a dictionary: ``factor * n_needed``, or all if there are fewer.
 
         Raises:
           ValueError: if there are fewer than ``n_needed``.
@@ -156,17 +158,17 @@ class Feed:
         return self._read_whole(self._order.epoch(0)[: factor * n_needed])
 
     def some_samples(self, number: int, count: int) -> Array:
-        """Random samples to learn from, others for another number.
+        """Read random training samples; each number gives other samples.
 
         Raises:
-          ValueError: if the source can't be read anywhere.
+          ValueError: if the source does not allow random access.
         """
         if self._order is None:
-            raise ValueError("reviving atoms needs a source that can be read anywhere, not an iterable of batches")
+            raise ValueError("reviving atoms needs a source with random access, not an iterable of batches")
         return self._read_whole(self._order.draw(number, count))
 
     def held_out_samples(self) -> Array | None:
-        """The samples kept back, or those given; or None."""
+        """Return the held-out samples, from the source or as given, or None."""
         if self._given is not None:
             return self._given
         if self._order is None or self._order.n_held_out == 0:
@@ -179,8 +181,8 @@ class Feed:
     # Mini-batches
 
     def items(self, first_step: int, *, with_rows: bool) -> Iterator[Item]:
-        """The mini-batches from a step on, in order. May be iterated over in another thread."""
-        # These settings belong to a thread; those of the caller's hold in the reader's too.
+        """Iterate over the mini-batches from a step on, in order, possibly in another thread."""
+        # These settings belong to a thread. The reader's thread takes over those of the caller's.
         with jax.enable_x64(self._x64), jax.default_device(self._device):
             if self._order is None:
                 yield from self._items_of_batches(first_step)
@@ -200,7 +202,7 @@ class Feed:
             yield Item(epoch, len(x), numbers, jnp.asarray(filled_up(x, size)), subset, read)
 
     def _items_of_batches(self, first_step: int) -> Iterator[Item]:
-        # An iterator goes on where it is; what can be iterated over again starts again, and was learned from already.
+        # An iterator continues where it is. Other iterables start again, so the batches before first_step are skipped.
         step, row, size = first_step if self._batches.once else 0, 0, 0
         for epoch in range(self._n_epochs):
             row_before = row
@@ -213,12 +215,12 @@ class Feed:
                     step, row = step + 1, row + len(x)
             if row == row_before:
                 raise ValueError(
-                    f"source gives no batches in epoch {epoch + 1}; give something that can be iterated over "
+                    f"source gives no batches in epoch {epoch + 1}; pass an iterable that can be iterated over "
                     f"{self._n_epochs} times, or n_epochs=1"
                 )
 
     def _peek(self, n_samples: int) -> None:
-        """Take batches of an iterable until there are so many samples, or no more."""
+        """Take batches of an iterable until they hold a number of samples, or the iterable ends."""
         while sum(map(len, self._peeked)) < n_samples:
             batch: HostArray | None = next(self._begun, None)
             if batch is None:
@@ -239,18 +241,18 @@ class Feed:
         wanted = (rows.size, self.n_features if columns is None else columns.size)
         if x.shape != wanted:
             raise ValueError(
-                f"source.read must give an array of shape {wanted} for so many rows and columns, got {x.shape}"
+                f"source.read must give an array of shape {wanted} for these rows and columns, got {x.shape}"
             )
         return x
 
     def _subset(self, step: int) -> Subset | None:
-        """The features of a step, or None if it reads all. They depend on the key and the number of the step alone."""
+        """Return the features of a step, or None if it reads all. They depend only on key and number of the step."""
         if self._solver.needs_whole_samples:
             return None
         return draw_subset(self._solver, self._key, jnp.asarray(step % 2**31, jnp.int32), self.n_features)
 
     def _columns(self, subset: Subset | None) -> HostArray | None:
-        """The columns to read for a subset, or None for all."""
+        """Return the columns to read for a subset, or None for all."""
         if subset is None or subset.is_full:
             return None
         indices = np.asarray(subset.indices)
@@ -259,7 +261,7 @@ class Feed:
     def _check(
         self, x: HostArray, rows: HostArray | None, *, first_row: int = 0, columns: HostArray | None = None
     ) -> HostArray:
-        """A batch in the dtype of the run, once it is sure that it can be learned from."""
+        """Check the width and the numbers of a batch, and convert it to the dtype of the run."""
         width = self.n_features if columns is None else columns.size
         if x.shape[-1] != width:
             raise ValueError(f"source must give {width} features in every batch, got one of shape {x.shape}")
@@ -276,24 +278,24 @@ def finite_samples(
     first_row: int = 0,
     features: HostArray | None = None,
 ) -> HostArray:
-    """A batch in a dtype, once it is sure that all of it is finite there.
+    """Convert a batch to a dtype, and check that all numbers are finite.
 
     Args:
       x: ``(b, s)``.
-      dtype: floating.
-      rows: sample numbers of the rows, or None for ``first_row`` and those after it.
-      first_row: see rows.
-      features: of the columns, or None for all in order.
+      dtype: a floating dtype.
+      rows: sample numbers of the rows, or None for ``first_row``, ``first_row + 1``, ...
+      first_row: number of the first sample, if rows is None.
+      features: feature numbers of the columns, or None for all in order.
 
     Returns:
       ``(b, s)``.
 
     Raises:
-      ValueError: for NaN, infinity, and numbers that the dtype can't hold, naming the first place.
+      ValueError: for NaN, infinity, and numbers that the dtype can't hold; the message names the first place.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         cast = np.asarray(x, dtype)
-        # Sums are finite where everything is, but for numbers so large that the exact check decides.
+        # A finite sum proves that all is finite. Otherwise the sum may have overflowed, and the exact check decides.
         if np.isfinite(cast.sum()):
             return cast
     bad = np.argwhere(~np.isfinite(cast))

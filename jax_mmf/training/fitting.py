@@ -1,4 +1,4 @@
-"""`fit`: a solver over a source of samples, with held-out evaluation, callbacks, early stopping and resumption."""
+"""`fit`, which trains a solver on a source of samples, with held-out evaluation, callbacks and resumption."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from jax_mmf.core import check_count, check_shape, warn, warn_of_blas_threads
 from jax_mmf.defaults import BATCH_SIZE, EVALUATIONS, INITIAL_SAMPLES_PER_ATOM, STEPS_PER_EVALUATION
 from jax_mmf.learning import Info, Memory, OnlineFactorization, State, fill, of_samples, step_partial, step_whole
 from jax_mmf.penalties import has_closed_form, has_relative_alpha, resolve_alpha
-from jax_mmf.training.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start, checked, run_of
+from jax_mmf.training.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start, checked, notified
 from jax_mmf.training.evaluation import Evaluation
 from jax_mmf.training.feed import Feed, Item
 from jax_mmf.training.interrupt import deferred_interrupt
@@ -53,54 +53,57 @@ def fit(
     read_ahead: int = 2,
     verbose: bool = False,
 ) -> FitResult:
-    """Learn a dictionary from a source of samples, a mini-batch at a time, reading ahead of computing.
+    """Learn a dictionary from a source of samples, in mini-batches that a thread reads ahead.
 
-    Memory does not grow with the number of samples. With ``BlockSubset`` the features are permuted while they are read,
-    and everything that comes out is in their original order again. With ``partial_b=True`` only the features of a
-    step's subset are read where the source allows (see `jax_mmf.io.write_permuted`).
+    Memory does not grow with the number of samples. With ``BlockSubset`` the features are permuted during reading; all
+    results are in the original order. With ``partial_b=True`` only the features of a step's subset are read, if the
+    source allows it (see `jax_mmf.io.write_permuted`).
 
     Args:
       solver: the configuration.
       source: a matrix ``(n, p)`` (an array, memory map, frame, sparse matrix, list of rows, `h5py.Dataset`: see
         `jax_mmf.io.as_source`), a `jax_mmf.io.Source`, or an iterable of batches ``(b_i, p)``.
-      key: PRNG key: initial dictionary, order of the samples, subsets. The same key gives the same bits.
-      state: to go on from, instead of a key: the run continues where it was, in the same order of samples, as if it
-        had never stopped. ``n_epochs`` counts from its beginning.
-      memory: of averaged statistics, to go on with.
-      n_epochs: passes over the source. An iterator can be passed over once.
-      batch_size: samples per step; the last batch of an epoch may be short. Iterables of batches have their own sizes.
-      held_out: samples to evaluate on and not to train on: a share of the source (float below 1), a number of its
-        samples (int: 1 is one sample), or an array ``(m, p)``. They are kept in memory. The state of the best
-        evaluation is kept too, as ``result.best``: a copy of the state, whose size is about that of two dictionaries.
-      evaluate_every: steps between evaluations; by default about 40 in the run, or each 50 steps.
+      key: PRNG key of the initial dictionary, the order of the samples and the subsets. The same key gives the same
+        bits.
+      state: to resume a run, instead of a key. The run continues in the same order of samples as if it had never
+        stopped. ``n_epochs`` counts from the beginning of the run.
+      memory: of averaged statistics, to resume a run.
+      n_epochs: passes over the source; an iterator allows one pass.
+      batch_size: samples per step; the last batch of an epoch may be smaller. Iterables of batches have their own
+        sizes.
+      held_out: samples for evaluation that are not used for training: a share of the source (float below 1), a number
+        of its samples (int: 1 is one sample), or an array ``(m, p)``. They are kept in memory. The state with the best
+        evaluation is kept as ``result.best``, a copy about as large as two dictionaries.
+      evaluate_every: steps between evaluations; by default about 40 evaluations per run, or one every 50 steps if the
+        length of the run is not known.
       callbacks: called with an `Event` after each step; one that returns a true value ends the run. See `Callback`.
-      revive_every: steps between revivals of dead atoms, from samples of the source; None for never.
-      shuffle: whether the source is read in random order (in runs of consecutive rows where that is faster).
-      dtype: of all computation, float32 or float64; by default that of the source if it is one of them (float64 as far
-        as JAX is set to it), float32 if it is a shorter floating dtype, and JAX's default if it is not floating. A run
-        that goes on keeps that of its state.
-      read_ahead: mini-batches that wait at most while others are computed on; 0 reads without a thread.
+      revive_every: number of steps after which unused atoms are replaced by samples of the source; None for never.
+      shuffle: whether the source is read in random order (in stretches of consecutive rows if that is faster).
+      dtype: of all computations, float32 or float64. By default that of the source if it is float32, or float64 with
+        ``jax_enable_x64``; float32 for shorter floating dtypes; and JAX's default floating dtype for other numbers. A
+        resumed run keeps the dtype of its state.
+      read_ahead: largest number of mini-batches that are read in advance; 0 reads without a thread.
       verbose: whether to show a `ProgressBar`.
 
     Returns:
-      a `FitResult`. After Ctrl-C too: the first one ends the run after its step, with ``stopped_by="interrupt"``.
+      a `FitResult`, also after Ctrl-C: the first one ends the run after its step, with ``stopped_by="interrupt"``.
 
     Warns:
-      UserWarning: once, if every code is zero so far and nothing is learned, with the reason.
+      UserWarning: once, with the reason, if all codes have been zero so far and nothing is learned.
 
     Raises:
-      ValueError: for data that do not fit, hold NaN or infinity, or are fewer than the atoms. An error that comes up
-        while the run is under way carries the result of the last good step as its attribute ``result``.
+      ValueError: for data of the wrong shape, NaN or infinity in them, or fewer samples than atoms. Errors during the
+        run have the result of the last good step as attribute ``result``.
       FloatingPointError: if numbers overflow; its ``result`` is that of the last evaluation before.
       KeyboardInterrupt: at the second Ctrl-C.
-      TypeError: for sources and callbacks that are none.
+      TypeError: for a solver, source, state or callback of another type.
     """
     if not isinstance(solver, OnlineFactorization):
         raise TypeError(f"solver must be an OnlineFactorization, got {type(solver).__name__}")
     _check_counts(n_epochs=n_epochs, batch_size=batch_size, evaluate_every=evaluate_every, revive_every=revive_every)
     check_count("read_ahead", read_ahead, low=0)
     if (key is None) == (state is None):
-        raise ValueError("fit takes key, for a new run, or state, to go on with one; give one of the two")
+        raise ValueError("fit needs either key, for a new run, or state, to resume a run; pass one of the two")
     if state is not None and not isinstance(state, State):
         raise TypeError(f"state must be a State, such as result.state; got {type(state).__name__}")
     if has_closed_form(solver.penalty):
@@ -117,11 +120,11 @@ def fit(
         shuffle=shuffle,
         dtype=dtype if state is None else state.dictionary.dtype,
     )
-    solver, current = _begin(solver, feed, run_key) if state is None else (solver, _go_on(solver, state, feed))
+    solver, current = _begin(solver, feed, run_key) if state is None else (solver, _resume(solver, state, feed))
     del state  # the steps write into copies
     memory = _initial_memory(solver, current, feed, memory)
     if revive_every is not None and feed.n_samples is None:
-        raise ValueError("revive_every needs a source that can be read anywhere, not an iterable of batches")
+        raise ValueError("revive_every needs a source with random access, not an iterable of batches")
     n_steps = feed.n_steps
     evaluate_every = evaluate_every or (STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // EVALUATIONS))
     evaluation = Evaluation(solver, feed.held_out_samples())
@@ -130,9 +133,9 @@ def fit(
     reader = prefetch(feed.items(run.step, with_rows=memory is not None), read_ahead)
     del current, memory
     stops: list[Any] = []
-    note = "fit: ending after this step; Ctrl-C once more to stop at once"
+    note = "fit: ending after this step; press Ctrl-C again to stop immediately"
     try:
-        with run_of(callbacks, start) as ended, deferred_interrupt(note) as interrupted:
+        with notified(callbacks, start) as ended, deferred_interrupt(note) as interrupted:
             for item in reader:
                 run.take(item, *_advance(solver, run.state, run.memory, item))
                 if revive_every is not None and run.step % revive_every == 0:
@@ -160,7 +163,7 @@ def _check_counts(**counts: int | None) -> None:
             check_count(name, count)
 
 
-# The state is donated: a step writes into the memory of the one before.
+# The state is donated: a step reuses the memory of the previous state.
 _step_whole = jax.jit(step_whole, donate_argnames="state")
 _step_partial = jax.jit(step_partial, donate_argnames="state")
 
@@ -179,7 +182,7 @@ def _advance(
     solver: OnlineFactorization, state: State, memory: Memory | None, item: Item
 ) -> tuple[State, Memory | None, Info]:
     rows = None if item.rows is None else _take_rows(memory, item.rows)
-    # Whole batches too: it is one program then.
+    # Full batches are passed the same way as padded ones, so that both share one program.
     filled = fill(solver, state.n_samples, item.n_samples)
     if item.subset is None:
         state, info = _step_whole(solver, state, item.x, rows, None, filled)
@@ -191,7 +194,7 @@ def _advance(
 
 
 def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFactorization, State]:
-    """The solver with all its numbers, and the first state."""
+    """Return the solver with a resolved alpha, and the first state."""
     first = feed.first_samples(solver.n_components, INITIAL_SAMPLES_PER_ATOM)
     _warn_of_small_numbers(first)
     state = solver.init(key, samples=first)
@@ -201,7 +204,7 @@ def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFac
 
 
 def _warn_of_small_numbers(first: Array) -> None:
-    """Statistics hold squares of the data, which underflow sooner than the data."""
+    """Warn if squares of the data, which the moments consist of, would underflow."""
     largest, limits = float(jnp.abs(first).max()), jnp.finfo(first.dtype)
     if 0 < largest < (limits.tiny / limits.eps) ** 0.5:
         warn(
@@ -210,18 +213,23 @@ def _warn_of_small_numbers(first: Array) -> None:
         )
 
 
-def _go_on(solver: OnlineFactorization, given: State, feed: Feed) -> State:
+def _resume(solver: OnlineFactorization, given: State, feed: Feed) -> State:
     if has_relative_alpha(solver.penalty):
         raise ValueError(
-            "alpha is a RelativeAlpha, whose value the run before has found: go on with its solver, "
-            "fit(result.solver, source, state=result.state)"
+            "alpha is a RelativeAlpha, whose value was found at the start of the run: resume with the solver of the "
+            "result, fit(result.solver, source, state=result.state)"
         )
     expected = (solver.n_components, feed.n_features)
     check_shape("state.dictionary", given.dictionary, expected, "(n_components, n_features)")
     if given.surrogate.partial != solver.partial_b:
-        raise ValueError(f"state is of a run with partial_b={not solver.partial_b}; the solver has {solver.partial_b}")
+        raise ValueError(
+            f"state is of a run with partial_b={not solver.partial_b}, and the solver has {solver.partial_b}; resume "
+            "with the solver of that run"
+        )
     if (given.gram is not None) != solver.statistics.needs_gram:
-        raise ValueError(f"state is of a run with other statistics than {solver.statistics!r}")
+        raise ValueError(
+            f"state is of a run with other statistics than {solver.statistics!r}; resume with the solver of that run"
+        )
     return feed.adopt(given)
 
 
@@ -231,11 +239,11 @@ def _initial_memory(solver: OnlineFactorization, state: State, feed: Feed, memor
             raise ValueError(f"memory must be None with statistics={solver.statistics!r}, which remembers nothing")
         return None
     if feed.n_samples is None:
-        raise ValueError("averaged statistics need a source whose samples have numbers, not an iterable of batches")
+        raise ValueError("averaged statistics need a source with numbered samples, not an iterable of batches")
     if int(state.step) > 0 and memory is None:
-        raise ValueError("a run with averaged statistics goes on from its memory too: give memory=result.memory")
+        raise ValueError("a run with averaged statistics needs memory to be resumed; pass memory=result.memory")
     if memory is not None:
         expected = (feed.n_samples, solver.n_components)
         check_shape("memory.beta", memory.beta, expected, "(n_samples, n_components)")
-    # A copy, since steps write into the memory of the one before.
+    # A copy, since steps reuse the buffers of their input.
     return solver.init_memory(state, feed.n_samples) if memory is None else jax.tree.map(jnp.copy, memory)

@@ -1,4 +1,4 @@
-"""The argument ``held_out``: a number of samples, a share of them, or samples of their own."""
+"""The argument ``held_out``: a number of samples, a share of them, or separate samples."""
 
 import numbers
 from typing import Any
@@ -11,7 +11,7 @@ from jax_mmf.typing import HostArray
 
 
 def is_count_or_share(held_out: Any) -> bool:
-    """Whether it is None or a scalar, and not samples."""
+    """Whether ``held_out`` is None or a scalar, and not samples."""
     is_array = isinstance(held_out, np.ndarray | jax.Array)
     return (
         held_out is None or isinstance(held_out, numbers.Number | np.generic | str) or (is_array and held_out.ndim == 0)
@@ -19,16 +19,15 @@ def is_count_or_share(held_out: Any) -> bool:
 
 
 def count_held_out(held_out: Any, n_samples: int) -> int:
-    """Number of samples of a source that are held out.
+    """Return the number of samples of a source that are held out.
 
     Args:
-      held_out: a share of the samples (float), or a number of them (int). With None, and samples of their own, nothing
-        is held out.
-      n_samples: of the source.
+      held_out: a share of the samples (float), or a number of them (int). None and separate samples hold out nothing.
+      n_samples: number of samples of the source.
 
     Raises:
       TypeError: for other scalars.
-      ValueError: for numbers that leave no samples to evaluate on, or none to learn from.
+      ValueError: for numbers that leave no samples for evaluation, or none for training.
     """
     if held_out is None or not is_count_or_share(held_out):
         return 0
@@ -59,13 +58,13 @@ def count_held_out(held_out: Any, n_samples: int) -> int:
 
 
 def samples_held_out(held_out: Any, n_features: int, dtype: Any, names: tuple[str, ...] | None) -> HostArray:
-    """Samples that are given to evaluate on.
+    """Check and convert separate samples for evaluation.
 
     Args:
-      held_out: ``(m, p)``, in anything that is an array.
+      held_out: ``(m, p)``, in any container that can be converted to an array.
       n_features: p.
       dtype: of the result.
-      names: of the features in the source, or None.
+      names: names of the features in the source, or None.
 
     Returns:
       ``(m, p)``.

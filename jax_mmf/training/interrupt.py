@@ -1,4 +1,4 @@
-"""Ctrl-C during a run: the first one ends the run with what it has learned, the second one stops at once."""
+"""Ctrl-C during a run: the first one ends the run and keeps its result, the second one stops immediately."""
 
 import signal
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class _Note:
-    """Handler of SIGINT that notes the first signal, and raises KeyboardInterrupt at the next one."""
+    """SIGINT handler that notes the first signal, and raises KeyboardInterrupt at the next one."""
 
     def __init__(self, message: str | None) -> None:
         self.message, self.noted = message, False
@@ -26,17 +26,17 @@ class _Note:
 
 @contextmanager
 def deferred_interrupt(message: str | None = None) -> Iterator[Callable[[], bool]]:
-    """Within, the first Ctrl-C (SIGINT) is noted instead of raised, for a loop to end after its step.
+    """Note the first Ctrl-C (SIGINT) in a block instead of raising it, so that a loop can end after its step.
 
-    A second one raises KeyboardInterrupt. The handler from before is back afterwards. Inside of another
-    `deferred_interrupt`, both share one note, and the message is that of the outer one. A handler of SIGINT other than
-    Python's own stays as it is, and in threads other than the main one, which signals do not reach, nothing is done.
+    A second Ctrl-C raises KeyboardInterrupt. At the end of the block, the previous handler is restored. A block inside
+    of another one shares its note, and the outer message is shown. SIGINT handlers other than Python's default are left
+    unchanged. In threads other than the main thread, which signals do not reach, the block has no effect.
 
     Args:
       message: a line for standard error at the first Ctrl-C, or None.
 
     Yields:
-      a function without arguments: whether Ctrl-C was pressed.
+      a function without arguments that returns whether Ctrl-C was pressed.
 
     Example:
       >>> from jax_mmf.training.interrupt import deferred_interrupt

@@ -1,4 +1,4 @@
-"""Reading ahead: a thread fills a short queue while the caller computes."""
+"""Prefetching: a thread fills a short queue while the caller computes."""
 
 import queue
 import threading
@@ -9,14 +9,14 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T]:
-    """The items, made in a thread up to ``depth`` of them ahead.
+    """Iterate over items in a thread, up to ``depth`` of them ahead.
 
-    An exception of the iterable is raised here, after the items before it. The thread ends when the generator is
-    closed, and closes the items if they are a generator.
+    An exception of the iterable is raised in the caller, after the items before it. The thread ends when this generator
+    is closed, and closes ``items`` if they are a generator.
 
     Args:
-      items: made one after another, in the thread.
-      depth: number of items that wait at most; 0 makes them here, without a thread.
+      items: iterated over in the thread.
+      depth: largest number of items in the queue; 0 iterates in the caller, without a thread.
 
     Yields:
       the items, in order.
@@ -42,7 +42,7 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T]:
                 if not put("item", item):
                     break
             if isinstance(items, Generator):
-                items.close()  # here, and not when nothing refers to it any more
+                items.close()  # now, instead of at garbage collection
         except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
             put("error", error)
         else:
