@@ -12,7 +12,7 @@ RESULTS = [ROOT / "docs/benchmarks/results.json", ROOT / "docs/benchmarks/h100/r
 RECORD = {
     "part": "codes", "problem": "k = 4", "setting": "lasso", "contestant": "ours", "threads": 1, "device": "cpu",
     "setup_rss_bytes": 7, "kernels": ["old"], "seconds": {"median": 0.123456789, "min": 0.1, "q1": 0.1, "q3": 0.2},
-    "result": {"scale": 2}, "quality": {"objective": 1.0}, "curve": {"seconds": [0.123456789, 2.0], "n_samples": [8, 9]},
+    "result": {"scale": 2}, "quality": {"objective": 1.0}, "curve": {"seconds": [0.1234567, 2.0], "n_samples": [8, 9]},
 }  # fmt: skip
 
 
