@@ -1,7 +1,6 @@
 """The command: ``python -m benchmarks [PART ...]``."""
 
 import importlib
-import json
 import os
 import time
 from pathlib import Path
@@ -66,9 +65,10 @@ def main(
     # Before NumPy and JAX come in: this process evaluates only, and leaves an accelerator to the contestants.
     os.environ |= {DEVICE: device, "JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
     from benchmarks import report
+    from benchmarks.results import load
 
     if redraw:
-        known = json.loads((output / "results.json").read_text())
+        known = load(output / "results.json")
         report.redraw(output, {part: importlib.import_module(PARTS[part]) for part in parts or PARTS if part in known})
         return
     options = {"quick": quick, "threads": ", ".join(map(str, threads)), "repeats": repeats}

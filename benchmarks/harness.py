@@ -71,13 +71,15 @@ class Contestant:
       jax: whether it computes with JAX; by default, whether the name of the function begins so.
       old_openblas: whether it needs `openblas_core_type`; by default, whether the name of the function begins with
         spams or published.
+      python: interpreter of the process, by default this one.
       **arguments: of the factory; JSON, paths of arrays among them.
     """
 
     def __init__(
         self, name: str, factory: str, threads: int, *, jax: bool | None = None, old_openblas: bool | None = None,
-        **arguments: Any,
+        python: str = sys.executable, **arguments: Any,
     ) -> None:  # fmt: skip
+        self.python = python
         self.name, self.factory, self.threads, self.arguments = name, factory, threads, arguments
         function = factory.partition(":")[2]
         old = function.startswith(("spams", "published")) if old_openblas is None else old_openblas
@@ -94,7 +96,7 @@ class Contestant:
         inherited = {name: value for name, value in os.environ.items() if name not in _UNSET}
         with (folder / "stderr").open("w") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.worker"],
+                [self.python, "-m", "benchmarks.worker"],
                 cwd=ROOT,
                 env=inherited | self._environment,
                 stdin=subprocess.PIPE,

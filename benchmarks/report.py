@@ -1,10 +1,10 @@
 """Results as results.json, figures and a report in Markdown; parts that were not run keep their earlier results.
 
 A record is a dict: part, problem, setting, threads, contestant; seconds and ratio (summaries), first_seconds,
-peak_rss_bytes, quality (numbers by name), result; or error. Other fields of a record appear in results.json only.
+peak_rss_bytes, quality (numbers by name), result; or error. Other fields of a record appear in results.json only: see
+`benchmarks.results`.
 """
 
-import json
 import os
 import platform
 import subprocess
@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from benchmarks.harness import DEVICE, ROOT, environment, openblas_core_type
+from benchmarks.results import load, replace, save
 
 Record = dict[str, Any]
 PACKAGES = (
@@ -73,15 +74,15 @@ def write(output: Path, part: str, module: ModuleType, records: Sequence[Record]
     """Put a part that was run in place of what was there of it."""
     output.mkdir(parents=True, exist_ok=True)
     path = output / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
-    results[part] = {"options": options, "machine": machine(), "records": list(records)}
-    _replace(path, json.dumps(results, indent=1) + "\n")
+    kernels = sorted({kernel for record in records for kernel in record.get("kernels", ())})
+    section = {"options": options, "machine": machine(), "kernels": kernels, "records": list(records)}
+    save(path, load(path) | {part: section})
     redraw(output, {part: module})
 
 
 def redraw(output: Path, modules: dict[str, ModuleType]) -> None:
     """Figures of some parts, and the report, from results.json."""
-    results = json.loads((output / "results.json").read_text())
+    results = load(output / "results.json")
     for part, module in modules.items():
         section = results[part]
         section["description"] = (module.__doc__ or "").strip()
@@ -90,10 +91,10 @@ def redraw(output: Path, modules: dict[str, ModuleType]) -> None:
         if panels:
             section["figure"] = f"{part}.png"
             draw(panels, output / section["figure"], getattr(module, "COLUMNS", None))
-    _replace(output / "results.json", json.dumps(results, indent=1) + "\n")
+    save(output / "results.json", results)
     devices = {_device(section["records"]) for section in results.values()} - {""}
     title = " on ".join(["# Benchmarks", *sorted(devices)])
-    _replace(output / "index.md", "\n\n".join([title, *(_section(n, s) for n, s in results.items())]) + "\n")
+    replace(output / "index.md", "\n\n".join([title, *(_section(n, s) for n, s in results.items())]) + "\n")
 
 
 def draw(panels: Sequence[Panel], path: Path, columns: int | None = None) -> None:
@@ -138,13 +139,12 @@ def draw(panels: Sequence[Panel], path: Path, columns: int | None = None) -> Non
 def _section(part: str, section: dict[str, Any]) -> str:
     host, options, records = section["machine"], section["options"], section["records"]
     packages = ", ".join(f"{name} {number}" for name, number in host["packages"].items())
-    kernels = sorted({kernel for r in records for kernel in r.get("kernels", ())})
     device = _device(records) or host["device"]
     said = ", ".join(f"{name} {value}" for name, value in options.items())
     conditions = (
         f"{host['date']}, commit {host['commit']}; {host['cpu']}, {host['cores']} cores, JAX on {device};"
         f" {said}. Python {host['python']}, {packages}."
-    ) + (f" Kernels: {', '.join(kernels)}." if kernels else "")
+    ) + (f" Kernels: {', '.join(section['kernels'])}." if section["kernels"] else "")
     blocks = [f"## {part.capitalize()}", section["description"], conditions]
     if "figure" in section:
         blocks.append(f"![{part}]({section['figure']})")
@@ -193,12 +193,6 @@ def _row(record: Record) -> dict[str, str]:
 def _spread(values: dict[str, float], factor: float, unit: str) -> str:
     median, q1, q3 = (f"{factor * values[name]:.3g}" for name in ("median", "q1", "q3"))
     return f"{median}{unit} ({q1} to {q3})"
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text)
-    aside.replace(path)
 
 
 def _cpu_model() -> str:
