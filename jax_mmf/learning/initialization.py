@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_mmf.core import check_count, matmul
+from jax_mmf.core import check_count, matmul, register_configuration
 from jax_mmf.typing import Array, Key
 
 
@@ -22,6 +22,7 @@ class Initialization(Protocol):
         """Directions ``(k, p)`` from samples ``(m, p)`` with ``m >= k``."""
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class RandomSamples:
     """Distinct random samples, those that are zero last."""
@@ -32,6 +33,7 @@ class RandomSamples:
         return samples[lax.top_k(priority, n_components)[1]]
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class RandomizedSVD:
     """Leading right singular vectors, by random projection and power iteration (Halko, Martinsson, Tropp 2011).
@@ -70,6 +72,7 @@ class RandomizedSVD:
         return jnp.where(usable[:, None], kept, fill)
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class KMeansPlusPlus:
     """Samples far from each other in direction: each is drawn with the squared sine of its angle to those before
@@ -99,7 +102,3 @@ def _scaled(samples: Array, size: Array) -> Array:
     """Samples over their size, whose squares neither vanish nor overflow; zeros stay zeros."""
     info = jnp.finfo(samples.dtype)
     return samples * (1 / jnp.clip(size, 4 * info.tiny, info.max / 4))
-
-
-for _class in (RandomSamples, RandomizedSVD, KMeansPlusPlus):
-    jax.tree_util.register_static(_class)

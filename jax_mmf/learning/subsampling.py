@@ -116,6 +116,7 @@ class FeatureSubset(Protocol):
         """
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class FullSubset:
     """All features in every step: online matrix factorization as in [JMLR10]."""
@@ -135,6 +136,7 @@ class FullSubset:
         return Subset(indices=jnp.arange(n_features, dtype=jnp.int32), reduction=1.0, n_features=n_features)
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class UniformSubset:
     """Random features, drawn one by one without replacement, afresh in each step.
@@ -169,6 +171,7 @@ class UniformSubset:
         return Subset(indices=order[:size].astype(jnp.int32), reduction=n_features / size, n_features=n_features)
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class BlockSubset:
     """Random blocks of contiguous features, out of ``n_blocks * reduction`` blocks of one width.
@@ -225,10 +228,6 @@ class BlockSubset:
             width=width,
             n_features=n_features,
         )
-
-
-for _class in (FullSubset, UniformSubset, BlockSubset):
-    jax.tree_util.register_static(_class)
 
 
 def _check_reduction(reduction: float, n_features: int) -> None:
