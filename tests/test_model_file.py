@@ -18,6 +18,7 @@ import pytest
 
 import jax_mmf as mmf
 
+DATA = Path(__file__).parent / "data"
 X = np.random.default_rng(0).standard_normal((12, 32)).astype("float32")
 
 
@@ -94,19 +95,34 @@ def test_arrays_of_every_dtype_come_back(k, partial_b, dtype, tmp_path):
     assert model.history == []
 
 
-def test_partial_b_of_version_1_is_read(tmp_path):
-    """Files of 0.1.0 held B; its residuals are those at the dictionary in the file."""
-    solver = make(partial_b=True)
-    state = stepped(solver)
-    mmf.save_model(tmp_path / "m.h5", solver, state)
-    with h5py.File(tmp_path / "m.h5", "a") as file:
-        c, dictionary = file["surrogate/c"][...], file["dictionary"][...]
-        file["surrogate/b"] = file["surrogate/residual"][...] + c @ dictionary
-        del file["surrogate/residual"]
-        file.attrs["format_version"] = 1
-    read = mmf.load_model(tmp_path / "m.h5").state
-    np.testing.assert_allclose(read.surrogate.residual, state.surrogate.residual, atol=1e-6)
-    assert jax.tree.structure(read) == jax.tree.structure(state)
+@pytest.mark.parametrize("name", ["full", "partial"])
+def test_files_of_version_1_are_read(name):
+    """Written by the first commit of 0.1.0, whose partial B was B itself; the numbers beside are those it had."""
+    want = json.loads((DATA / "model_version_1.json").read_text())[name]
+    solver, state, history, run = mmf.load_model(DATA / f"model_version_1_{name}_b.h5")
+    assert solver == mmf.OnlineFactorization(
+        n_components=3,
+        penalty=mmf.Lasso(0.1),
+        constraint=mmf.L2Ball(),
+        subset=mmf.UniformSubset(2.0),
+        forgetting=mmf.ScaledForgetting(8.0),
+        partial_b=name == "partial",
+        dictionary_update=mmf.BlockCoordinateDescent(block_size=16),
+    )
+    assert jax.random.key_data(state.key).tolist() == jax.random.key_data(jax.random.key(1)).tolist()
+    assert (int(state.step), int(state.n_samples)) == (want["step"], want["n"]) == (3, 12)
+    for array, of in ((state.dictionary, "dictionary"), (state.gauge, "gauge"), (state.surrogate.c, "c")):
+        np.testing.assert_array_equal(array, np.float32(want[of]))
+    c, b, dictionary = (np.float64(want[of]) for of in ("c", "b", "dictionary"))
+    if name == "full":
+        np.testing.assert_array_equal(state.surrogate.b, np.float32(b))
+        assert state.surrogate.partial is False
+    else:
+        np.testing.assert_allclose(state.surrogate.residual, b - c @ dictionary, atol=1e-6)
+        np.testing.assert_array_equal(state.surrogate.feature_counts, want["counts"])
+    assert run == {}
+    assert history[1]["objective"] == 1.5
+    assert np.isfinite(solver.update(state, X[:4, :8])[0].dictionary).all()
 
 
 @pytest.mark.parametrize(

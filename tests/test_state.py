@@ -1,4 +1,4 @@
-"""The arrays of a state: each is written to a model file, read back, and permuted if it has the axis of the features."""
+"""The arrays of a state: each is written to a model file, read back, and permuted if it has an axis of features."""
 
 from typing import Annotated, NamedTuple
 
@@ -45,7 +45,7 @@ def test_every_array_is_written_and_read_back(name, tmp_path):
         file.visititems(lambda at, item: written.append(item[...]) if isinstance(item, h5py.Dataset) else None)
         key = file["key"][...]
     np.testing.assert_array_equal(key, jax.random.key_data(state.key))
-    described = lambda found: sorted((a.dtype.str, a.shape, a.tobytes()) for a in found)  # noqa: E731
+    described = lambda found: sorted((a.dtype.str, a.shape, a.tobytes()) for a in found)
     assert described(written) == described([*arrays(state).values(), key])
     read = mmf.load_model(tmp_path / "m.h5", solver=solver).state
     assert jax.tree.structure(read) == jax.tree.structure(state)
