@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import json
 import os
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 import jax_mmf as mmf
 
+DATA = Path(__file__).parent / "data"
 X = np.random.default_rng(0).standard_normal((12, 32)).astype("float32")
 
 
@@ -93,19 +95,34 @@ def test_arrays_of_every_dtype_come_back(k, partial_b, dtype, tmp_path):
     assert model.history == []
 
 
-def test_partial_b_of_version_1_is_read(tmp_path):
-    """Files of 0.1.0 held B; its residuals are those at the dictionary in the file."""
-    solver = make(partial_b=True)
-    state = stepped(solver)
-    mmf.save_model(tmp_path / "m.h5", solver, state)
-    with h5py.File(tmp_path / "m.h5", "a") as file:
-        c, dictionary = file["surrogate/c"][...], file["dictionary"][...]
-        file["surrogate/b"] = file["surrogate/residual"][...] + c @ dictionary
-        del file["surrogate/residual"]
-        file.attrs["format_version"] = 1
-    read = mmf.load_model(tmp_path / "m.h5").state
-    np.testing.assert_allclose(read.surrogate.residual, state.surrogate.residual, atol=1e-6)
-    assert jax.tree.structure(read) == jax.tree.structure(state)
+@pytest.mark.parametrize("name", ["full", "partial"])
+def test_files_of_version_1_are_read(name):
+    """Written by the first commit of 0.1.0, whose partial B was B itself; the numbers beside are those it had."""
+    want = json.loads((DATA / "model_version_1.json").read_text())[name]
+    solver, state, history, run = mmf.load_model(DATA / f"model_version_1_{name}_b.h5")
+    assert solver == mmf.OnlineFactorization(
+        n_components=3,
+        penalty=mmf.Lasso(0.1),
+        constraint=mmf.L2Ball(),
+        subset=mmf.UniformSubset(2.0),
+        forgetting=mmf.ScaledForgetting(8.0),
+        partial_b=name == "partial",
+        dictionary_update=mmf.BlockCoordinateDescent(block_size=16),
+    )
+    assert jax.random.key_data(state.key).tolist() == jax.random.key_data(jax.random.key(1)).tolist()
+    assert (int(state.step), int(state.n_samples)) == (want["step"], want["n"]) == (3, 12)
+    for array, of in ((state.dictionary, "dictionary"), (state.gauge, "gauge"), (state.surrogate.c, "c")):
+        np.testing.assert_array_equal(array, np.float32(want[of]))
+    c, b, dictionary = (np.float64(want[of]) for of in ("c", "b", "dictionary"))
+    if name == "full":
+        np.testing.assert_array_equal(state.surrogate.b, np.float32(b))
+        assert state.surrogate.partial is False
+    else:
+        np.testing.assert_allclose(state.surrogate.residual, b - c @ dictionary, atol=1e-6)
+        np.testing.assert_array_equal(state.surrogate.feature_counts, want["counts"])
+    assert run == {}
+    assert history[1]["objective"] == 1.5
+    assert np.isfinite(solver.update(state, X[:4, :8])[0].dictionary).all()
 
 
 @pytest.mark.parametrize(
@@ -474,11 +491,98 @@ def test_new_files_have_the_rights_of_any_new_file(tmp_path):
 
 # Classes of the user's own
 
+OWN = """
+import dataclasses
+import jax, jax.numpy as jnp
+import jax_mmf as mmf
+
+
+@mmf.register_configuration(name="own.GroupRidge")
+@dataclasses.dataclass(frozen=True)
+class GroupRidge:
+    alpha: jax.Array  # one per group
+    groups: tuple = dataclasses.field(metadata={"static": True})  # of the atoms
+    total: float = dataclasses.field(init=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "total", 2.0)
+
+    l1, nonneg = 0.0, False
+
+    @property
+    def l2(self):
+        return jnp.asarray(self.alpha)[jnp.asarray(self.groups)]
+
+
+@mmf.register_configuration(name="own.Ball")
+@dataclasses.dataclass(frozen=True)
+class Ball(mmf.L2Ball):
+    label: str = dataclasses.field(default="b", metadata={"static": True})
+
+
+@mmf.register_configuration(name="own.Halves", static=True)
+@dataclasses.dataclass(frozen=True)
+class Halves:
+    share: float = 0.5
+
+    def weight(self, n_before, batch_size):
+        return jnp.where(n_before > 0, self.share, 1.0)
+"""
+AGAIN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+if sys.argv[2] == "import":
+    import own_parts
+import numpy as np
+import jax_mmf as mmf
+model = mmf.load_model(sys.argv[1] + "/m.h5")
+print(model.solver)
+np.save(sys.argv[1] + "/d.npy", model.solver.update(model.state, np.load(sys.argv[1] + "/x.npy"))[0].dictionary)
+"""
+
+
+def test_registered_classes_of_the_users_own_come_back_here_and_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "own_parts.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    own = importlib.import_module("own_parts")
+    penalty = own.GroupRidge(jnp.array([0.1, 0.5]), (0, 0, 1, 1))
+    solver = make(penalty=penalty, constraint=own.Ball(2.0, label="é"), forgetting=own.Halves(0.25))
+    state = stepped(solver)
+    mmf.save_model(tmp_path / "m.h5", solver, state)
+    model = mmf.load_model(tmp_path / "m.h5")
+    np.testing.assert_array_equal(np.float32(model.solver.penalty.alpha), penalty.alpha)
+    assert model.solver.penalty.groups == penalty.groups
+    assert model.solver.constraint == solver.constraint
+    assert model.solver.forgetting == solver.forgetting
+    assert [type(getattr(model.solver, n)) for n in ("penalty", "constraint", "forgetting")] == [
+        own.GroupRidge,
+        own.Ball,
+        own.Halves,
+    ]
+    want = solver.update(state, X)[0].dictionary
+    np.testing.assert_array_equal(model.solver.update(model.state, X)[0].dictionary, want)
+
+    np.save(tmp_path / "x.npy", X)
+    command = [sys.executable, "-c", AGAIN, str(tmp_path)]
+    done = subprocess.run([*command, "import"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "GroupRidge(" in done.stdout
+    np.testing.assert_array_equal(np.load(tmp_path / "d.npy"), want)
+    unknown = subprocess.run([*command, "no import"], capture_output=True, text=True, check=False)
+    assert unknown.returncode == 1
+    assert "'own.GroupRidge', and no class is registered under this name: import the module" in unknown.stderr
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Lasso(mmf.Lasso):
     """Of the same name as that of the library."""
+
+
+@mmf.register_configuration
+@dataclasses.dataclass(frozen=True)
+class Nameless(mmf.PowerForgetting):
+    """Registered, but without a name in files."""
 
 
 class Plain:
@@ -488,10 +592,28 @@ class Plain:
         return jnp.asarray(0.5)
 
 
-@pytest.mark.parametrize(("options", "name"), [({"penalty": Lasso(0.1)}, "Lasso"), ({"forgetting": Plain()}, "Plain")])
-def test_classes_of_the_users_own_are_refused_by_name(options, name, tmp_path):
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"penalty": Lasso(0.1)}, "Lasso"),
+        ({"forgetting": Nameless()}, "Nameless"),
+        ({"forgetting": Plain()}, "Plain"),
+    ],
+)
+def test_classes_without_a_name_are_refused_with_what_to_do(options, name, tmp_path):
     path = written(tmp_path / "m.h5")
     content = path.read_bytes()
-    with pytest.raises(TypeError, match=f"model file can't hold {name}"):
+    with pytest.raises(
+        TypeError, match=rf'model file can\'t hold {name}.*register_configuration\(name="mylab.{name}"\)'
+    ):
         mmf.save_model(path, make(**options), stepped(make()))
     assert_intact(path, content)
+
+
+def test_a_relative_alpha_is_not_saved_before_it_is_a_number(tmp_path):
+    solver = make(penalty=mmf.Lasso(mmf.RelativeAlpha(0.1)))
+    result = mmf.fit(solver, X, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"result\.solver"):
+        mmf.save_model(tmp_path / "m.h5", solver, result.state)
+    mmf.save_model(tmp_path / "m.h5", result.solver, result.state)
+    np.testing.assert_allclose(mmf.load_model(tmp_path / "m.h5").solver.penalty.alpha, result.solver.penalty.alpha)

@@ -9,6 +9,7 @@ import pytest
 
 import jax_mmf as mmf
 from jax_mmf.core.pytrees import register_configuration
+from jax_mmf.io import build, describe
 
 SOLVER = mmf.OnlineFactorization(n_components=3)
 
@@ -41,6 +42,50 @@ def test_constructors_run_where_users_build_and_nowhere_else():
     copied = jax.tree.map(lambda leaf: leaf + 1, built)
     assert calls == [1.5]
     assert (copied.value, copied.doubled, copied.name) == (2.5, 4.0, "b")
+
+
+def test_a_name_belongs_to_one_class():
+    with pytest.raises(ValueError, match=r"'Lasso', which is that of jax_mmf\.penalties\.Lasso.*'mylab\.Other'"):
+
+        @register_configuration(name="Lasso")
+        @dataclass(frozen=True)
+        class Other:
+            alpha: float
+
+    with pytest.raises(TypeError, match="name must be a text"):
+        register_configuration(name=3)(dataclass(frozen=True)(type("Odd", (), {})))
+
+
+def test_a_class_that_is_defined_again_takes_the_place_of_the_one_before():
+    """As in a notebook, whose cells run again."""
+
+    def cell(default):
+        @register_configuration(name="tests.Cell")
+        @dataclass(frozen=True)
+        class Cell:
+            rate: float = default
+
+        return Cell
+
+    old, new = cell(0.1), cell(0.2)
+    assert old is not new
+    assert build(describe(old())) == new(0.1)
+    assert build({"class": "tests.Cell"}) == new(0.2)
+
+
+def test_static_classes_are_compiled_in_and_traced_once_for_equal_values():
+    traced = []
+
+    @jax.jit
+    def value(part):
+        traced.append(part)
+        return part.n_steps + 0
+
+    assert [int(value(mmf.ProjectedGradient(n))) for n in (1, 1, 2)] == [1, 1, 2]
+    assert [part.n_steps for part in traced] == [1, 2]
+    assert jax.tree.leaves(mmf.BlockSubset(2.0)) == []
+    assert jax.tree.structure(mmf.BlockSubset(2.0)) != jax.tree.structure(mmf.BlockSubset(3.0))
+    assert jax.tree.structure(mmf.RandomSamples()) != jax.tree.structure(mmf.KMeansPlusPlus())
 
 
 def test_solver_is_batched_over_a_part():

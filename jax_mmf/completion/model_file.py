@@ -10,19 +10,15 @@ import jax
 import numpy as np
 
 from jax_mmf.completion.bpr import BPR, BPRState
-from jax_mmf.completion.explicit import ExplicitALS
 from jax_mmf.completion.fitted import EpochRecord, Fitted, make_fitted
-from jax_mmf.completion.implicit import ImplicitALS
 from jax_mmf.completion.labels import Labels
 from jax_mmf.completion.model import Model
-from jax_mmf.completion.online import ExplicitOnline
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.io import CLASSES, build, describe, hdf5_written_aside, read_array, write_array
+from jax_mmf.io import build, describe, hdf5_written_aside, read_array, write_array
 from jax_mmf.typing import HostArray
 
 _FORMAT = "jax-mmf ratings model"
 _FORMAT_VERSION = 1
-_CLASSES: dict[str, type[Any]] = CLASSES | {c.__name__: c for c in (ExplicitALS, ExplicitOnline, ImplicitALS, BPR)}
 _COLUMNS = ("users", "items", "values", "weights", "timestamps")
 
 
@@ -35,7 +31,8 @@ def save_model(path: str | Path, model: Fitted) -> None:
 
     Raises:
       ValueError: if the path has another ending.
-      TypeError: if ids are neither whole numbers nor text, or the configuration is not a class of this library.
+      TypeError: if ids are neither whole numbers nor text, or the configuration is of a custom class that is registered
+        without a name: see `jax_mmf.register_configuration`.
       OSError: if the file can't be written.
     """
     with hdf5_written_aside(path) as file:
@@ -58,7 +55,8 @@ def load_model(path: str | Path, *, model: Model | None = None) -> Fitted:
 
     Args:
       path: of the file.
-      model: the configuration, needed if it has an optax optimiser or custom classes; by default that of the file.
+      model: the configuration, needed if it has an optax optimiser; by default that of the file. Import the modules of
+        custom classes first.
 
     Returns:
       the model, as `fit` returned it, which `update` can train further.
@@ -84,7 +82,9 @@ def _read(file: h5py.File, model: Model | None) -> Fitted:
         raise ValueError("it is an HDF5 file, but not a model of ratings written by jax-mmf")
     if file.attrs["format_version"] > _FORMAT_VERSION:
         raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that version or newer")
-    model = build(json.loads(file.attrs["model"]), _CLASSES) if model is None else model
+    model = build(json.loads(file.attrs["model"])) if model is None else model
+    if not isinstance(model, Model):
+        raise TypeError(f"its model is a {type(model).__name__}, which is not a model of ratings")
     labels = [Labels(_read_ids(file, name)) for name in ("user_ids", "item_ids")]
     columns = [_read_column(file, f"ratings/{name}") for name in _COLUMNS]
     ratings = Ratings(*labels, *columns)  # type: ignore[arg-type]
@@ -101,7 +101,7 @@ def _read(file: h5py.File, model: Model | None) -> Fitted:
 def _described(model: Model) -> Any:
     if isinstance(model, BPR):
         return {"class": "BPR", **{n: describe(getattr(model, n)) for n in ("n_components", "alpha", "batch_size")}}
-    return describe(model, _CLASSES)
+    return describe(model)
 
 
 def _kept(state: Any) -> Any:

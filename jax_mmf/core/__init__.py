@@ -18,7 +18,13 @@ from jax_mmf.core.linalg import (
 )
 from jax_mmf.core.padding import aligned_empty, filled_up
 from jax_mmf.core.projection import nearest
-from jax_mmf.core.pytrees import register_configuration, short, short_fields
+from jax_mmf.core.pytrees import (
+    configuration_name,
+    configuration_named,
+    register_configuration,
+    short,
+    short_fields,
+)
 from jax_mmf.core.random import host_generator, is_typed_key
 from jax_mmf.core.user_warnings import warn, warn_of_blas_threads
 from jax_mmf.core.validation import (
@@ -52,6 +58,8 @@ __all__ = [
     "cholesky",
     "cholesky_shifted",
     "computing_dtype",
+    "configuration_name",
+    "configuration_named",
     "describe",
     "enable_compilation_cache",
     "feature_names",

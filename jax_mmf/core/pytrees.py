@@ -1,16 +1,22 @@
 """Configuration classes as pytrees, and short texts of what holds arrays."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, overload
 
 import jax
 import numpy as np
 
 T = TypeVar("T")
 
+_named: dict[str, type[Any]] = {}  # classes of configurations, by the name that model files know them under
 
-def register_configuration(cls: type[T]) -> type[T]:
+
+@overload
+def register_configuration(cls: type[T]) -> type[T]: ...
+@overload
+def register_configuration(*, name: str | None = None, static: bool = False) -> Callable[[type[T]], type[T]]: ...
+def register_configuration(cls: Any = None, *, name: str | None = None, static: bool = False) -> Any:
     """Class decorator: a frozen dataclass becomes a pytree; fields with metadata ``static`` are part of its structure.
 
     As `jax.tree_util.register_dataclass`, with one difference. Its structures compare equal for different classes whose
@@ -22,17 +28,45 @@ def register_configuration(cls: type[T]) -> type[T]:
 
     Args:
       cls: a dataclass whose fields are all there is in it.
+      name: the name that model files know the class under, such as ``"mylab.GroupLasso"``; without one, a file can't
+        hold the class. A program that loads such a file imports the module of the class first. Classes of jax_mmf
+        go by the name of the class.
+      static: whether all fields are part of the structure.
 
     Returns:
-      the class.
+      the class; or, without one, a decorator with these options.
+
+    Raises:
+      ValueError: if the name is that of another class. A class that is defined again, as in a notebook, takes the place
+        of the one before.
+      TypeError: if the name is not a text.
+
+    Example:
+      >>> import dataclasses, jax_mmf as mmf
+      >>> @mmf.register_configuration(name="mylab.Plain")
+      ... @dataclasses.dataclass(frozen=True)
+      ... class Plain:
+      ...     rate: float = 0.5
+      >>> jax.tree.leaves(Plain())
+      [0.5]
     """
+    if cls is None:
+        return lambda cls: _register(cls, name, static)
+    return _register(cls, name, static)
+
+
+def _register(cls: type[T], name: str | None, static: bool) -> type[T]:
     fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-    static = tuple(f.name for f in fields if f.metadata.get("static"))
-    leaves = tuple(f.name for f in fields if not f.metadata.get("static"))
+    if name is None and cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
+        name = cls.__name__
+    if name is not None:
+        _give_name(cls, name)
+    fixed = tuple(f.name for f in fields if static or f.metadata.get("static"))
+    leaves = tuple(f.name for f in fields if f.name not in fixed)
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in leaves)
 
     def structure(value: Any) -> tuple[type[T], tuple[Any, ...]]:
-        return cls, tuple(getattr(value, name) for name in static)
+        return cls, tuple(getattr(value, name) for name in fixed)
 
     def flatten(value: Any) -> tuple[tuple[Any, ...], Any]:
         return tuple(getattr(value, name) for name in leaves), structure(value)
@@ -43,12 +77,39 @@ def register_configuration(cls: type[T]) -> type[T]:
 
     def unflatten(kind: Any, children: Any) -> T:
         value = object.__new__(cls)
-        for name, part in (*zip(static, kind[1], strict=True), *zip(leaves, children, strict=True)):
+        for name, part in (*zip(fixed, kind[1], strict=True), *zip(leaves, children, strict=True)):
             object.__setattr__(value, name, part)  # the class is frozen
         return value
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+def _give_name(cls: type[Any], name: Any) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a text such as 'mylab.GroupLasso', got {name!r}")
+    other = _named.get(name)
+    if other is not None and not _is_same(other, cls):
+        raise ValueError(
+            f"name must be another than {name!r}, which is that of {other.__module__}.{other.__qualname__}; put the "
+            f"name of your package before it, as in 'mylab.{cls.__name__}'"
+        )
+    _named[name] = cls
+
+
+def _is_same(one: type[Any], other: type[Any]) -> bool:
+    """Whether classes are one, or one of them is the other defined again."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
+
+
+def configuration_name(cls: type[Any]) -> str | None:
+    """The name of a registered class in model files, or None if it has none."""
+    return next((name for name, known in _named.items() if _is_same(known, cls)), None)
+
+
+def configuration_named(name: str) -> type[Any] | None:
+    """The registered class of a name in model files, or None if there is none."""
+    return _named.get(name)
 
 
 class _Short:

@@ -5,7 +5,6 @@ from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import MatrixSource
 from jax_mmf.io.model_file import (
-    CLASSES,
     Checkpoint,
     Model,
     build,
@@ -20,7 +19,6 @@ from jax_mmf.io.permutation import FeaturePermutation, write_permuted
 from jax_mmf.io.sources import ArraySource, BatchSource, RawSource, SlicedSource, Source, SparseSource, as_source
 
 __all__ = [
-    "CLASSES",
     "HDF5_ENDINGS",
     "ArraySource",
     "BatchSource",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -14,56 +14,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf import constraints, penalties
-from jax_mmf.codes import proximal
-from jax_mmf.codes import solvers as code_solvers
-from jax_mmf.core import check_count, check_process, check_shape, is_typed_key, matmul
-from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, hdf5_written_aside
-from jax_mmf.learning import (
-    OnlineFactorization,
-    State,
-    Surrogate,
-    dictionary_update,
-    forgetting,
-    initialization,
-    statistics,
-    subsampling,
+from jax_mmf.core import (
+    check_count,
+    check_process,
+    check_shape,
+    configuration_name,
+    configuration_named,
+    is_typed_key,
+    matmul,
 )
+from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, hdf5_written_aside
+from jax_mmf.learning import GradientUpdate, OnlineFactorization, State, map_arrays
+from jax_mmf.penalties import has_relative_alpha
 from jax_mmf.typing import Array
 
 _FORMAT = "jax-mmf model"
 _FORMAT_VERSION = 2
-_PARTS = (
-    penalties.Ridge,
-    penalties.Lasso,
-    penalties.ElasticNet,
-    constraints.L1Ball,
-    constraints.L2Ball,
-    constraints.ElasticNetBall,
-    constraints.Simplex,
-    subsampling.FullSubset,
-    subsampling.UniformSubset,
-    subsampling.BlockSubset,
-    forgetting.PowerForgetting,
-    forgetting.ScaledForgetting,
-    forgetting.ConstantForgetting,
-    statistics.MaskedStatistics,
-    statistics.FullStatistics,
-    statistics.AveragedStatistics,
-    dictionary_update.BlockCoordinateDescent,
-    dictionary_update.ProjectedGradient,
-    code_solvers.Cholesky,
-    code_solvers.CoordinateDescent,
-    proximal.FISTA,
-    code_solvers.ActiveSet,
-    proximal.UnrolledFISTA,
-    initialization.RandomSamples,
-    initialization.RandomizedSVD,
-    initialization.KMeansPlusPlus,
-    OnlineFactorization,
-)
-CLASSES: dict[str, type[Any]] = {part.__name__: part for part in _PARTS}
-"""What a description of a configuration may be made of, by name."""
 
 
 class Model(NamedTuple):
@@ -95,18 +61,21 @@ def save_model(
 
     Args:
       path: of the file, .h5 or .hdf5, which is replaced if it exists.
-      solver: made of the classes of this library. (Of a `GradientUpdate` the optimiser is not written.)
+      solver: made of the classes of this library, and of your own that are registered with a name, see
+        `jax_mmf.register_configuration`. (Of a `GradientUpdate` the optimiser is not written.)
       state: of the solver.
       history: of the run, as plain dictionaries.
       run: arguments of `jax_mmf.fit` with which the run can go on, such as ``{"batch_size": 128, "held_out": 0.05}``:
         numbers, text, booleans or None by name.
 
     Raises:
-      TypeError: if a part of the solver is a class of the user's own, or an argument in ``run`` is an array, which a
-        file can't hold.
-      ValueError: if the path has another ending.
+      TypeError: if a part of the solver is of a class of your own without a name, or an argument in ``run`` is an
+        array, which a file can't hold.
+      ValueError: if the path has another ending, or alpha is a `RelativeAlpha`, whose value the solver does not know.
       OSError: if the file can't be written.
     """
+    if has_relative_alpha(solver.penalty):
+        raise ValueError("solver has a RelativeAlpha, whose value the run has found: save its solver, result.solver")
     configuration = json.dumps(describe(solver))
     arguments = json.dumps({name: _plain(name, value) for name, value in (run or {}).items()})
     with hdf5_written_aside(path) as file:
@@ -119,12 +88,7 @@ def save_model(
         typed = is_typed_key(state.key)
         file["key"] = np.asarray(jax.random.key_data(state.key) if typed else state.key)
         file["key"].attrs["implementation"] = str(jax.random.key_impl(state.key)) if typed else "raw"
-        for name in ("step", "n_samples", "dictionary", "gauge", "gram"):
-            write_array(file, name, getattr(state, name))
-        for name in Surrogate._fields:
-            write_array(file, f"surrogate/{name}", getattr(state.surrogate, name))
-        for index, leaf in enumerate(jax.tree.leaves(state.update_state)):
-            write_array(file, f"update_state/{index}", leaf)
+        map_arrays(lambda name, _, array: write_array(file, name, array), state)
 
 
 def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -> Model:
@@ -132,15 +96,17 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
 
     Args:
       path: of the file.
-      solver: instead of the one in the file, for models whose solver a file can't hold.
+      solver: instead of the one in the file, for models whose solver a file can't hold. Without it, the modules of
+        classes of your own must be imported first.
 
     Returns:
       the model, from which `jax_mmf.fit` can go on: ``fit(model.solver, data, state=model.state, **model.run)``.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is no model file, is damaged, of a newer format, holds arrays that do not fit its solver or
-        numbers that are not finite, or holds float64 numbers and JAX is not set to them.
+      ValueError: if it is no model file, is damaged, of a newer format, has a part of a class that is not registered,
+        holds arrays that do not fit its solver or numbers that are not finite, or holds float64 numbers and JAX is not
+        set to them.
     """
     check_process()
     path = Path(path)
@@ -242,106 +208,81 @@ def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
 
 
 def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
-    def get(name: str) -> Any:
-        return read_array(file, name)
-
     implementation = file["key"].attrs["implementation"]
-    key = get("key")
+    key = read_array(file, "key")
     if implementation != "raw":
         key = jax.random.wrap_key_data(key, impl=implementation)
     jax.eval_shape(jax.random.bits, key)  # raises unless it is a key
-    dictionary = get("dictionary")
-    # The rest is checked against this one.
+    dictionary = read_array(file, "dictionary")
     check_shape("dictionary", dictionary, (solver.n_components, None), "(n_components, n_features)")
     if not jnp.issubdtype(dictionary.dtype, jnp.floating):
         raise ValueError(f"its dictionary must hold real numbers, got {dictionary.dtype}")
-    like = jax.eval_shape(solver.dictionary_update.init, dictionary)
-    leaves = [get(f"update_state/{index}") for index in range(len(jax.tree.leaves(like)))]
-    state = State(
-        key=key,
-        step=get("step"),
-        n_samples=get("n_samples"),
-        dictionary=dictionary,
-        surrogate=_read_surrogate(get, solver, dictionary, int(file.attrs["format_version"])),
-        gauge=get("gauge"),
-        gram=get("gram") if solver.statistics.needs_gram else None,
-        update_state=jax.tree.unflatten(jax.tree.structure(like), leaves),
-    )
-    _check_state(state, like)
-    return state
 
-
-def _check_state(state: State, update_state: Any) -> None:
-    """Raise unless all that a state holds fits its dictionary, and is finite; ``update_state`` as it should be."""
-    (k, p), dtype = state.dictionary.shape, state.dictionary.dtype
-    surrogate = state.surrogate
-    arrays = {
-        "dictionary": (state.dictionary, (k, p), dtype),
-        "gauge": (state.gauge, (k,), dtype),
-        "gram": (state.gram, (k, k), dtype),
-        "surrogate/c": (surrogate.c, (k, k), dtype),
-        "surrogate/b": (surrogate.b, (k, p), dtype),
-        "surrogate/residual": (surrogate.residual, (k, p), dtype),
-        "surrogate/feature_counts": (surrogate.feature_counts, (p,), jnp.int32),
-        "step": (state.step, (), jnp.int32),
-        "n_samples": (state.n_samples, (), jnp.int32),
-    }
-    leaves = zip(jax.tree.leaves(state.update_state), jax.tree.leaves(update_state), strict=True)
-    arrays |= {f"update_state/{index}": (got, like.shape, like.dtype) for index, (got, like) in enumerate(leaves)}
-    for name, (array, shape, wanted) in arrays.items():
-        if array is None:
-            continue
-        if array.shape != shape or array.dtype != wanted:
-            raise ValueError(f"its {name} must be {wanted}{list(shape)}, got {array.dtype}{list(array.shape)}")
+    def read(name: str, axes: str | None, like: jax.ShapeDtypeStruct) -> Array:
+        if name == "surrogate/residual" and file.attrs["format_version"] == 1:  # which held the partial B itself
+            array = read_array(file, "surrogate/b") - matmul(read_array(file, "surrogate/c"), dictionary)
+        else:
+            array = read_array(file, name)
+        if array.shape != like.shape or array.dtype != like.dtype:
+            raise ValueError(f"its {name} must be {like.dtype}{list(like.shape)}, got {array.dtype}{list(array.shape)}")
         if not bool(jnp.isfinite(array).all()):
             raise ValueError(f"its {name} holds NaN or infinity")
+        return array
+
+    # The first state from this dictionary has the arrays of every other one.
+    like = jax.eval_shape(lambda dictionary: solver.init(key, dictionary=dictionary), dictionary)
+    state = map_arrays(read, like)._replace(key=key)
     for name, count in {"step": state.step, "n_samples": state.n_samples}.items():
         if int(count) < 0:
             raise ValueError(f"its {name} must not be negative, got {int(count)}")
+    return state
 
 
-def _read_surrogate(
-    get: Callable[[str], Any], solver: OnlineFactorization, dictionary: Array, format_version: int
-) -> Surrogate:
-    c = get("surrogate/c")
-    if not solver.partial_b:
-        return Surrogate(c, get("surrogate/b"), None, None)
-    # Version 1 held the partial B itself.
-    before = format_version == 1
-    residual = get("surrogate/b") - matmul(c, dictionary) if before else get("surrogate/residual")
-    return Surrogate(c, None, residual, get("surrogate/feature_counts"))
+def describe(value: Any) -> Any:
+    """JSON of a configuration: ``{"class": name, field: value, ...}`` for objects, plain values for the rest.
 
-
-def describe(value: Any, classes: Mapping[str, type[Any]] = CLASSES) -> Any:
-    """JSON of a configuration: ``{"class": name, field: value, ...}`` for objects, plain values for the rest."""
-    if isinstance(value, dictionary_update.GradientUpdate):
+    Raises:
+      TypeError: for objects of classes without a name, see `jax_mmf.register_configuration`.
+    """
+    if isinstance(value, GradientUpdate):
         return {"class": "GradientUpdate"}
-    if dataclasses.is_dataclass(value):
-        name = type(value).__name__
-        if classes.get(name) is not type(value):
-            raise TypeError(
-                f"a model file can't hold {name}, which is not a class of jax_mmf; save state.dictionary by itself"
-            )
-        return {"class": name} | {f.name: describe(getattr(value, f.name), classes) for f in dataclasses.fields(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if not isinstance(value, np.ndarray | np.generic | jax.Array):
+    if type(value) is tuple:
+        return {"class": "tuple", "items": [describe(item) for item in value]}
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        array = np.asarray(value)
+        return (array if array.dtype.kind in "biu" else array.astype(float)).tolist()
+    name = configuration_name(type(value))
+    if name is None:
+        kind = type(value).__name__
         raise TypeError(
-            f"a model file can't hold {type(value).__name__}, which is not a class of jax_mmf; save state.dictionary"
+            f"a model file can't hold {kind}, a class without a name in files: register it as "
+            f'jax_mmf.register_configuration(name="mylab.{kind}"), or save state.dictionary by itself'
         )
-    array = np.asarray(value)
-    return (array if array.dtype.kind in "biu" else array.astype(float)).tolist()
+    return {"class": name} | {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
 
 
-def build(description: Any, classes: Mapping[str, type[Any]] = CLASSES) -> Any:
-    """The configuration that `describe` described."""
-    if isinstance(description, dict):
-        name = description["class"]
-        if name == "GradientUpdate":
-            raise ValueError("the model learned with an optax optimiser, which a file can't hold; give solver=")
-        if name not in classes:
-            raise ValueError(f"the model has a part {name!r} that this version of jax-mmf does not know")
-        if classes[name] is OnlineFactorization and not {"penalty", "constraint"} <= description.keys():
-            raise ValueError("the solver in the model lacks its penalty or its constraint")  # defaults may be others
-        return classes[name](**{k: build(v, classes) for k, v in description.items() if k != "class"})
-    return np.asarray(description) if isinstance(description, list) else description
+def build(description: Any) -> Any:
+    """The configuration that `describe` described.
+
+    Raises:
+      ValueError: for a class that is not registered, and a `GradientUpdate`, which a file does not hold.
+      TypeError: for fields that are not those of the class.
+    """
+    if not isinstance(description, dict):
+        return np.asarray(description) if isinstance(description, list) else description
+    name, values = description["class"], {k: build(v) for k, v in description.items() if k != "class"}
+    if name == "GradientUpdate":
+        raise ValueError("the model learned with an optax optimiser, which a file can't hold; give solver=")
+    if name == "tuple":
+        return tuple(build(item) for item in description["items"])
+    cls = configuration_named(name)
+    if cls is None:
+        raise ValueError(
+            f"it has a part {name!r}, and no class is registered under this name: import the module that does so, "
+            f'with jax_mmf.register_configuration(name="{name}")'
+        )
+    if cls is OnlineFactorization and not {"penalty", "constraint"} <= values.keys():
+        raise ValueError("the solver in the model lacks its penalty or its constraint")  # defaults may be others
+    return cls(**values)

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.core import check_count, check_real_dtype, host_generator
 from jax_mmf.io.atomic import hdf5_written_aside
 from jax_mmf.io.sources import BatchSource, as_source
-from jax_mmf.learning import State, Surrogate
+from jax_mmf.learning import State, map_arrays
 from jax_mmf.typing import HostArray, Key
 
 _ROWS = 1024  # of a matrix that are copied at a time
@@ -51,14 +51,10 @@ class FeaturePermutation:
 
     def apply_to_state(self, state: State) -> State:
         """Permute everything in a solver's state that has features: the same run, on permuted data."""
-        columns = lambda array: array[..., self.order]  # noqa: E731
-        shape = state.dictionary.shape
-        c, *of_features = state.surrogate
-        return state._replace(
-            dictionary=columns(state.dictionary),
-            surrogate=Surrogate(c, *jax.tree.map(columns, of_features)),
-            update_state=jax.tree.map(lambda a: columns(a) if np.shape(a) == shape else a, state.update_state),
-        )
+        return map_arrays(lambda _, axes, array: self._columns(axes, array), state)
+
+    def _columns(self, axes: str | None, array: Any) -> Any:
+        return jnp.take(array, self.order, axis=axes.index("p")) if axes is not None and "p" in axes else array
 
 
 def write_permuted(

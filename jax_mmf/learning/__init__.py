@@ -11,7 +11,7 @@ from jax_mmf.learning.forgetting import ConstantForgetting, Forgetting, PowerFor
 from jax_mmf.learning.initialization import Initialization, KMeansPlusPlus, RandomizedSVD, RandomSamples
 from jax_mmf.learning.online import OnlineFactorization
 from jax_mmf.learning.presets import default_solver
-from jax_mmf.learning.state import Info, State
+from jax_mmf.learning.state import Info, State, map_arrays
 from jax_mmf.learning.statistics import (
     AveragedStatistics,
     FullStatistics,
@@ -57,6 +57,7 @@ __all__ = [
     "default_solver",
     "draw_subset",
     "fill",
+    "map_arrays",
     "of_samples",
     "step_partial",
     "step_whole",

@@ -12,7 +12,16 @@ import optax
 from jax import lax
 
 from jax_mmf.constraints import Constraint
-from jax_mmf.core import check_choice, check_count, check_methods, in_tiles, largest_eigenvalue, map_rows, matmul
+from jax_mmf.core import (
+    check_choice,
+    check_count,
+    check_methods,
+    in_tiles,
+    largest_eigenvalue,
+    map_rows,
+    matmul,
+    register_configuration,
+)
 from jax_mmf.learning.subsampling import Subset
 from jax_mmf.learning.surrogate import BatchMoments
 from jax_mmf.typing import Array, Key
@@ -53,6 +62,7 @@ class DictionaryUpdate(Protocol):
         """Return new atoms ``(k, s)``, each within its budget, and the new state."""
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class BlockCoordinateDescent:
     """Exact minimisation of the surrogate over one atom after another, then projection ([JMLR10], algorithm 2)::
@@ -128,6 +138,7 @@ class BlockCoordinateDescent:
         return lax.fori_loop(0, self.n_sweeps, sweep, atoms), state
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class ProjectedGradient:
     """Projected gradient steps on the surrogate, for all atoms together::
@@ -193,6 +204,7 @@ class ProjectedGradient:
         return new, state
 
 
+@register_configuration
 @dataclass(frozen=True)
 class GradientUpdate:
     """Any optax transformation of the gradient ``(C D - B)`` of the current mini-batch alone, then projection.
@@ -235,10 +247,6 @@ class GradientUpdate:
         project = lambda atom, budget: _project(constraint, atom, budget, subset)  # noqa: E731
         state = jax.tree.map(lambda old, new: subset.scatter(old, new) if like_dictionary(old) else new, state, part)
         return map_rows(project, subset.drop_invalid(moved), problem.budget), state
-
-
-for _class in (BlockCoordinateDescent, ProjectedGradient, GradientUpdate):
-    jax.tree_util.register_static(_class)
 
 
 def _used(c: Array) -> Array:

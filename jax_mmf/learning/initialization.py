@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_mmf.core import check_count, matmul
+from jax_mmf.core import check_count, matmul, register_configuration
 from jax_mmf.typing import Array, Key
 
 
@@ -23,6 +23,7 @@ class Initialization(Protocol):
         """Return directions ``(k, p)`` from samples ``(m, p)`` with ``m >= k``."""
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class RandomSamples:
     """Distinct random samples; samples of zeros are chosen last."""
@@ -33,6 +34,7 @@ class RandomSamples:
         return samples[lax.top_k(priority, n_components)[1]]
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class RandomizedSVD:
     """Leading right singular vectors, by random projection and power iteration (Halko, Martinsson, Tropp 2011).
@@ -71,6 +73,7 @@ class RandomizedSVD:
         return jnp.where(usable[:, None], kept, fill)
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class KMeansPlusPlus:
     """Samples of different directions, drawn one after another as in k-means++ (Arthur and Vassilvitskii 2007).
@@ -102,7 +105,3 @@ def _scaled(samples: Array, size: Array) -> Array:
     """Divide samples by their size, so that squares neither vanish nor overflow; zeros stay zeros."""
     info = jnp.finfo(samples.dtype)
     return samples * (1 / jnp.clip(size, 4 * info.tiny, info.max / 4))
-
-
-for _class in (RandomSamples, RandomizedSVD, KMeansPlusPlus):
-    jax.tree_util.register_static(_class)

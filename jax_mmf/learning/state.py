@@ -1,6 +1,10 @@
-"""The state of a run, and what a step tells about itself."""
+"""The state of a run, its arrays by name, and what a step tells about itself."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, NamedTuple, get_type_hints
+
+import jax
+import jax.numpy as jnp
 
 from jax_mmf.core import short_fields
 from jax_mmf.learning.statistics import Memory
@@ -10,6 +14,8 @@ from jax_mmf.typing import Array, Key
 
 class State(NamedTuple):
     """Everything a run knows: with the data that follow, it determines the rest bit for bit.
+
+    The axes of each array stand in its annotation, k atoms and p features; `map_arrays` goes by them.
 
     States can be pickled and copied. A typed key is no NumPy array: for a tree of those, take
     ``jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))``, and `jax.random.wrap_key_data` on
@@ -27,16 +33,54 @@ class State(NamedTuple):
     """
 
     key: Key
-    step: Array
-    n_samples: Array
-    dictionary: Array
+    step: Annotated[Array, ""]
+    n_samples: Annotated[Array, ""]
+    dictionary: Annotated[Array, "kp"]
     surrogate: Surrogate
-    gauge: Array
-    gram: Array | None
+    gauge: Annotated[Array, "k"]
+    gram: Annotated[Array | None, "kk"]
     update_state: Any
 
     def __repr__(self) -> str:
         return short_fields(self, self._fields)
+
+
+def _annotated(kind: type[Any], before: str = "") -> Iterator[tuple[str, str]]:
+    """Name and axes of each array of a named tuple, and of the named tuples in it."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if hasattr(hint, "__metadata__"):
+            yield before + name, hint.__metadata__[0]
+        elif hasattr(hint, "_fields"):
+            yield from _annotated(hint, f"{before}{name}/")
+
+
+_AXES = dict(_annotated(State))
+
+
+def map_arrays(function: Callable[[str, str | None, Any], Any], state: State) -> State:
+    """A state of what a function makes of each array of a state, except of its key, which stays.
+
+    Args:
+      function: of the name of an array in files, its axes, and the array: ``("surrogate/c", "kk", c)``. Arrays of the
+        dictionary update are numbered; one with the shape of the dictionary has its axes, and those of others are None.
+      state: of arrays, or of anything with their shapes.
+
+    Returns:
+      a state.
+    """
+    named: Any = state._replace(key=None, update_state=None)  # type: ignore[arg-type]
+    shape, (leaves, structure) = jnp.shape(state.dictionary), jax.tree.flatten(state.update_state)
+
+    def visit(path: Any, array: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return function(name, _AXES[name], array)
+
+    mapped: State = jax.tree_util.tree_map_with_path(visit, named)
+    update = [
+        function(f"update_state/{index}", "kp" if jnp.shape(array) == shape else None, array)
+        for index, array in enumerate(leaves)
+    ]
+    return mapped._replace(key=state.key, update_state=jax.tree.unflatten(structure, update))
 
 
 class Info(NamedTuple):

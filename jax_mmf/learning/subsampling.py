@@ -117,6 +117,7 @@ class FeatureSubset(Protocol):
         """
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class FullSubset:
     """All features in every step: online matrix factorization as in [JMLR10]."""
@@ -136,6 +137,7 @@ class FullSubset:
         return Subset(indices=jnp.arange(n_features, dtype=jnp.int32), reduction=1.0, n_features=n_features)
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class UniformSubset:
     """Random features, drawn one by one without replacement in each step.
@@ -170,6 +172,7 @@ class UniformSubset:
         return Subset(indices=order[:size].astype(jnp.int32), reduction=n_features / size, n_features=n_features)
 
 
+@register_configuration(static=True)
 @dataclass(frozen=True)
 class BlockSubset:
     """Random blocks of contiguous features, out of about ``n_blocks * reduction`` blocks of one width.
@@ -226,10 +229,6 @@ class BlockSubset:
             width=width,
             n_features=n_features,
         )
-
-
-for _class in (FullSubset, UniformSubset, BlockSubset):
-    jax.tree_util.register_static(_class)
 
 
 def _check_reduction(reduction: float, n_features: int) -> None:

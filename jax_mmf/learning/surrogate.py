@@ -15,7 +15,7 @@ once the dictionary is right, and B is what follows from them::
 Once D_j has moved, by a step that sees j, R_j = B_j - C D_j again. With all features in every step both are the same.
 """
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -37,10 +37,10 @@ class Surrogate(NamedTuple):
         They stop together with the number of all samples, at 2^31 - 1, so that their ratio stays right.
     """
 
-    c: Array
-    b: Array | None
-    residual: Array | None
-    feature_counts: Array | None
+    c: Annotated[Array, "kk"]
+    b: Annotated[Array | None, "kp"]
+    residual: Annotated[Array | None, "kp"]
+    feature_counts: Annotated[Array | None, "p"]
 
     @property
     def partial(self) -> bool:
