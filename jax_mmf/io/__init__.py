@@ -1,25 +1,22 @@
 """Sources of samples, matrix files, permutations of features, and model files."""
 
-from jax_mmf.io.atomic import HDF5_ENDINGS, hdf5_written_aside, written_aside
+from jax_mmf.io.atomic import HDF5_ENDINGS as HDF5_ENDINGS
+from jax_mmf.io.atomic import hdf5_written_aside as hdf5_written_aside
+from jax_mmf.io.atomic import written_aside as written_aside
 from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import MatrixSource
-from jax_mmf.io.model_file import (
-    Checkpoint,
-    Model,
-    build,
-    describe,
-    load_model,
-    needs_x64,
-    read_array,
-    save_model,
-    write_array,
-)
+from jax_mmf.io.model_file import Checkpoint, Model, load_model, save_model
+from jax_mmf.io.model_file import build as build
+from jax_mmf.io.model_file import describe as describe
+from jax_mmf.io.model_file import needs_x64 as needs_x64
+from jax_mmf.io.model_file import read_array as read_array
+from jax_mmf.io.model_file import write_array as write_array
 from jax_mmf.io.permutation import FeaturePermutation, write_permuted
 from jax_mmf.io.sources import ArraySource, BatchSource, RawSource, SlicedSource, Source, SparseSource, as_source
 
+# Public. Other packages of jax_mmf import the rest from here, too.
 __all__ = [
-    "HDF5_ENDINGS",
     "ArraySource",
     "BatchSource",
     "Checkpoint",
@@ -32,15 +29,8 @@ __all__ = [
     "Source",
     "SparseSource",
     "as_source",
-    "build",
-    "describe",
-    "hdf5_written_aside",
     "load_model",
-    "needs_x64",
     "open_source",
-    "read_array",
     "save_model",
-    "write_array",
     "write_permuted",
-    "written_aside",
 ]
