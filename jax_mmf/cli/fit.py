@@ -86,7 +86,7 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @option("--partial-b/--full-b", default=False,
         help="With --reduction: partial b reads only the features of the step, and averages each one over the samples "
              "in which it was seen; full b reads whole samples, and averages over all.")  # fmt: skip
-@option("--forgetting", metavar="RULE:VALUE", default=None, show_default="scaled, C depends on the penalty",
+@option("--forgetting", metavar="RULE:VALUE", default=None, show_default="scaled, C by the penalty",
         help="How fast old samples lose weight. scaled:C: the last 1/C of the samples count most. power:U: sample i "
              "has weight i^-U, as in the papers. constant:W: a new sample has weight W, for a memory of 1/W "
              "samples.")  # fmt: skip
