@@ -82,7 +82,7 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         default="none", help="Which factors are non-negative; without a value: both.")  # fmt: skip
 @option("-r", "--reduction", type=Real(min=1), default=1.0,
         help="Stochastic subsampling: each step computes codes from a random 1/r of the features, and updates the "
-             "atoms on them. 1 means all features; larger values pay with many redundant features.")  # fmt: skip
+             "atoms on them. 1 uses all features; larger values pay off with many redundant features.")  # fmt: skip
 @option("--partial-b/--full-b", default=False,
         help="With --reduction: partial b reads only the features of the step, and averages each one over the samples "
              "in which it was seen; full b reads whole samples, and averages over all.")  # fmt: skip
