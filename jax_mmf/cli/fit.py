@@ -83,11 +83,11 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         default="none", help="Which factors are non-negative; without a value: both.")  # fmt: skip
 @option("-r", "--reduction", type=Real(min=1), default=1.0,
         help="Stochastic subsampling: each step computes codes from a random 1/r of the features, and updates the "
-             "atoms on them. 1 means all features; larger values pay with many redundant features.")  # fmt: skip
+             "atoms on them. 1 uses all features; larger values pay off with many redundant features.")  # fmt: skip
 @option("--partial-b/--full-b", default=False,
         help="With --reduction: partial b reads only the features of the step, and averages each one over the samples "
              "in which it was seen; full b reads whole samples, and averages over all.")  # fmt: skip
-@option("--forgetting", metavar="RULE:VALUE", default=None, show_default="scaled, C depends on the penalty",
+@option("--forgetting", metavar="RULE:VALUE", default=None, show_default="scaled, C by the penalty",
         help="How fast old samples lose weight. scaled:C: the last 1/C of the samples count most. power:U: sample i "
              "has weight i^-U, as in the papers. constant:W: a new sample has weight W, for a memory of 1/W "
              "samples.")  # fmt: skip

@@ -23,7 +23,8 @@ class Option(click.Option):
         record = super().get_help_record(ctx)
         if record is None:
             return None
-        return record[0], re.sub(r"\[[^\]]*\]", lambda found: found[0].replace(" ", "\xa0"), record[1])
+        text = record[1].replace("  [x<=None]", "")  # click's text for a range without bounds
+        return record[0], re.sub(r"\[[^\]]*\]", lambda found: found[0].replace(" ", "\xa0"), text)
 
 
 class Command(click.Command):

@@ -23,7 +23,7 @@ Example:
         help="File for the recommendations: .csv or .parquet.")  # fmt: skip
 @option("--demo", is_flag=True, help="Use MovieLens 100K from the package recbole instead of RATINGS.")
 @option("--model", "kind", type=click.Choice(["als", "online", "implicit", "bpr"]), default="als",
-        help="Ratings: als, online. Clicks and counts: implicit, bpr.")  # fmt: skip
+        help="als and online are for ratings, implicit and bpr for clicks and counts.")  # fmt: skip
 @option("-k", "--components", type=click.IntRange(min=1), default=32, help="Number of factors.")
 @option("--alpha", type=Real(min=0), help="Strength of the penalty. [default: that of the model]")
 @option("--epochs", type=click.IntRange(min=1), default=20, help="Passes over the ratings.")

@@ -167,7 +167,7 @@ def _name(classes: Mapping[str, type[Any]], part: Any) -> str | None:
 
 
 def _held_out(record: Mapping[str, Any]) -> bool:
-    """Whether a record is of held-out samples; in older files without this field, NaN means that it is not."""
+    """Whether a record is of held-out samples. Older files lack this field, and have NaN without such samples."""
     return bool(record.get("held_out", not math.isnan(record["objective"])))
 
 

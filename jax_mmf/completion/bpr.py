@@ -102,7 +102,7 @@ class BPR:
         return optax.adam(_STEP) if self.optimizer is None else self.optimizer
 
     def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Clicks:
-        """Convert entries of non-zero value and weight to clicks on the device, which all count equally."""
+        """Convert ratings to clicks on the device: all entries of non-zero value and weight, which count equally."""
         if mesh is not None:
             raise ValueError("mesh must be None, since BPR runs on one device; use ImplicitALS on several devices")
         if len(ratings) > np.iinfo(np.int32).max:

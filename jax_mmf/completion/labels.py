@@ -119,7 +119,7 @@ def _whole_floats(values: HostArray) -> HostArray:
     limit = 2 ** (np.finfo(values.dtype).nmant + 1)
     if len(values) and np.abs(values).max() >= limit:
         raise ValueError(
-            f"ids of dtype {values.dtype} must be below {limit}, from which on it rounds, got "
+            f"ids of dtype {values.dtype} must be below {limit}, since it rounds larger ones, got "
             f"{np.abs(values).max():.17g}; pass them as integers or as text"
         )
     return values.astype(np.int64)

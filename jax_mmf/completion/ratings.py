@@ -62,7 +62,7 @@ class Ratings:
           aggregate: how to combine several entries of one pair: ``"mean"``, ``"sum"``, ``"min"``, ``"max"``, or the
             ``"first"`` or ``"last"`` in time (in the given order, without timestamps). None raises an error. The mean
             is weighted, unless all weights of the pair are zero; sum, min and max ignore weights. The combined entry
-            has the sum of the weights and the latest time, or those of the chosen entry with first and last.
+            has the sum of the weights and the latest time; with first and last, it has those of the chosen entry.
           user_ids: ids of all rows, to include rows without entries or to choose their order; by default the ids in
             ``users``.
           item_ids: ids of all columns, likewise.
@@ -280,7 +280,7 @@ class Ratings:
         return Ratings(user_ids, item_ids, *kept.sorted(len(item_ids)).columns())
 
     def union(self, newer: "Ratings") -> "Ratings":
-        """Join the entries of both, with the newer one of a pair in both. New users and items follow the others.
+        """Join the entries of both, and keep the newer one of each pair. New users and items follow the others.
 
         Raises:
           ValueError: for dates in one and numbers in the other.

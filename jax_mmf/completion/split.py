@@ -195,7 +195,7 @@ def _shuffled(n: int, key: Key | None) -> HostArray:
 
 
 def _places(ratings: Ratings, key: Key | None) -> tuple[HostArray, HostArray]:
-    """Return the place of each entry in a random order of its user's ``(n,)``, and entry counts ``(n_users,)``."""
+    """Return the place of each entry in a random order of its user's entries, and the number of these per user."""
     starts = ratings.row_starts()
     order = np.lexsort((_shuffled(len(ratings), key), ratings.users))
     place = np.empty(len(ratings), int)

@@ -45,7 +45,7 @@ def whole_or_text(cells: list[str]) -> list[int] | list[str]:
 
 
 class Table:
-    """Named columns of text or numbers, whose rows know their lines in the file.
+    """Named columns of text or numbers. Error messages name the line of a row in the file.
 
     Args:
       path: of the file, for messages.

@@ -160,7 +160,7 @@ def in_tiles(update: Callable[[Take, Array], Array], rows: Array) -> Array:
 
 
 def map_rows(function: Callable[..., Array], rows: Array, *more: Array) -> Array:
-    """Apply ``function(row, *more)`` to each row of a matrix ``(k, s)``, with one entry of each array ``(k,)`` in more.
+    """Apply a function to each row of a matrix ``(k, s)`` and the matching entries of more arrays ``(k,)``.
 
     On CPU, a few rows are processed at a time, so that they stay in cache while the function passes over them
     repeatedly. Accelerators process all rows together.

@@ -125,5 +125,5 @@ class HDF5Source(MatrixSource):
 
 
 def _covered(spans: list[tuple[int, int]], length: int) -> int:
-    """Count the indices in all chunks of a length that stretches touch; a chunk counts once for each of them."""
+    """Count the indices of the chunks that stretches touch; a chunk that two stretches touch counts twice."""
     return sum((-(-last // length) - first // length) * length for first, last in spans)

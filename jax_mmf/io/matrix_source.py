@@ -12,7 +12,7 @@ ROWS_PER_SEEK = 16  # consecutive rows read from a disk: enough to amortise a se
 
 
 class MatrixSource:
-    """A `Source` that can be closed, also as a context manager. Its rows can be read in any order.
+    """Base class of `Source` classes that can be closed, also as context managers.
 
     Args:
       name: of the matrix, for error messages.

@@ -24,7 +24,7 @@ _CHUNK = 256  # samples per iteration of the loop over a batch of traced size
 
 @runtime_checkable
 class Forgetting(Protocol):
-    """A pytree that gives the weight of a mini-batch."""
+    """Rule for the weight of a mini-batch: a pytree."""
 
     def weight(self, n_before: Array, batch_size: int | Array) -> Array:
         """Return the weight of a batch, in (0, 1].

@@ -91,11 +91,11 @@ class Subset:
 
 @runtime_checkable
 class FeatureSubset(Protocol):
-    """How subsets of features are drawn."""
+    """Rule that draws subsets of features."""
 
     @property
     def reduction(self) -> float:
-        """About the ratio of p to the number of features that a step sees (static)."""
+        """Approximate ratio of p to the number of features that a step sees (static)."""
 
     @property
     def n_blocks(self) -> int | None:
@@ -198,7 +198,7 @@ class BlockSubset:
         check_count("n_blocks", self.n_blocks)
 
     def layout(self, n_features: int) -> tuple[int, int, int]:
-        """Return how p features are divided into blocks.
+        """Divide p features into blocks.
 
         Args:
           n_features: p.

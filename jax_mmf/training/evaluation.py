@@ -72,7 +72,7 @@ class Evaluation:
 
 
 def _seen(dictionary: Array, x: Array, subset: Subset | None) -> tuple[Array, Array]:
-    """Return dictionary and samples on the features that were read, scaled so that products estimate those on all."""
+    """Restrict dictionary and samples to the features read, scaled so that sums estimate those over all features."""
     if subset is None:
         return dictionary, x
     scale = jnp.sqrt(jnp.asarray(subset.reduction, x.dtype))

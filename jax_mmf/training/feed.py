@@ -1,4 +1,4 @@
-"""The feed of a run: the samples, and the features of them, that reach each step."""
+"""The feed of a run, which reads the samples of each step, on all or some of their features."""
 
 from collections.abc import Iterator
 from contextlib import closing

@@ -26,7 +26,7 @@ class _Note:
 
 @contextmanager
 def deferred_interrupt(message: str | None = None) -> Iterator[Callable[[], bool]]:
-    """Note the first Ctrl-C (SIGINT) in a block instead of raising it, so that a loop can end after its step.
+    """Note the first Ctrl-C (SIGINT) in a block without an error, so that a loop can end after its step.
 
     A second Ctrl-C raises KeyboardInterrupt. At the end of the block, the previous handler is restored. A block inside
     of another one shares its note, and the outer message is shown. SIGINT handlers other than Python's default are left
