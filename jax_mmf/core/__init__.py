@@ -1,5 +1,6 @@
 """Foundations that are independent of the method: pytrees, checks, linear algebra, random keys, settings of JAX."""
 
+from jax_mmf.core.compatibility import one_kernel, partitioned
 from jax_mmf.core.compilation_cache import enable_compilation_cache
 from jax_mmf.core.foreign import as_array, describe, feature_names, in_native_order, is_in_memory, is_scipy_sparse
 from jax_mmf.core.linalg import (
@@ -74,6 +75,8 @@ __all__ = [
     "map_rows",
     "matmul",
     "nearest",
+    "one_kernel",
+    "partitioned",
     "power_of_two_below",
     "register_configuration",
     "self_product",

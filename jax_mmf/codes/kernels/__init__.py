@@ -1,1 +1,1 @@
-"""Loops over scalars and short vectors, each compiled into one kernel on CPU: how the active set is searched."""
+"""Loops over scalars and short vectors, each compiled into one kernel on CPU: the search of `ActiveSet`."""

@@ -1,7 +1,9 @@
-"""What the loops of a compiled search are made of: scalars, vectors of a fixed size, and blocks of a matrix.
+"""Scalars, vectors of a fixed width and blocks of a matrix: the operations that the compiled searches are made of.
 
-Arrays have room for more than is in use. Loops run over as many vectors and blocks as are needed, each of a size that a
-compiler turns into a few instructions. Written for `compiled_loop`; correct anywhere.
+An array has room for more entries than are in use. Loops run over as many of its *chunks* as needed: chunk c holds the
+``WIDTH`` entries from ``c * WIDTH`` on, a size that a compiler turns into a few instructions. Functions named
+``with_...`` return a copy of an array with new values in one place; where the old array is not used again, XLA updates
+it in place. Written for `compiled_loop`; correct anywhere.
 """
 
 from collections.abc import Callable
@@ -13,152 +15,183 @@ from jax import lax
 
 from jax_mmf.typing import Array
 
-WIDTH = 32  # of a vector
-SEARCHED = 128  # numbers that are compared at once
-FIRST = np.int32(0)  # all indices are int32, also where the default is int64
-_ROWS = 8  # of a block, WIDTH columns wide
+WIDTH = 32  # entries of a chunk
+SEARCH_WIDTH = 128  # entries that a search for the largest one compares at once
+ZERO = np.int32(0)  # indices are int32 everywhere, also where the default integer is int64
+_BLOCK_ROWS = 8  # rows of a block of a matrix, which is WIDTH columns wide
 
 
-def loop(n: Array | int, step: Callable[[Array, Any], Any], start: Any, first: int = 0) -> Any:
-    """`lax.fori_loop` that counts in int32 also where the default is int64."""
+def fori(n: Array | int, step: Callable[[Array, Any], Any], start: Any, first: int = 0) -> Any:
+    """`lax.fori_loop` from ``first`` to n, with a counter that is int32 also where the default integer is int64."""
     return lax.fori_loop(jnp.asarray(first, jnp.int32), jnp.asarray(n, jnp.int32), step, start)
 
 
 def ceil_div(n: Any, d: int) -> Any:
-    """How many parts of size d hold n."""
+    """Divide two positive integers and round up: the number of parts of size d that hold n entries."""
     return (n + d - 1) // d if isinstance(n, int) else lax.div(n + (d - 1), jnp.asarray(d, n.dtype))
 
 
-def cut(array: Array, first: tuple[Any, ...], sizes: tuple[int, ...]) -> Array:
-    """A part of an array. As everywhere here, an index is not negative, and nobody looks whether it is."""
+# Entries, rows and parts of arrays. Indices are never negative, and are not checked.
+
+
+def part(array: Array, first: tuple[Any, ...], sizes: tuple[int, ...]) -> Array:
+    """Slice of an array that begins at the indices ``first``."""
     return lax.dynamic_slice(array, first, sizes, allow_negative_indices=False)
 
 
-def paste(array: Array, part: Array, first: tuple[Any, ...]) -> Array:
-    """With another part."""
-    return lax.dynamic_update_slice(array, part, first, allow_negative_indices=False)
+def with_part(array: Array, values: Array, first: tuple[Any, ...]) -> Array:
+    """Copy of an array whose slice that begins at the indices ``first`` is replaced by ``values``."""
+    return lax.dynamic_update_slice(array, values, first, allow_negative_indices=False)
 
 
-def whole_row(matrix: Array, i: Array) -> Array:
-    """A row of a matrix."""
-    return lax.squeeze(cut(matrix, (i, FIRST), (1, matrix.shape[1])), (0,))
+def entry(array: Array, i: Array) -> Array:
+    """Entry i of a vector."""
+    return lax.squeeze(part(array, (i,), (1,)), (0,))
 
 
-def get(array: Array, i: Array) -> Array:
-    """An entry."""
-    return lax.squeeze(cut(array, (i,), (1,)), (0,))
+def with_entry(array: Array, i: Array, value: Any) -> Array:
+    """Copy of a vector whose entry i is replaced."""
+    return with_part(array, lax.reshape(jnp.asarray(value, array.dtype), (1,)), (i,))
 
 
-def put(array: Array, i: Array, value: Any) -> Array:
-    """With another entry."""
-    return paste(array, lax.reshape(jnp.asarray(value, array.dtype), (1,)), (i,))
+def row(matrix: Array, i: Array) -> Array:
+    """Row i of a matrix."""
+    return lax.squeeze(part(matrix, (i, ZERO), (1, matrix.shape[1])), (0,))
 
 
-def each(array: Array) -> list[Array]:
-    """All entries of a short vector, or rows of a small block."""
+def with_row(matrix: Array, i: Array, values: Array) -> Array:
+    """Copy of a matrix whose row i is replaced."""
+    return with_part(matrix, lax.expand_dims(values, (0,)), (i, ZERO))
+
+
+def unstack(array: Array) -> list[Array]:
+    """Entries of a short vector, or rows of a small matrix, as a list."""
     return [lax.index_in_dim(array, j, keepdims=False) for j in range(len(array))]
 
 
-def vector(array: Array, c: Array) -> Array:
-    """The c-th vector of an array."""
-    return cut(array, (c * WIDTH,), (WIDTH,))
+# Chunks of vectors.
 
 
-def positions(c: Array) -> Array:
-    """Where the entries of the c-th vector are."""
+def chunk(array: Array, c: Array) -> Array:
+    """Chunk c of a vector: ``(WIDTH,)``."""
+    return part(array, (c * WIDTH,), (WIDTH,))
+
+
+def with_chunk(array: Array, c: Array, values: Array) -> Array:
+    """Copy of a vector whose chunk c is replaced."""
+    return with_part(array, values, (c * WIDTH,))
+
+
+def chunk_indices(c: Array) -> Array:
+    """Indices of the entries of chunk c: ``(WIDTH,)``."""
     return c * WIDTH + jnp.arange(WIDTH, dtype=jnp.int32)
 
 
-def put_vector(array: Array, c: Array, values: Array) -> Array:
-    """With another c-th vector."""
-    return paste(array, values, (c * WIDTH,))
+def reduce_halves(combine: Callable[[Array, Array], Array], values: Array) -> Array:
+    """Combine all entries into one, half with half: a chain, where each operation waits for the one before, is slower.
 
-
-def tree(combine: Callable[[Array, Array], Array], values: Array) -> Array:
-    """All values combined, half with half: a chain of them would wait for each."""
+    Args:
+      combine: an elementwise operation that is associative and commutative, such as `jnp.maximum`.
+      values: a power of two of entries.
+    """
     while len(values) > 1:
         half = len(values) // 2
         values = combine(lax.slice_in_dim(values, 0, half), lax.slice_in_dim(values, half, 2 * half))
     return lax.squeeze(values, (0,))
 
 
-def any_of(flags: Array) -> Array:
-    """Whether one of a vector of flags is true."""
-    return tree(jnp.maximum, flags.astype(jnp.int32)) > 0
+def any_true(flags: Array) -> Array:
+    """Whether an entry of a chunk of booleans is true."""
+    return reduce_halves(jnp.maximum, flags.astype(jnp.int32)) > 0
 
 
-def sum_vectors(n: Array, term: Callable[[Array], Array], dtype: Any) -> Array:
-    """Sum of the entries of the vectors ``term(c)`` that hold the first n."""
-    add = lambda c, total: total + tree(jnp.add, term(c))  # noqa: E731
-    return loop(ceil_div(n, WIDTH), add, jnp.zeros((), dtype))
+def sum_chunks(n: Array, term: Callable[[Array], Array], dtype: Any) -> Array:
+    """Sum of all entries of ``term(c)``, over the chunks c that hold the first n entries."""
+    add = lambda c, total: total + reduce_halves(jnp.add, term(c))  # noqa: E731
+    return fori(ceil_div(n, WIDTH), add, jnp.zeros((), dtype))
 
 
-def order_of(values: Array) -> Array:
-    """Whole numbers in the order of numbers that are not negative, and below zero for those that are.
+# The largest entry.
 
-    Smallest and largest of floating numbers cost three times as much, for the sake of NaN, which is largest here.
+
+def sortable(values: Array) -> Array:
+    """Bits of floating-point numbers as integers: in the same order where they are not negative, else below zero.
+
+    The minimum and maximum of floating-point numbers cost three times as much, since NaN has to propagate. Here a
+    positive NaN is the largest.
     """
     return lax.bitcast_convert_type(values, jnp.int64 if values.dtype.itemsize == 8 else jnp.int32)
 
 
-def largest(size: Array) -> Array:
-    """The largest of numbers, or 0."""
-    order = jnp.maximum(order_of(size), 0)
-    most = tree(jnp.maximum, order.reshape(-1, min(size.shape[0], SEARCHED)).max(0))
-    return lax.bitcast_convert_type(most, size.dtype)
+def largest_or_zero(values: Array) -> Array:
+    """The largest entry of a vector, or 0 if all are negative."""
+    bits = jnp.maximum(sortable(values), 0)
+    most = reduce_halves(jnp.maximum, bits.reshape(-1, min(values.shape[0], SEARCH_WIDTH)).max(0))
+    return lax.bitcast_convert_type(most, values.dtype)
 
 
-def times(matrix: Array, right: Array, n: Array) -> Array:
-    """Product of a symmetric matrix and a vector, of which the first n entries count."""
+# Matrices, in blocks.
+
+
+def symmetric_product(matrix: Array, v: Array, n: Array) -> Array:
+    """Product of a symmetric matrix and a vector, both zero after the first n entries of each axis."""
 
     def columns(c: Array, out: Array) -> Array:
         def rows(i: Array, total: Array) -> Array:
-            block, some = _block(matrix, i, c), cut(right, (i * _ROWS,), (_ROWS,))
-            for factor, line in zip(each(some), each(block), strict=True):
+            block, factors = _block(matrix, i, c), part(v, (i * _BLOCK_ROWS,), (_BLOCK_ROWS,))
+            for factor, line in zip(unstack(factors), unstack(block), strict=True):
                 total = total + factor * line
             return total
 
-        total = loop(ceil_div(n, _ROWS), rows, jnp.zeros((WIDTH,), right.dtype))
-        return put_vector(out, c, total)
+        total = fori(ceil_div(n, _BLOCK_ROWS), rows, jnp.zeros((WIDTH,), v.dtype))
+        return with_chunk(out, c, total)
 
-    return loop(ceil_div(n, WIDTH), columns, jnp.zeros_like(right))
+    return fori(ceil_div(n, WIDTH), columns, jnp.zeros_like(v))
 
 
-def add_rank_one(matrix: Array, scale: Array, v: Array, n: Array, cleared: Array) -> Array:
-    """Add ``scale v v^T`` in the first n rows and columns, and clear one of them, or none if it is -1."""
+def with_rank_one_update(matrix: Array, scale: Array, v: Array, n: Array, cleared: Array) -> Array:
+    """Add ``scale v v^T`` to the first n rows and columns of a matrix, and set one row and column to zero.
+
+    Args:
+      matrix: ``(m, m)``.
+      scale: a scalar.
+      v: ``(m,)`` or longer.
+      n: number of rows and columns in use.
+      cleared: index of the row and column that becomes zero; -1 for none.
+    """
 
     def rows(i: Array, matrix: Array) -> Array:
-        left = scale * cut(v, (i * _ROWS,), (_ROWS,))
-        zero_row = i * _ROWS + jnp.arange(_ROWS, dtype=jnp.int32) == cleared
+        left = scale * part(v, (i * _BLOCK_ROWS,), (_BLOCK_ROWS,))
+        zero_row = i * _BLOCK_ROWS + jnp.arange(_BLOCK_ROWS, dtype=jnp.int32) == cleared
 
         def columns(c: Array, matrix: Array) -> Array:
-            zero = zero_row[:, None] | (positions(c) == cleared)
-            block = _block(matrix, i, c) + left[:, None] * vector(v, c)
-            return paste(matrix, jnp.where(zero, 0, block), (i * _ROWS, c * WIDTH))
+            zero = zero_row[:, None] | (chunk_indices(c) == cleared)
+            block = _block(matrix, i, c) + left[:, None] * chunk(v, c)
+            return with_part(matrix, jnp.where(zero, 0, block), (i * _BLOCK_ROWS, c * WIDTH))
 
-        return loop(ceil_div(n, WIDTH), columns, matrix)
+        return fori(ceil_div(n, WIDTH), columns, matrix)
 
-    return loop(ceil_div(n, _ROWS), rows, matrix)
-
-
-def row_of(matrix: Array, i: Array, n: Array) -> Array:
-    """The first n entries of a row, in an array with room for one more vector."""
-
-    def copy(c: Array, out: Array) -> Array:
-        return put_vector(out, c, lax.squeeze(cut(matrix, (i, c * WIDTH), (1, WIDTH)), (0,)))
-
-    return loop(ceil_div(n, WIDTH), copy, jnp.zeros((matrix.shape[0] + WIDTH,), matrix.dtype))
+    return fori(ceil_div(n, _BLOCK_ROWS), rows, matrix)
 
 
-def clear(matrix: Array, n: Array) -> Array:
-    """With zeros in the first n rows."""
+def with_zero_rows(matrix: Array, n: Array) -> Array:
+    """Copy of a matrix whose first n rows, and those that fill up their last block, are zero."""
 
     def rows(i: Array, matrix: Array) -> Array:
-        zeros = jnp.zeros((_ROWS, matrix.shape[1]), matrix.dtype)
-        return paste(matrix, zeros, (i * _ROWS, FIRST))
+        zeros = jnp.zeros((_BLOCK_ROWS, matrix.shape[1]), matrix.dtype)
+        return with_part(matrix, zeros, (i * _BLOCK_ROWS, ZERO))
 
-    return loop(ceil_div(n, _ROWS), rows, matrix)
+    return fori(ceil_div(n, _BLOCK_ROWS), rows, matrix)
+
+
+def leading_row(matrix: Array, i: Array, n: Array) -> Array:
+    """The first n entries of row i of a matrix ``(m, m)``, and then zeros: ``(m + WIDTH,)``."""
+
+    def copy(c: Array, out: Array) -> Array:
+        return with_chunk(out, c, lax.squeeze(part(matrix, (i, c * WIDTH), (1, WIDTH)), (0,)))
+
+    return fori(ceil_div(n, WIDTH), copy, jnp.zeros((matrix.shape[0] + WIDTH,), matrix.dtype))
 
 
 def _block(matrix: Array, i: Array, c: Array) -> Array:
-    return cut(matrix, (i * _ROWS, c * WIDTH), (_ROWS, WIDTH))
+    return part(matrix, (i * _BLOCK_ROWS, c * WIDTH), (_BLOCK_ROWS, WIDTH))
