@@ -122,8 +122,8 @@ class BPR:
         """Random factors."""
         k, (n_users, n_items) = self.n_components, (data.starts.shape[0] - 1, data.item_numbers.shape[0])
         users, items = (
-            _INITIAL_SCALE * jax.random.normal(jax.random.fold_in(key, side), (n, k))
-            for side, n in enumerate((n_users, n_items))
+            _INITIAL_SCALE * jax.random.normal(own, (n, k))
+            for own, n in zip(jax.random.split(key), (n_users, n_items), strict=True)
         )
         zero = jnp.zeros((), users.dtype)
         model = Factors(zero, jnp.zeros(n_users, users.dtype), jnp.zeros(n_items, users.dtype), users, items)
@@ -133,9 +133,10 @@ class BPR:
         """A step on each mini-batch of entries, in random order, each with a random other item."""
         n, n_items = data.users.shape[0], data.item_numbers.shape[0]
         size = min(self.batch_size, n)
-        order = jax.random.permutation(jax.random.fold_in(key, 0), n)
+        key_order, key_others = jax.random.split(key)
+        order = jax.random.permutation(key_order, n)
         batches = jnp.resize(order, (-(-n // size), size))  # the last one is filled up from the first
-        others = jax.random.randint(jax.random.fold_in(key, 1), batches.shape, 0, n_items)
+        others = jax.random.randint(key_others, batches.shape, 0, n_items)
 
         def step(state: BPRState, batch: tuple[Array, Array]) -> tuple[BPRState, None]:
             entries, other = batch

@@ -97,9 +97,9 @@ class Feed:
             self._source = source
             self.n_samples = source.n_samples
             self.n_features, source_dtype, self._stored = source.n_features, source.dtype, source.permutation
-            run = min(source.rows_per_read, batch_size)
+            stretch = min(source.rows_per_read, batch_size)
             n_held_out = count_held_out(held_out, source.n_samples)
-            self._order = SampleOrder(key, source.n_samples, run, n_held_out, shuffle)
+            self._order = SampleOrder(key, source.n_samples, stretch, n_held_out, shuffle)
             self.n_steps = n_epochs * -(-self._order.n_training // batch_size)
         self.dtype = computing_dtype(source_dtype) if dtype is None else as_computing_dtype(dtype)
         self.feature_names: tuple[str, ...] | None = getattr(source, "feature_names", None)

@@ -78,7 +78,7 @@ def fit(
       evaluate_every: steps between evaluations; by default about 40 in the run, or each 50 steps.
       callbacks: called with an `Event` after each step; one that returns a true value ends the run. See `Callback`.
       revive_every: steps between revivals of dead atoms, from samples of the source; None for never.
-      shuffle: whether the source is read in random order (in runs of consecutive rows where that is faster).
+      shuffle: whether the source is read in random order (in stretches of consecutive rows where that is faster).
       dtype: of all computation, float32 or float64; by default that of the source if it is one of them (float64 as far
         as JAX is set to it), float32 if it is a shorter floating dtype, and JAX's default if it is not floating. A run
         that goes on keeps that of its state.
