@@ -10,8 +10,8 @@ import pytest
 from reference import ReferenceConfig, run
 
 import jax_mmf as mmf
+from jax_mmf.core import Stream, stream_key
 from jax_mmf.core.linalg import _TILE
-from jax_mmf.learning.step import _TAG_ORDER
 from jax_mmf.learning.surrogate import Surrogate, update_surrogate
 
 K, P, BATCH, RAGGED, STEPS = 5, 62, 10, 7, 20
@@ -98,7 +98,7 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
             rows = rng.permutation(len(x))[: RAGGED if step % 9 == 8 else BATCH]
             drawn = solver.draw_subset(state)
             valid = np.ones(drawn.size, bool) if drawn.valid is None else np.asarray(drawn.valid)
-            key = jax.random.fold_in(jax.random.fold_in(state.key, _TAG_ORDER), state.step)
+            key = stream_key(state.key, Stream.ATOM_ORDER, state.step)
             orders.append(np.asarray(solver.dictionary_update.atom_order(key, K)))
             batches.append(x[rows])
             ids.append(rows)

@@ -2,12 +2,11 @@
 
 import pickle
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 from jax.sharding import Mesh
 
@@ -17,6 +16,9 @@ from jax_mmf.completion.ragged import RaggedRows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.core import check_count, check_methods, check_real, register_configuration
 from jax_mmf.typing import Array, Float, HostArray, Key
+
+if TYPE_CHECKING:  # importing optax takes as long as the rest of the package
+    import optax
 
 _INITIAL_SCALE = 0.1
 _STEP = 0.01  # learning rate of Adam
@@ -68,7 +70,7 @@ class BPR:
 
     n_components: int = field(default=64, metadata={"static": True})
     alpha: Float = 0.01
-    optimizer: optax.GradientTransformation | None = field(default=None, metadata={"static": True})
+    optimizer: "optax.GradientTransformation | None" = field(default=None, metadata={"static": True})
     batch_size: int = field(default=1024, metadata={"static": True})
 
     feedback = "implicit"
@@ -97,8 +99,10 @@ class BPR:
         return self
 
     @property
-    def transformation(self) -> optax.GradientTransformation:
+    def transformation(self) -> "optax.GradientTransformation":
         """The optimiser, Adam if None was given."""
+        import optax
+
         return optax.adam(_STEP) if self.optimizer is None else self.optimizer
 
     def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Clicks:
@@ -122,8 +126,8 @@ class BPR:
         """Return random factors, and the initial state of the optimiser."""
         k, (n_users, n_items) = self.n_components, (data.starts.shape[0] - 1, data.item_numbers.shape[0])
         users, items = (
-            _INITIAL_SCALE * jax.random.normal(jax.random.fold_in(key, side), (n, k))
-            for side, n in enumerate((n_users, n_items))
+            _INITIAL_SCALE * jax.random.normal(own, (n, k))
+            for own, n in zip(jax.random.split(key), (n_users, n_items), strict=True)
         )
         zero = jnp.zeros((), users.dtype)
         model = Factors(zero, jnp.zeros(n_users, users.dtype), jnp.zeros(n_items, users.dtype), users, items)
@@ -133,9 +137,12 @@ class BPR:
         """Do a step on each mini-batch of entries, in random order, with a random other item for each entry."""
         n, n_items = data.users.shape[0], data.item_numbers.shape[0]
         size = min(self.batch_size, n)
-        order = jax.random.permutation(jax.random.fold_in(key, 0), n)
+        key_order, key_others = jax.random.split(key)
+        order = jax.random.permutation(key_order, n)
         batches = jnp.resize(order, (-(-n // size), size))  # the first entries fill the last batch
-        others = jax.random.randint(jax.random.fold_in(key, 1), batches.shape, 0, n_items)
+        others = jax.random.randint(key_others, batches.shape, 0, n_items)
+
+        import optax
 
         def step(state: BPRState, batch: tuple[Array, Array]) -> tuple[BPRState, None]:
             entries, other = batch

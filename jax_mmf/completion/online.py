@@ -111,13 +111,13 @@ class ExplicitOnline:
 
     def init(self, key: Key, data: Observed) -> OnlineState:
         """Fit the biases, and draw random atoms on the sphere."""
-        plain = self._ridge(1)
-        model = plain.init(key, data)
+        plain, (key_biases, key_atoms) = self._ridge(1), jax.random.split(key)
+        model = plain.init(key_biases, data)
         # With zeros as factors, half-steps fit the biases alone.
         model = model._replace(items=model.items._replace(factors=jnp.zeros_like(model.items.factors)))
-        model = lax.fori_loop(0, _BIAS_EPOCHS, lambda _, model: plain.epoch(key, model, data), model)
+        model = lax.fori_loop(0, _BIAS_EPOCHS, lambda _, model: plain.epoch(key_biases, model, data), model)
         k, n_users, n_items = self.n_components, data.by_user.n_rows, data.by_item.n_rows
-        atoms = jax.random.normal(key, (k, n_items), model.mean.dtype)
+        atoms = jax.random.normal(key_atoms, (k, n_items), model.mean.dtype)
         atoms *= jnp.sqrt(_RADIUS * n_items) / jnp.linalg.norm(atoms, axis=1, keepdims=True)
         users = model.users._replace(factors=jnp.zeros((n_users, k), atoms.dtype))
         return OnlineState(
@@ -138,7 +138,8 @@ class ExplicitOnline:
             block = RaggedRows(one[0], one[1], jnp.arange(one[1].shape[1], dtype=jnp.int32))
             return self.step(jax.random.fold_in(key, number), state, block), None
 
-        return lax.scan(step, state, jax.random.permutation(jax.random.fold_in(key, n_blocks), n_blocks))[0]
+        order = jax.random.permutation(jax.random.fold_in(key, n_blocks), n_blocks)  # the number after those of steps
+        return lax.scan(step, state, order)[0]
 
     def step(self, key: Key, state: OnlineState, batch: RaggedRows) -> OnlineState:
         """Do one step on a mini-batch, a block of rows with the users ``batch.numbers``."""

@@ -6,17 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jax_mmf.completion.fitted import Fitted
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.training import Score, default_score, fit
-from jax_mmf.core import check_choice, check_count, host_generator
+from jax_mmf.core import HostStream, Stream, check_choice, check_count, host_generator, stream_key
 from jax_mmf.typing import HostArray, Key
-
-_SPLIT = 11
 
 
 def train_test_split(
@@ -152,7 +149,7 @@ def search(
         for number, (train, held_out) in enumerate(folds):
             try:
                 one = fit(
-                    candidate, train, key=jax.random.fold_in(key, number), n_epochs=n_epochs, validation=held_out,
+                    candidate, train, key=stream_key(key, Stream.TRIAL, number), n_epochs=n_epochs, validation=held_out,
                     patience=patience, score=score or default_score(candidate, train),
                 )  # fmt: skip
             except FloatingPointError:
@@ -191,7 +188,7 @@ def _combinations(values: Any) -> list[dict[str, Any]]:
 
 def _shuffled(n: int, key: Key | None) -> HostArray:
     assert key is not None
-    return host_generator(key, _SPLIT).permutation(n)
+    return host_generator(key, HostStream.SPLIT).permutation(n)
 
 
 def _places(ratings: Ratings, key: Key | None) -> tuple[HostArray, HostArray]:

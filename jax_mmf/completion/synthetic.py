@@ -5,10 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.core import check_count, host_generator
+from jax_mmf.core import HostStream, check_count, host_generator
 from jax_mmf.typing import HostArray, Key
-
-_TAG = 21
 
 
 class PlantedRatings(NamedTuple):
@@ -52,7 +50,7 @@ def make_ratings(
     """
     for name, value in (("n_users", n_users), ("n_items", n_items), ("n_ratings", n_ratings)):
         check_count(name, value)
-    rng = host_generator(key, _TAG)
+    rng = host_generator(key, HostStream.RATINGS)
     drawn = []
     for size, exponent in ((n_users, 0.5 * popularity), (n_items, popularity)):
         weight = (1 + np.arange(size) / (0.02 * size)) ** -exponent

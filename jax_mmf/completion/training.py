@@ -17,7 +17,7 @@ from jax_mmf.completion.fitted import EpochRecord, Fitted, make_fitted
 from jax_mmf.completion.labels import positions_or_warning
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.core import check_count, check_methods, check_process, warn_of_blas_threads
+from jax_mmf.core import Stream, check_count, check_methods, check_process, stream_key, warn_of_blas_threads
 from jax_mmf.training import deferred_interrupt
 from jax_mmf.typing import Key
 
@@ -103,7 +103,7 @@ def fit(
     limits = (float(train.values.min()), float(train.values.max())) if model.feedback == "explicit" else None
 
     data = model.prepare(train, mesh)
-    state = _init(model, key, data)
+    state = _init(model, stream_key(key, Stream.INITIALIZATION), data)
     if start is not None:
         _check_start(start, model, state)
         users = start.ratings.user_ids.positions(train.user_ids.values)
@@ -120,7 +120,7 @@ def fit(
     with deferred_interrupt("ending after this epoch; press Ctrl-C again to stop immediately") as interrupted:
         for epoch in range(1, n_epochs + 1):
             began = time.perf_counter()
-            state = jax.block_until_ready(_epoch(model, jax.random.fold_in(key, epoch), state, data))
+            state = jax.block_until_ready(_epoch(model, stream_key(key, Stream.EPOCH, epoch), state, data))
             seconds += time.perf_counter() - began
             now = math.nan
             try:

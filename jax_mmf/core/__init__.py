@@ -26,7 +26,7 @@ from jax_mmf.core.pytrees import (
     short,
     short_fields,
 )
-from jax_mmf.core.random import host_generator, is_typed_key
+from jax_mmf.core.random import HostStream, Stream, host_generator, is_typed_key, stream_key
 from jax_mmf.core.user_warnings import warn, warn_of_blas_threads
 from jax_mmf.core.validation import (
     as_computing_dtype,
@@ -42,6 +42,8 @@ from jax_mmf.core.validation import (
 )
 
 __all__ = [
+    "HostStream",
+    "Stream",
     "Take",
     "aligned_empty",
     "all_finite",
@@ -83,6 +85,7 @@ __all__ = [
     "short",
     "short_fields",
     "solve_shifted",
+    "stream_key",
     "warn",
     "warn_of_blas_threads",
 ]

@@ -1,18 +1,52 @@
-"""Random numbers: keys of JAX, and generators of NumPy that depend on them."""
+"""Random numbers: the streams of one key, for JAX and for NumPy on the host.
+
+A key that is given to `fit`, or to a model, is the parent of streams and is never drawn from itself: a key that numbers
+are drawn from, or that is split, has no other use.
+"""
+
+from enum import IntEnum
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.typing import Key
+from jax_mmf.typing import Array, Key
 
 
-def host_generator(key: Key, *tags: int) -> np.random.Generator:
-    """A NumPy generator that depends on a JAX key, for orders that are made on the host."""
+class Stream(IntEnum):
+    """The streams of JAX: what a key is folded with first."""
+
+    INITIALIZATION = 0
+    SUBSET = 1
+    ATOM_ORDER = 2
+    REVIVAL = 3
+    EPOCH = 4
+    TRIAL = 5
+
+
+class HostStream(IntEnum):
+    """The streams of NumPy: what follows the key in the seed of a generator."""
+
+    PERMUTATION = 0
+    HELD_OUT = 1
+    EPOCH = 2
+    DRAW = 3
+    SPLIT = 11
+    RATINGS = 21
+
+
+def stream_key(key: Key, stream: Stream, number: int | Array | None = None) -> Key:
+    """The key of a stream, or that of one step, epoch or trial in it, by its number."""
+    key = jax.random.fold_in(key, stream)
+    return key if number is None else jax.random.fold_in(key, number)
+
+
+def host_generator(key: Key, stream: HostStream, *numbers: int) -> np.random.Generator:
+    """A NumPy generator of a stream, or of one epoch or draw in it, for orders that are made on the host."""
     if not isinstance(key, jax.Array):
         raise TypeError(f"key must be a key of jax.random.key, got {key!r}")
     data = jax.random.key_data(key) if is_typed_key(key) else key
-    return np.random.default_rng([*np.asarray(data).ravel().tolist(), *tags])
+    return np.random.default_rng([*np.asarray(data).ravel().tolist(), stream, *numbers])
 
 
 def is_typed_key(key: Key) -> bool:

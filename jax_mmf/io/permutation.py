@@ -9,7 +9,7 @@ import h5py
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.core import check_count, check_real_dtype, host_generator
+from jax_mmf.core import HostStream, check_count, check_real_dtype, host_generator
 from jax_mmf.io.atomic import hdf5_written_aside
 from jax_mmf.io.sources import BatchSource, as_source
 from jax_mmf.learning import State, map_arrays
@@ -38,7 +38,7 @@ class FeaturePermutation:
     @classmethod
     def random(cls, key: Key, n_features: int) -> "FeaturePermutation":
         """A random order of n features."""
-        return cls(host_generator(key).permutation(n_features))
+        return cls(host_generator(key, HostStream.PERMUTATION).permutation(n_features))
 
     @property
     def inverse(self) -> "FeaturePermutation":

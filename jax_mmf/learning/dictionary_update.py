@@ -4,11 +4,10 @@ All work on the columns of the current subset only, and project each atom onto t
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
 from jax_mmf.constraints import Constraint
@@ -25,6 +24,9 @@ from jax_mmf.core import (
 from jax_mmf.learning.subsampling import Subset
 from jax_mmf.learning.surrogate import BatchMoments
 from jax_mmf.typing import Array, Key
+
+if TYPE_CHECKING:  # importing optax takes as long as the rest of the package
+    import optax
 
 _MANY_FEATURES = 2**16  # above this number, temporary arrays of several atoms are avoided
 _POWER_ITERATIONS = 4
@@ -223,7 +225,7 @@ class GradientUpdate:
       TypeError: if optimizer has no init and update.
     """
 
-    optimizer: optax.GradientTransformation = field(metadata={"static": True})
+    optimizer: "optax.GradientTransformation" = field(metadata={"static": True})
 
     def __post_init__(self) -> None:
         check_methods("optimizer", self.optimizer, "optax.GradientTransformation", ("init", "update"))
@@ -242,6 +244,8 @@ class GradientUpdate:
         part = jax.tree.map(lambda a: subset.gather(a) if like_dictionary(a) else a, state)
         gradient = matmul(problem.batch.c, atoms) - problem.batch.b
         updates, part = self.optimizer.update(gradient, part, atoms)
+        import optax
+
         moved = optax.apply_updates(atoms, updates)
         assert isinstance(moved, jax.Array)
         project = lambda atom, budget: _project(constraint, atom, budget, subset)  # noqa: E731

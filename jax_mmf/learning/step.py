@@ -10,7 +10,7 @@ from jax import lax
 
 from jax_mmf.codes import CodeSolver, places_of, power_of_two, solve_codes
 from jax_mmf.constraints import Constraint
-from jax_mmf.core import all_finite, filled_up, map_rows, matmul
+from jax_mmf.core import Stream, all_finite, filled_up, map_rows, matmul, stream_key
 from jax_mmf.learning.dictionary_update import DictionaryProblem, DictionaryUpdate
 from jax_mmf.learning.initialization import Initialization, RandomSamples
 from jax_mmf.learning.state import Info, State
@@ -20,7 +20,6 @@ from jax_mmf.learning.surrogate import count_samples, init_surrogate, settle_res
 from jax_mmf.penalties import AnyPenalty
 from jax_mmf.typing import Array, Key
 
-_TAG_INIT, _TAG_SUBSET, _TAG_ORDER = 0, 1, 2  # independent streams of random numbers of one key
 _DEAD = 1e-6  # an atom whose codes have less than this share of the mean energy counts as unused
 _STEP_BITS = 2**31 - 1  # steps are counted modulo 2^31
 _REFRESHES = 16  # after p / s times as many steps, quantities that are updated by differences are recomputed
@@ -83,7 +82,7 @@ def init_state(solver: Configuration, key: Key, given: Array, *, from_samples: b
     """Make a state; the arguments are checked. ``given`` is samples ``(m, p)``, or a dictionary ``(k, p)``."""
     constraint, k = solver.constraint, solver.n_components
     if from_samples:
-        directions = solver.initialization(jax.random.fold_in(key, _TAG_INIT), given, k)
+        directions = solver.initialization(stream_key(key, Stream.INITIALIZATION), given, k)
         dictionary = jax.vmap(constraint.scale)(_orient(directions, constraint))
     else:
         dictionary = map_rows(constraint.project, given)
@@ -111,7 +110,7 @@ def _orient(directions: Array, constraint: Constraint) -> Array:
 @functools.partial(jax.jit, static_argnums=3)
 def draw_subset(solver: Configuration, key: Key, step: Array, n_features: int) -> Subset:
     """Draw the subset of a step of the run with this key."""
-    return solver.subset.draw(jax.random.fold_in(key, _TAG_SUBSET), step & _STEP_BITS, n_features)
+    return solver.subset.draw(stream_key(key, Stream.SUBSET), step & _STEP_BITS, n_features)
 
 
 class Filled(NamedTuple):
@@ -246,7 +245,7 @@ def _step(
     # By rounding, the difference may be slightly negative.
     outside = jnp.maximum(state.gauge - gauge_subset, 0) if not subset.is_full else jnp.zeros_like(state.gauge)
     problem = DictionaryProblem(surrogate.c, b_subset, batch, jnp.maximum(radius - outside, 0), subset)
-    order_key = jax.random.fold_in(jax.random.fold_in(state.key, _TAG_ORDER), state.step)
+    order_key = stream_key(state.key, Stream.ATOM_ORDER, state.step)
     moved, update_state = solver.dictionary_update.update(order_key, atoms, problem, constraint, state.update_state)
 
     new_dictionary = subset.scatter(dictionary, moved)

@@ -5,28 +5,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jax_mmf.core import host_generator
+from jax_mmf.core import HostStream, host_generator
 from jax_mmf.typing import HostArray, Key
-
-_HELD_OUT, _EPOCH, _DRAW = 1, 2, 3
 
 
 class SampleOrder(NamedTuple):
     """Which samples are held out, and in which order the others are read: a function of the key alone.
 
-    Rows are shuffled in runs of consecutive ones, so that a disk reads pieces; runs of one row are a full shuffle.
+    Rows are shuffled in stretches of consecutive ones, so that a disk reads pieces; with stretches of one row, each by
+    itself.
 
     Attributes:
       key: PRNG key of the run.
       n_samples: of the source.
-      run: number of consecutive rows that stay together.
+      stretch: number of consecutive rows that stay together.
       n_held_out: number of samples that are not trained on.
       shuffle: whether the order is random; if not, the last samples are held out.
     """
 
     key: Key
     n_samples: int
-    run: int
+    stretch: int
     n_held_out: int
     shuffle: bool
 
@@ -39,18 +38,18 @@ class SampleOrder(NamedTuple):
         """Row numbers, ascending: those held out, and those trained on."""
         rows = np.arange(self.n_samples)
         if self.shuffle:
-            rows = _shuffle_runs(rows, self.run, host_generator(self.key, _HELD_OUT))
+            rows = self._shuffled(rows, HostStream.HELD_OUT)
         return np.sort(rows[self.n_training :]), np.sort(rows[: self.n_training])
 
     def epoch(self, number: int) -> HostArray:
         """Row numbers ``(n_training,)`` in the order of an epoch."""
         rows = self.split()[1]
-        return _shuffle_runs(rows, self.run, host_generator(self.key, _EPOCH, number)) if self.shuffle else rows
+        return self._shuffled(rows, HostStream.EPOCH, number) if self.shuffle else rows
 
     def draw(self, number: int, count: int) -> HostArray:
         """Some row numbers to learn from, at random; others for another number."""
         rows = self.split()[1]
-        return host_generator(self.key, _DRAW, number).choice(rows, min(count, rows.size), replace=False)
+        return host_generator(self.key, HostStream.DRAW, number).choice(rows, min(count, rows.size), replace=False)
 
     def batches(self, batch_size: int, n_epochs: int, first_step: int = 0) -> Iterator[tuple[int, HostArray]]:
         """Epoch and row numbers of each mini-batch from a step on; the last one of an epoch may be short."""
@@ -62,9 +61,9 @@ class SampleOrder(NamedTuple):
                 # Within a batch the order does not matter; ascending rows are read in fewer pieces.
                 yield epoch, np.sort(rows[i * batch_size : (i + 1) * batch_size])
 
-
-def _shuffle_runs(rows: HostArray, run: int, generator: np.random.Generator) -> HostArray:
-    if run == 1:
-        return generator.permutation(rows)
-    pieces = np.split(rows, np.flatnonzero(np.diff(rows // run)) + 1)
-    return np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])
+    def _shuffled(self, rows: HostArray, stream: HostStream, *numbers: int) -> HostArray:
+        generator = host_generator(self.key, stream, *numbers)
+        if self.stretch == 1:
+            return generator.permutation(rows)
+        pieces = np.split(rows, np.flatnonzero(np.diff(rows // self.stretch)) + 1)
+        return np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])

@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jax_mmf.core import warn
+from jax_mmf.core import Stream, stream_key, warn
 from jax_mmf.learning import Info, Memory, OnlineFactorization, State
 from jax_mmf.training.evaluation import Evaluation, why_nothing_is_learned
 from jax_mmf.training.feed import Feed, Item
@@ -36,7 +36,7 @@ class Run:
     def revive(self, key: Key) -> None:
         """Replace dead atoms by samples of the source."""
         fresh = self._feed.some_samples(self.step, self.solver.n_components)
-        self.state = self.solver.revive(jax.random.fold_in(key, self.step), self.state, fresh)
+        self.state = self.solver.revive(stream_key(key, Stream.REVIVAL, self.step), self.state, fresh)
 
     def evaluate(self) -> Record:
         """Add a record to the history, keep what is worth it, and warn once if nothing is learned."""
