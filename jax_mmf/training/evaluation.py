@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_mmf.codes import ConvergenceWarning, objective
-from jax_mmf.core import matmul
+from jax_mmf.core import filled_up, matmul
 from jax_mmf.learning import Info, OnlineFactorization, State, Subset
 from jax_mmf.penalties import AnyPenalty, alpha_max, is_weighted, penalty_value
 from jax_mmf.training.feed import Item
@@ -33,7 +33,7 @@ class Evaluation:
             # Pieces of one size share one program. Samples of zeros pad the last one, and their objective is zero.
             n_pieces = -(-self.n_held_out // _ROWS_PER_EVALUATION)
             size = -(-self.n_held_out // n_pieces)
-            padded = jnp.pad(samples, ((0, n_pieces * size - self.n_held_out), (0, 0)))
+            padded = filled_up(samples, n_pieces * size)
             self._pieces = [padded[first : first + size] for first in range(0, n_pieces * size, size)]
         self._seconds, self._since = 0.0, time.perf_counter()
 
@@ -65,8 +65,7 @@ class Evaluation:
         return total * self._pieces[0].shape[0] / self.n_held_out
 
     def _of_batch(self, state: State, item: Item, info: Info) -> float:
-        missing = item.x.shape[0] - info.codes.shape[0]  # rows of zeros that pad the batch
-        codes = jnp.pad(info.codes, ((0, missing), (0, 0))) if missing else info.codes
+        codes = filled_up(info.codes, item.x.shape[0])  # the batch may be padded with rows of zeros
         total = _batch_objective(self._solver.penalty, state.dictionary, item.x, codes, item.subset)
         return float(total) / item.n_samples
 
