@@ -199,7 +199,7 @@ def chunk_width(lengths: HostArray, widths: tuple[int, ...] = _WIDTHS, max_paddi
 
 
 def _deal(n_chunks: HostArray, n_blocks: int) -> tuple[HostArray, HostArray, int]:
-    """Deal rows to blocks, longest first, in alternating direction; return block and place of each, places per block."""
+    """Deal rows to blocks, longest first, in alternating order; return block and place of each, places per block."""
     n_rows = len(n_chunks)
     turn, seat = np.divmod(np.arange(n_rows), n_blocks)
     seat = np.where(turn % 2 == 1, n_blocks - 1 - seat, seat)
