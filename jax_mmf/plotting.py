@@ -23,7 +23,7 @@ _AXES = {
 
 
 class Evaluated(Protocol):
-    """What is drawn of a record of a history: see `jax_mmf.training.Record`."""
+    """What is drawn of a record of a history: see `jax_mmf.io.Record`."""
 
     @property
     def n_samples(self) -> int:

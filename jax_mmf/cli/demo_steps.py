@@ -153,4 +153,4 @@ def _draw_spectra(fig: Any, atoms: HostArray) -> None:
 
 def save(path: Path, run: Run) -> None:
     """Write the model of a run."""
-    save_model(path, run.solver, run.result.state, [r._asdict() for r in run.result.history])
+    save_model(path, run.solver, run.result.state, run.result.history)

@@ -1,6 +1,5 @@
 """Between the options of ``jax-mmf fit`` and a run: the solver made of them, and the run of a model that goes on."""
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -125,7 +124,7 @@ def go_on(path: Path, model: Model, given: Mapping[str, Any], defaults: Mapping[
             )
     check_given(given, {**defaults, **known})
     guessed = [name for name in ("batch_size", "held_out") if name not in known and name not in given]
-    if "held_out" in guessed and any(_held_out(record) for record in model.history):
+    if "held_out" in guessed and any(record.held_out for record in model.history):
         raise click.UsageError(
             f"{path} is of a run with held-out samples, and does not tell how many; give --held-out as for that run, "
             "or they are learned from"
@@ -164,11 +163,6 @@ _NONNEG = {(False, False): "none", (True, False): "codes", (False, True): "atoms
 
 def _name(classes: Mapping[str, type[Any]], part: Any) -> str | None:
     return next((name for name, kind in classes.items() if type(part) is kind), None)
-
-
-def _held_out(record: Mapping[str, Any]) -> bool:
-    """Whether a line of a history is about held-out samples; where it does not tell, NaN stands for none."""
-    return bool(record.get("held_out", not math.isnan(record["objective"])))
 
 
 def _same(known: Mapping[str, Any], name: str, value: Any) -> bool:

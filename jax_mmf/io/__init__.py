@@ -16,6 +16,7 @@ from jax_mmf.io.model_file import (
     write_array,
 )
 from jax_mmf.io.permutation import FeaturePermutation, write_permuted
+from jax_mmf.io.record import Record
 from jax_mmf.io.sources import ArraySource, BatchSource, RawSource, SlicedSource, Source, SparseSource, as_source
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "MatrixSource",
     "Model",
     "RawSource",
+    "Record",
     "SlicedSource",
     "Source",
     "SparseSource",
