@@ -4,12 +4,12 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from jax_mmf.core import check_choice
-from jax_mmf.io import written_aside
+from jax_mmf.io import Record, written_aside
 from jax_mmf.typing import HostArray
 
 # Okabe and Ito (2008): readers with any colour vision can tell these apart.
@@ -22,31 +22,7 @@ _AXES = {
 }
 
 
-class Evaluated(Protocol):
-    """The fields of `jax_mmf.training.Record` that figures show."""
-
-    @property
-    def n_samples(self) -> int:
-        """Number of samples seen."""
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of the run so far."""
-
-    @property
-    def bytes_read(self) -> int:
-        """Number of bytes read from the source."""
-
-    @property
-    def objective(self) -> float:
-        """The objective."""
-
-    @property
-    def held_out(self) -> bool:
-        """Whether the objective is that of held-out samples."""
-
-
-def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Evaluated]], *, against: str = "seconds") -> None:
+def plot_convergence(axes: Any, histories: Mapping[str, Sequence[Record]], *, against: str = "seconds") -> None:
     """Plot the objectives of runs against seconds, bytes read or samples seen, on logarithmic axes.
 
     Args:
@@ -102,7 +78,7 @@ def composite(patches: HostArray, bands: Sequence[int]) -> HostArray:
     return np.asarray(0.5 + 0.5 * rgb / np.where(largest > 0, largest, 1))
 
 
-def plot_history(path: str | Path, histories: Mapping[str, Sequence[Evaluated]], *, title: str = "") -> None:
+def plot_history(path: str | Path, histories: Mapping[str, Sequence[Record]], *, title: str = "") -> None:
     """Write a figure of the objectives against seconds and against samples seen.
 
     Args:

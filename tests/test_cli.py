@@ -96,7 +96,7 @@ def test_fit_gives_the_model_of_the_library(kind, run, tmp_path):
     source = mmf.open_source(path, "a/X" if kind == "dataset" else None)
     want = mmf.fit(want_solver, source, key=jax.random.key(3), held_out=0.25, batch_size=16)
     np.testing.assert_array_equal(model.state.dictionary, want.state.dictionary)
-    assert model.history[-1]["objective"] == want.history[-1].objective
+    assert model.history[-1].objective == want.history[-1].objective
     assert "4 steps, 60 samples" in out
     assert f"{want.history[-1].objective:.6g}" in out
     assert "m.h5" in out
@@ -107,8 +107,8 @@ def test_fit_gives_the_model_of_the_library(kind, run, tmp_path):
 def test_held_out_is_a_share_or_a_number(held_out, seen, run, data):
     assert run("fit", data, "-o", "m.h5", "--held-out", held_out, *OPTIONS)[0] == 0
     history = mmf.load_model("m.h5").history
-    assert history[-1]["n_samples"] == seen
-    assert history[-1]["held_out"] == (held_out != "0")
+    assert history[-1].n_samples == seen
+    assert history[-1].held_out == (held_out != "0")
 
 
 @pytest.mark.parametrize("held_out", ["-1", "-0.5", "80", "1.0", "1.5", "nan", "inf"])
@@ -164,7 +164,7 @@ def test_log_is_one_json_object_per_evaluation(run, data, tmp_path):
     assert code == 0
     forbidden = lambda text: pytest.fail(f"{text} is not JSON")
     lines = [json.loads(s, parse_constant=forbidden) for s in (tmp_path / "log").read_text().splitlines()]
-    assert lines == mmf.load_model("m.h5").history
+    assert [mmf.Record(**line) for line in lines] == mmf.load_model("m.h5").history
     assert [set(line) for line in lines] == [set(mmf.Record._fields)] * len(lines)
     assert lines[-1]["step"] == 8
 
@@ -203,9 +203,9 @@ def test_resume_continues(extra, run, data, tmp_path):
     half, whole = mmf.load_model("half.h5"), mmf.load_model("whole.h5")
     np.testing.assert_array_equal(half.state.dictionary, whole.state.dictionary)
     assert half.solver == whole.solver
-    assert [r["step"] for r in half.history] == list(range(1, 9))
+    assert [r.step for r in half.history] == list(range(1, 9))
     for name in ("n_samples", "seconds", "bytes_read", "epoch"):
-        values = [r[name] for r in half.history]
+        values = [getattr(r, name) for r in half.history]
         assert values == sorted(values), f"{name} goes back when the run goes on"
     assert run("fit", data, "-o", "again.h5", "--resume", "half.h5", "--epochs", 2, *once)[0] == 0
     again = mmf.load_model("again.h5")
@@ -278,7 +278,7 @@ def test_options_that_contradict_the_model_are_errors(run, data, tmp_path):
         jax.config.update("jax_enable_x64", x64)
     same = ["--alpha", "0.10", "--penalty", "lasso", "--seed", 0, "--forgetting", "scaled:8.0", "--init", "samples"]
     assert run("fit", data, "--resume", "m.h5", "-o", "n.h5", "--epochs", 2, *whole, *same)[0] == 0
-    assert mmf.load_model("n.h5").history[-1]["step"] == 8
+    assert mmf.load_model("n.h5").history[-1].step == 8
 
 
 def test_a_resumed_run_holds_out_what_it_held_out_before(run, data):
@@ -290,7 +290,7 @@ def test_a_resumed_run_holds_out_what_it_held_out_before(run, data):
     half, whole = mmf.load_model("half.h5"), mmf.load_model("whole.h5")
     np.testing.assert_array_equal(half.state.dictionary, whole.state.dictionary)
     assert half.run == whole.run == {"batch_size": 16, "held_out": 0.3, "revive_every": None}
-    assert half.history[-1]["objective"] == whole.history[-1]["objective"]
+    assert half.history[-1].objective == whole.history[-1].objective
 
 
 @pytest.mark.parametrize("held_out", [0, 16])
@@ -458,7 +458,7 @@ def test_info_tells_what_a_model_is(run, data):
     model = mmf.load_model("m.h5")
     assert (facts["n_components"], facts["n_features"], facts["dtype"]) == (K, P, "float32")
     assert (facts["steps"], facts["samples_seen"]) == (4, 64)
-    assert facts["held_out_objective"] == model.history[-1]["objective"]
+    assert facts["held_out_objective"] == model.history[-1].objective
     assert facts["penalty"] == {"class": "Lasso", "alpha": 0.1, "nonneg": False}
     assert facts["forgetting"] == {"class": "ScaledForgetting", "scale": 8.0}
     assert facts["partial_b"] is False
@@ -785,7 +785,7 @@ def test_ctrl_c_leaves_a_usable_model(data, tmp_path):
     steps = int(model.state.step)
     assert steps >= 1
     assert f"{steps} steps" in out
-    assert model.history[-1]["step"] == steps
+    assert model.history[-1].step == steps
     assert np.isfinite(np.asarray(model.state.dictionary)).all()
     assert {p.name for p in tmp_path.iterdir()} == {"x.h5", "m.h5", "log"}
     # The run goes on as if it had not been stopped.

@@ -76,8 +76,9 @@ def test_every_part_of_a_solver_comes_back(field, value, tmp_path):
     assert model.solver == solver
     assert type(getattr(model.solver, field)) is type(value)
     assert_same_state(model.state, state)
-    assert model.history[1] == history[1]
-    assert np.isnan(model.history[0]["objective"])
+    assert [(r.step, r.held_out) for r in model.history] == [(1, False), (2, True)]
+    assert model.history[1].objective == 0.1 + 0.2
+    assert np.isnan(model.history[0].objective)
     assert list(tmp_path.iterdir()) == [tmp_path / "m.h5"]
 
 
@@ -121,7 +122,8 @@ def test_files_of_version_1_are_read(name):
         np.testing.assert_allclose(state.surrogate.residual, b - c @ dictionary, atol=1e-6)
         np.testing.assert_array_equal(state.surrogate.feature_counts, want["counts"])
     assert run == {}
-    assert history[1]["objective"] == 1.5
+    assert history[1] == mmf.Record(3, 12, 1, 0.75, 384, 1.5, 1, held_out=True)
+    assert history[0].held_out is False  # whose objective is NaN
     assert np.isfinite(solver.update(state, X[:4, :8])[0].dictionary).all()
 
 
@@ -336,7 +338,21 @@ def test_bfloat16_that_hdf5_does_not_know_is_named(tmp_path):
         mmf.load_model(path)
 
 
-# The arguments of the run
+# The history and the arguments of the run
+
+
+def test_the_history_of_a_run_comes_back_as_it_was(tmp_path):
+    result = mmf.fit(make(), X, key=jax.random.key(0), batch_size=3, held_out=3, evaluate_every=1)
+    mmf.save_model(tmp_path / "m.h5", make(), result.state, result.history)
+    assert mmf.load_model(tmp_path / "m.h5").history == result.history
+    assert len(result.history) == 3
+
+
+@pytest.mark.parametrize("line", [{"loss": 1.0}, (1, 2.0), "a text"])
+def test_a_history_of_something_else_is_refused(line, tmp_path):
+    with pytest.raises(TypeError, match="history must hold Records, or dictionaries with some of step, n_samples"):
+        mmf.save_model(tmp_path / "m.h5", make(), stepped(make()), [line])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_arguments_of_the_run_come_back_and_the_run_goes_on_with_them(tmp_path):

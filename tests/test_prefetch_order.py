@@ -150,7 +150,7 @@ def test_resuming_at_a_step_gives_the_same_tail(order, batch_size, n_epochs, dat
 def test_runs_of_rows_stay_together(order, epoch):
     rows = order.epoch(epoch)
     # Rows of one run that are trained on are neighbours, in ascending order; so there are as many pieces as runs.
-    runs = rows // order.run
+    runs = rows // order.stretch
     changes = np.flatnonzero(np.diff(runs))
     assert len(changes) + 1 == len(np.unique(runs))
     same = np.diff(runs) == 0

@@ -153,4 +153,4 @@ def _draw_spectra(fig: Any, atoms: HostArray) -> None:
 
 def save(path: Path, variant: Variant) -> None:
     """Write the model of a variant."""
-    save_model(path, variant.solver, variant.result.state, [r._asdict() for r in variant.result.history])
+    save_model(path, variant.solver, variant.result.state, variant.result.history)

@@ -133,7 +133,7 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
         run = {name: options[name] for name in ("batch_size", "held_out", "revive_every")}
     else:
         model = mmf.load_model(resume)
-        solver, state, history = model.solver, model.state, [Record(**r) for r in model.history]  # type: ignore[arg-type]
+        solver, state, history = model.solver, model.state, model.history
         run = resume_arguments(resume, model, given, options)
     if plot is not None and run["held_out"] is None:
         raise click.UsageError("--plot draws the held-out objective; give --held-out too")
@@ -143,7 +143,7 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
 
     def save(result: FitResult) -> list[Record]:
         records = report.joined(history, result.history)
-        mmf.save_model(output, result.solver, result.state, [r._asdict() for r in records], run=run)
+        mmf.save_model(output, result.solver, result.state, records, run=run)
         return records
 
     note = "jax-mmf: ending after this step; press Ctrl-C again to stop immediately"

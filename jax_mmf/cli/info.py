@@ -37,7 +37,7 @@ def command(model: Path, as_json: bool) -> None:
         jax.config.update("jax_enable_x64", True)
     solver, state, history, run = mmf.load_model(model)
     dictionary = np.asarray(state.dictionary)
-    last = history[-1] if history else {}
+    last = history[-1] if history else None
     facts = {
         "n_components": dictionary.shape[0],
         "n_features": dictionary.shape[1],
@@ -45,9 +45,9 @@ def command(model: Path, as_json: bool) -> None:
         "steps": int(state.step),
         "samples_seen": int(state.n_samples),
         "zeros_in_dictionary": float(np.mean(dictionary == 0)),
-        "unused_atoms": int(last["n_dead"]) if last else None,
-        "held_out_objective": last.get("objective") if last.get("held_out", True) else None,
-        "seconds": last.get("seconds"),
+        "unused_atoms": last.n_dead if last else None,
+        "held_out_objective": last.objective if last and last.held_out else None,
+        "seconds": last.seconds if last else None,
         "run": dict(run),
     }
     parts = {name: getattr(solver, name) for name in _CONFIGURATION}

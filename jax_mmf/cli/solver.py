@@ -1,6 +1,5 @@
 """From the options of ``jax-mmf fit`` to a run: the solver of a new run, and the arguments of a resumed one."""
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,7 +122,7 @@ def resume_arguments(path: Path, model: Model, given: Mapping[str, Any], default
             )
     check_given(given, {**defaults, **known})
     guessed = [name for name in ("batch_size", "held_out") if name not in known and name not in given]
-    if "held_out" in guessed and any(_held_out(record) for record in model.history):
+    if "held_out" in guessed and any(record.held_out for record in model.history):
         raise click.UsageError(
             f"{path} is of a run with held-out samples, but does not hold their number; give the same --held-out as "
             "for that run, so that they are not used for learning"
@@ -164,11 +163,6 @@ _NONNEG = {(False, False): "none", (True, False): "codes", (False, True): "atoms
 
 def _name(classes: Mapping[str, type[Any]], part: Any) -> str | None:
     return next((name for name, kind in classes.items() if type(part) is kind), None)
-
-
-def _held_out(record: Mapping[str, Any]) -> bool:
-    """Whether a record is of held-out samples. Older files lack this field, and have NaN without such samples."""
-    return bool(record.get("held_out", not math.isnan(record["objective"])))
 
 
 def _same(known: Mapping[str, Any], name: str, value: Any) -> bool:

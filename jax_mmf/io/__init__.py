@@ -13,6 +13,7 @@ from jax_mmf.io.model_file import needs_x64 as needs_x64
 from jax_mmf.io.model_file import read_array as read_array
 from jax_mmf.io.model_file import write_array as write_array
 from jax_mmf.io.permutation import FeaturePermutation, write_permuted
+from jax_mmf.io.record import Record
 from jax_mmf.io.sources import ArraySource, BatchSource, RawSource, SlicedSource, Source, SparseSource, as_source
 
 # Public. Other packages of jax_mmf import the rest from here, too.
@@ -25,6 +26,7 @@ __all__ = [
     "MatrixSource",
     "Model",
     "RawSource",
+    "Record",
     "SlicedSource",
     "Source",
     "SparseSource",

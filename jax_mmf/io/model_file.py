@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +24,7 @@ from jax_mmf.core import (
     matmul,
 )
 from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, hdf5_written_aside
+from jax_mmf.io.record import Record, as_record
 from jax_mmf.learning import GradientUpdate, OnlineFactorization, State, map_arrays
 from jax_mmf.penalties import has_relative_alpha
 from jax_mmf.typing import Array
@@ -38,14 +39,14 @@ class Model(NamedTuple):
     Attributes:
       solver: the configuration.
       state: after the last step; ``state.dictionary`` is the result.
-      history: list of dictionaries, one per evaluation of the run, of the fields of `jax_mmf.training.Record`.
+      history: a `Record` per evaluation of the run.
       run: arguments of `jax_mmf.fit` that the run had, such as ``batch_size`` and ``held_out``; empty if the file does
         not tell.
     """
 
     solver: OnlineFactorization
     state: State
-    history: list[dict[str, float]]
+    history: list[Record]
     run: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -53,7 +54,7 @@ def save_model(
     path: str | Path,
     solver: OnlineFactorization,
     state: State,
-    history: list[dict[str, float]] | None = None,
+    history: Iterable[Record | Mapping[str, Any]] | None = None,
     *,
     run: Mapping[str, Any] | None = None,
 ) -> None:
@@ -64,13 +65,13 @@ def save_model(
       solver: made of the classes of this library, and of your own that are registered with a name, see
         `jax_mmf.register_configuration`. (Of a `GradientUpdate` the optimiser is not written.)
       state: of the solver.
-      history: of the run, as plain dictionaries.
+      history: of the run: `Record` objects, or dictionaries of some of their fields.
       run: arguments of `jax_mmf.fit` with which the run can go on, such as ``{"batch_size": 128, "held_out": 0.05}``:
         numbers, text, booleans or None by name.
 
     Raises:
       TypeError: if a part of the solver is of a class of your own without a name, or an argument in ``run`` is an
-        array, which a file can't hold.
+        array, which a file can't hold; or a line of the history is no record.
       ValueError: if the path has another ending, or alpha is a `RelativeAlpha`, whose value the solver does not know.
       OSError: if the file can't be written.
     """
@@ -78,12 +79,13 @@ def save_model(
         raise ValueError("solver has a RelativeAlpha, whose value the run has found: save its solver, result.solver")
     configuration = json.dumps(describe(solver))
     arguments = json.dumps({name: _plain(name, value) for name, value in (run or {}).items()})
+    lines = json.dumps([_line(record) for record in history or ()])
     with hdf5_written_aside(path) as file:
         file.attrs["format"] = _FORMAT
         file.attrs["format_version"] = _FORMAT_VERSION
         file.attrs["jax_mmf_version"] = version("jax-mmf")
         file.attrs["solver"] = configuration
-        file.attrs["history"] = json.dumps(history or [])
+        file.attrs["history"] = lines
         file.attrs["run"] = arguments
         typed = is_typed_key(state.key)
         file["key"] = np.asarray(jax.random.key_data(state.key) if typed else state.key)
@@ -148,7 +150,7 @@ class Checkpoint:
     def __call__(self, event: Any) -> None:
         """Write the model if it is time; ``event`` is a `jax_mmf.training.Event`."""
         if event.step % self.every == 0:
-            save_model(self.path, event.solver, event.state, [r._asdict() for r in event.history], run=self.run)
+            save_model(self.path, event.solver, event.state, event.history, run=self.run)
 
 
 def write_array(file: h5py.File, name: str, value: Any) -> None:
@@ -178,6 +180,16 @@ def _name_of(dtype: np.dtype[Any]) -> str:
     return "bytes (bfloat16?); cast the state to float32 before it is saved" if dtype.kind == "V" else str(dtype)
 
 
+def _line(record: Any) -> dict[str, Any]:
+    """A line of the history for JSON."""
+    if isinstance(record, Mapping) and set(record) <= set(Record._fields):
+        record = as_record(record)
+    if not isinstance(record, Record):
+        names = ", ".join(Record._fields)
+        raise TypeError(f"history must hold Records, or dictionaries with some of {names}; got {record!r}")
+    return record._asdict()
+
+
 def _plain(name: str, value: Any) -> Any:
     """A value of ``run`` for JSON."""
     value = value.item() if isinstance(value, np.generic) else value
@@ -204,7 +216,7 @@ def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
     history, run = json.loads(file.attrs["history"]), json.loads(file.attrs.get("run", "{}"))
     if not isinstance(history, list) or not isinstance(run, dict):
         raise TypeError("its history is no list, or its run no dictionary")
-    return Model(solver, _read_state(file, solver), history, run)
+    return Model(solver, _read_state(file, solver), [as_record(line) for line in history], run)
 
 
 def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:

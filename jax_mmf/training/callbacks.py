@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jax_mmf.core import check_count, check_real
+from jax_mmf.io import Record
 from jax_mmf.learning import Info, OnlineFactorization, State
-from jax_mmf.training.result import FitResult, Record
+from jax_mmf.training.result import FitResult
 
 
 class Start(NamedTuple):

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from jax_mmf.codes import ConvergenceWarning, objective
 from jax_mmf.core import filled_up, matmul
+from jax_mmf.io import Record
 from jax_mmf.learning import Info, OnlineFactorization, State, Subset
 from jax_mmf.penalties import AnyPenalty, alpha_max, is_weighted, penalty_value
 from jax_mmf.training.feed import Item
-from jax_mmf.training.result import Record
 from jax_mmf.typing import Array
 
 _ROWS_PER_EVALUATION = 512

@@ -17,7 +17,7 @@ from jax_mmf.training.evaluation import Evaluation
 from jax_mmf.training.feed import Feed, Item
 from jax_mmf.training.interrupt import deferred_interrupt
 from jax_mmf.training.prefetch import prefetch
-from jax_mmf.training.result import Best, FitResult, Record
+from jax_mmf.training.result import Best, FitResult
 from jax_mmf.training.run import Run
 from jax_mmf.typing import Array, HostArray, Key
 
@@ -29,7 +29,6 @@ __all__ = [
     "FitResult",
     "JSONLines",
     "ProgressBar",
-    "Record",
     "Start",
     "fit",
 ]

@@ -3,35 +3,9 @@
 from typing import Any, NamedTuple
 
 from jax_mmf.core import short
+from jax_mmf.io import Record
 from jax_mmf.learning import Memory, OnlineFactorization, State
 from jax_mmf.typing import Array, ArrayLike
-
-
-class Record(NamedTuple):
-    """One line of the history.
-
-    Attributes:
-      step: number of steps done.
-      n_samples: number of samples seen.
-      epoch: epochs begun.
-      seconds: time of the run so far: reading, learning, compilation and callbacks, not evaluation.
-      bytes_read: read from the source, evaluation not included.
-      objective: mean over the held-out samples, on all features, at the best codes. Without held-out samples, an
-        estimate of what is learned from: the mean over the last mini-batch, with the codes of its step, in the
-        dictionary after the step; where only a subset of the features is read, its squared error is scaled up. The
-        estimate shows whether a run converges. It varies with the mini-batch, and does not compare runs.
-      n_dead: atoms that codes hardly use.
-      held_out: whether the objective is that of held-out samples.
-    """
-
-    step: int
-    n_samples: int
-    epoch: int
-    seconds: float
-    bytes_read: int
-    objective: float
-    n_dead: int
-    held_out: bool = True
 
 
 class Best(NamedTuple):

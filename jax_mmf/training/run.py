@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jax_mmf.core import Stream, stream_key, warn
+from jax_mmf.io import Record
 from jax_mmf.learning import Info, Memory, OnlineFactorization, State
 from jax_mmf.training.evaluation import Evaluation, why_nothing_is_learned
 from jax_mmf.training.feed import Feed, Item
-from jax_mmf.training.result import Best, FitResult, Record
+from jax_mmf.training.result import Best, FitResult
 from jax_mmf.typing import Key
 
 

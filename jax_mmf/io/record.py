@@ -1,0 +1,43 @@
+"""A line of the history of a run: what `fit` adds one of per evaluation, and model files keep."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Record(NamedTuple):
+    """One line of the history.
+
+    Attributes:
+      step: number of steps done.
+      n_samples: number of samples seen.
+      epoch: epochs begun.
+      seconds: time of the run so far: reading, learning, compilation and callbacks, not evaluation.
+      bytes_read: read from the source, evaluation not included.
+      objective: mean over the held-out samples, on all features, at the best codes. Without held-out samples, an
+        estimate of what is learned from: the mean over the last mini-batch, with the codes of its step, in the
+        dictionary after the step; where only a subset of the features is read, its squared error is scaled up. The
+        estimate shows whether a run converges. It varies with the mini-batch, and does not compare runs.
+      n_dead: atoms that codes hardly use.
+      held_out: whether the objective is that of held-out samples.
+    """
+
+    step: int
+    n_samples: int
+    epoch: int
+    seconds: float
+    bytes_read: int
+    objective: float
+    n_dead: int
+    held_out: bool = True
+
+
+def as_record(line: Mapping[str, Any]) -> Record:
+    """The record of a dictionary of its fields. A missing number is NaN; other keys are left out.
+
+    Files of 0.1.0 do not tell of held-out samples; their objective is NaN without them.
+    """
+    known: dict[str, Any] = dict.fromkeys(Record._fields, math.nan)
+    known |= {name: value for name, value in line.items() if name in known}
+    known["held_out"] = line.get("held_out", not math.isnan(known["objective"]))
+    return Record(**known)
