@@ -2,21 +2,24 @@
 
 The active set changes by an atom at a time. In the names of the code, for each sample::
 
-    support = empty_support(); start = init                                     # _search
-    phase = STARTING if any(start) else SEARCHING
-    while phase is STARTING or SEARCHING:                                       # _advance
-        prices = price(support)         # correlations of all atoms with the residual, duality gap, objective
+    support, start = empty_support(), init                               # _search
+    phase = STARTING if start has an atom, else SEARCHING
+    while phase is STARTING or SEARCHING:                                # _advance
+        prices = price(support)     # correlations of all atoms with the residual, duality gap, objective
         best = _better(best, prices)
-        phase = _next_phase(prices)     # OPTIMAL: the gap is small; RESTARTING or FAILED: rounding spoilt the search
+        phase = _next_phase(prices)     # OPTIMAL if the gap is small; RESTARTING or FAILED if rounding spoilt it
         if prices.n_refined > 0:
             support.target = refine_target(support)
-        for atom in order of violation, while above prices.threshold:           # _try_atoms; those of start: STARTING
-            enter(atom)                 # updates support.inverse; support.target: the minimum for the signs as they are
-            while support.any_wrong_sign:                                       # restore_signs
-                move support.feasible towards support.target, up to the first breakpoint
-                remove(slot)            # the atom whose coefficient became zero
+        for atom, the largest violation first, until it is below prices.threshold:  # _try_atoms
+            enter(atom)     # updates support.inverse, and support.target to the minimum for the signs as they are
+            while support.any_wrong_sign:                                # restore_signs
+                move support.feasible towards support.target, to the first breakpoint
+                remove(the atom whose coefficient became zero)
         if phase is RESTARTING:
-            support = emptied(support); start = best.codes, or zeros the last time
+            support, start = emptied(support), best.codes (the last time: zeros)
+
+While STARTING, the atoms of ``start`` enter instead of those that violate optimality. An atom that is a combination of
+active ones can't enter, and takes the place of one of them (`restore_signs`).
 
 Lee et al. compute the correlations of all atoms for each one that enters. That costs more than the update of the
 inverse, so here all atoms whose violation is nearly the largest are tried in a row. When the turn of one comes, its
@@ -45,9 +48,9 @@ from jax_mmf.typing import Array
 # Phases of a search.
 STARTING = np.int32(0)  # the atoms of `start` enter next, with its values, before any atom leaves
 SEARCHING = np.int32(1)  # atoms that violate optimality enter next
-RESTARTING = np.int32(2)  # rounding has spoilt the search: it begins again from the best codes; inside of a round only
+RESTARTING = np.int32(2)  # spoilt by rounding: within the same `_advance`, it becomes STARTING or SEARCHING again
 OPTIMAL = np.int32(3)  # ended: the gap of the target is within tolerance
-FAILED = np.int32(4)  # ended: no atom can enter, and no restart is left; the best codes count
+FAILED = np.int32(4)  # ended: spoilt, or no atom can enter, and there is no restart; the best codes count
 
 _MAX_RESTARTS = 3  # where gaps are bounds; else one
 _MAX_ROUNDS = 16  # times the number of slots: atoms that enter or leave before a search is given up

@@ -23,7 +23,7 @@ _EXCHANGED = np.int32(2)  # nowhere: the candidate enters first
 
 
 class Departure(NamedTuple):
-    """What came of `restore_signs`."""
+    """Result of `restore_signs`."""
 
     support: Support
     exchanged: Array  # whether an atom left in exchange for the candidate, which has to enter next
@@ -46,7 +46,7 @@ def restore_signs(support: Support, candidate: Candidate, allowed: Array) -> Dep
     Args:
       support: the active set.
       candidate: the atom that was tried last.
-      allowed: if false, no atom leaves but in an exchange.
+      allowed: if false, no atom leaves except in an exchange.
     """
     tiny = jnp.finfo(support.target.dtype).tiny
 

@@ -19,7 +19,7 @@ _ROWS = 4  # of the Gram matrix that are subtracted in one pass over the correla
 class Prices(NamedTuple):
     """What all atoms have to gain at the target of an active set."""
 
-    correlation: Array  # (q,) with the residual; zero for active atoms, but not where the target is to be refined
+    correlation: Array  # (q,) with the residual; zero for active atoms, except where the target is to be refined
     threshold: Array  # violations at least as large are tried before the next pricing
     optimal: Array  # whether the gap is within tolerance and rounding
     stuck: Array  # whether no atom entered since the last pricing, and refinements of the target are used up
