@@ -42,7 +42,7 @@ def test_model_file_round_trip(name, ids, tmp_path):
     np.testing.assert_array_equal(loaded.recommend(user, 4).items, fitted.recommend(user, 4).items)
     if name != "bpr":  # whose optimiser starts afresh
         newer = some_ratings(ids, 1)
-        again = [completion.update(m, newer, key=jax.random.key(1)).factors for m in (loaded, fitted)]
+        again = [completion.refit(m, newer, key=jax.random.key(1)).factors for m in (loaded, fitted)]
         jax.tree.map(np.testing.assert_array_equal, *again)
 
 

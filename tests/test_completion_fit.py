@@ -216,7 +216,7 @@ def test_update_with_new_users_and_items(name):
     old = completion.fit(EVERY[name], ratings, key=KEY, n_epochs=3)
     before = jax.tree.map(np.array, (old.state, old.factors))
     newer = completion.Ratings.from_triplets([100, 100, 0, 101], [0, 77, 77, 1], [1.0, 5.0, 5.0, 2.0])
-    new = completion.update(old, newer, key=KEY, n_epochs=2)
+    new = completion.refit(old, newer, key=KEY, n_epochs=2)
     assert list(new.ratings.user_ids.values) == [*range(N_USERS), 100, 101]
     assert list(new.ratings.item_ids.values) == [*range(N_ITEMS), 77]
     assert len(new.ratings) == len(ratings) + 4
@@ -667,7 +667,7 @@ def test_ids_of_another_kind_are_told(numbered):
         (lambda: text.predict(1.0, "a"), f"they are {numbers} 1"),
         (lambda: text.predict("1.0", "a"), "such as '1.0'.*such as '1'"),
         (lambda: completion.rmse(text, RATINGS), "none of the 6 users"),
-        (lambda: completion.update(text, RATINGS, key=KEY), "none of the 6 users is known"),
+        (lambda: completion.refit(text, RATINGS, key=KEY), "none of the 6 users is known"),
     ):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")

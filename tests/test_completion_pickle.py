@@ -72,7 +72,7 @@ def test_fitted_models_answer_and_learn_on(name, how, tmp_path):
     assert again.history == fitted.history or np.isnan(again.history[0].score)
     assert again.stopped_by == "epochs"
     newer = completion.Ratings.from_triplets([0, 50], [1, 1], [2, 3])
-    learned = [completion.update(f, newer, key=KEY).factors for f in (again, fitted)]
+    learned = [completion.refit(f, newer, key=KEY).factors for f in (again, fitted)]
     assert_same(*learned)
 
 

@@ -87,3 +87,12 @@ def test_an_import_that_is_turned_round_is_found(module, target, fault):
     found = modules()
     found[module] = [*found[module], target]
     assert any(fault in sentence for sentence in faults(found))
+
+
+@pytest.mark.parametrize(("module", "old", "new"), [("io", "Model", "SavedModel"), ("completion", "update", "refit")])
+def test_old_names_warn(module, old, new):
+    package = getattr(jax_mmf, module)
+    with pytest.warns(DeprecationWarning, match=f"jax_mmf.{module}.{old} is now jax_mmf.{module}.{new}"):
+        assert getattr(package, old) is getattr(package, new)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        package.nothing  # noqa: B018

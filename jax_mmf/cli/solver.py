@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 import jax_mmf as mmf
-from jax_mmf.io import Model, describe
+from jax_mmf.io import SavedModel, describe
 
 PENALTIES: dict[str, type[Any]] = {"ridge": mmf.Ridge, "lasso": mmf.Lasso, "elastic-net": mmf.ElasticNet}
 CONSTRAINTS: dict[str, type[Any]] = {
@@ -92,7 +92,9 @@ def check_given(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
         raise click.UsageError("--partial-b needs steps that see only some of the features; give a --reduction above 1")
 
 
-def resume_arguments(path: Path, model: Model, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def resume_arguments(
+    path: Path, model: SavedModel, given: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the arguments of `jax_mmf.fit` that resume the run of a model.
 
     Args:

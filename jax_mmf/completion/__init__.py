@@ -15,7 +15,10 @@ from jax_mmf.completion.ragged import RaggedRows, padded_rows, ragged_rows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.split import SearchResult, Trial, k_folds, search, train_test_split
 from jax_mmf.completion.synthetic import PlantedRatings, make_ratings
-from jax_mmf.completion.training import CompletionEvent, fit, update
+from jax_mmf.completion.training import CompletionEvent, fit, refit
+from jax_mmf.core import renamed
+
+__getattr__ = renamed(__name__, {"update": "refit"})
 
 __all__ = [
     "BPR",
@@ -50,9 +53,9 @@ __all__ = [
     "read_movielens",
     "read_movielens_items",
     "recall",
+    "refit",
     "rmse",
     "save_model",
     "search",
     "train_test_split",
-    "update",
 ]

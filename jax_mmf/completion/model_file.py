@@ -59,7 +59,7 @@ def load_model(path: str | Path, *, model: Model | None = None) -> Fitted:
         custom classes first.
 
     Returns:
-      the model, as `fit` returned it, which `update` can train further.
+      the model, as `fit` returned it, which `refit` can train further.
 
     Raises:
       FileNotFoundError: if the file does not exist.

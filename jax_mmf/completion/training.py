@@ -149,7 +149,7 @@ def fit(
     return learned
 
 
-def update(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> Fitted:
+def refit(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> Fitted:
     """Refit a model to its ratings and new ones, also of new users and items, starting from what it has learned.
 
     Args:

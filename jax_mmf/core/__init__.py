@@ -27,7 +27,7 @@ from jax_mmf.core.pytrees import (
     short_fields,
 )
 from jax_mmf.core.random import HostStream, Stream, host_generator, is_typed_key, stream_key
-from jax_mmf.core.user_warnings import warn, warn_of_blas_threads
+from jax_mmf.core.user_warnings import renamed, warn, warn_of_blas_threads
 from jax_mmf.core.validation import (
     as_computing_dtype,
     as_real_array,
@@ -81,6 +81,7 @@ __all__ = [
     "partitioned",
     "power_of_two_below",
     "register_configuration",
+    "renamed",
     "self_product",
     "short",
     "short_fields",

@@ -4,6 +4,8 @@ import functools
 import os
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import jax
 
@@ -16,6 +18,23 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "jax_mmf":
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
     warnings.warn(message, category, stacklevel=level)
+
+
+def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """Make the ``__getattr__`` of a module that serves old names of what it holds, with a DeprecationWarning.
+
+    Args:
+      module: its ``__name__``.
+      names: the new name for each old one.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn(f"{module}.{name} is now {module}.{names[name]}; the old name will be removed", DeprecationWarning)
+        return getattr(sys.modules[module], names[name])
+
+    return get
 
 
 def warn_of_blas_threads(n_components: int) -> None:

@@ -1,12 +1,13 @@
 """Sources of samples, matrix files, permutations of features, and model files."""
 
+from jax_mmf.core import renamed
 from jax_mmf.io.atomic import HDF5_ENDINGS as HDF5_ENDINGS
 from jax_mmf.io.atomic import hdf5_written_aside as hdf5_written_aside
 from jax_mmf.io.atomic import written_aside as written_aside
 from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import MatrixSource
-from jax_mmf.io.model_file import Checkpoint, Model, load_model, save_model
+from jax_mmf.io.model_file import Checkpoint, SavedModel, load_model, save_model
 from jax_mmf.io.model_file import build as build
 from jax_mmf.io.model_file import describe as describe
 from jax_mmf.io.model_file import needs_x64 as needs_x64
@@ -16,6 +17,8 @@ from jax_mmf.io.permutation import FeaturePermutation, write_permuted
 from jax_mmf.io.record import Record
 from jax_mmf.io.sources import ArraySource, BatchSource, RawSource, SlicedSource, Source, SparseSource, as_source
 
+__getattr__ = renamed(__name__, {"Model": "SavedModel"})
+
 # Public. Other packages of jax_mmf import the rest from here, too.
 __all__ = [
     "ArraySource",
@@ -24,9 +27,9 @@ __all__ = [
     "FeaturePermutation",
     "HDF5Source",
     "MatrixSource",
-    "Model",
     "RawSource",
     "Record",
+    "SavedModel",
     "SlicedSource",
     "Source",
     "SparseSource",

@@ -33,7 +33,7 @@ _FORMAT = "jax-mmf model"
 _FORMAT_VERSION = 2
 
 
-class Model(NamedTuple):
+class SavedModel(NamedTuple):
     """What a model file holds.
 
     Attributes:
@@ -93,7 +93,7 @@ def save_model(
         map_arrays(lambda name, _, array: write_array(file, name, array), state)
 
 
-def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -> Model:
+def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -> SavedModel:
     """Read a model file.
 
     Args:
@@ -200,7 +200,7 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
+def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> SavedModel:
     if str(file.attrs.get("format")) == "jax-mmf ratings model":
         raise ValueError("it is a model of ratings, for jax_mmf.completion.load_model")
     if str(file.attrs.get("format")) != _FORMAT:
@@ -216,7 +216,7 @@ def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> Model:
     history, run = json.loads(file.attrs["history"]), json.loads(file.attrs.get("run", "{}"))
     if not isinstance(history, list) or not isinstance(run, dict):
         raise TypeError("its history is no list, or its run no dictionary")
-    return Model(solver, _read_state(file, solver), [as_record(line) for line in history], run)
+    return SavedModel(solver, _read_state(file, solver), [as_record(line) for line in history], run)
 
 
 def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
