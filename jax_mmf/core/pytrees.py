@@ -42,7 +42,7 @@ def register_configuration(cls: Any = None, *, name: str | None = None, static: 
       TypeError: if the name is not a text.
 
     Example:
-      >>> import dataclasses, jax_mmf as mmf
+      >>> import dataclasses, jax, jax_mmf as mmf
       >>> @mmf.register_configuration(name="mylab.Plain")
       ... @dataclasses.dataclass(frozen=True)
       ... class Plain:
