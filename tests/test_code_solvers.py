@@ -310,7 +310,7 @@ def test_max_iter_is_the_largest_number(x64, kind, max_iter):
     """Odd numbers as well."""
     (gram, beta, sq_norm, init), _ = problem(19, 11, 3)
     _, info = solve(kind(0.0, max_iter), gram, beta, mmf.Lasso(0.01), sq_norm, init)
-    assert (info.n_iter <= max_iter).all()
+    assert (info.n_iter == max_iter).all()
 
 
 @pytest.mark.parametrize("kind", [mmf.CoordinateDescent, mmf.FISTA])
@@ -402,7 +402,7 @@ def test_nan_in_a_sample_stays_there(x64, solver, masked, b):
     others = np.arange(b) != 1
     for one in grams:
         codes, info = solve(SOLVERS[solver], one, beta, penalty, sq_norm, init)
-        assert jnp.isnan(codes[1]).all() or jnp.isnan(info.gap[1])
+        assert jnp.isnan(info.gap[1])
         np.testing.assert_allclose(codes[others], expected[others], atol=1e-8)
         assert jnp.isfinite(info.gap[others]).all()
 
@@ -498,11 +498,9 @@ def test_some_atoms_without_penalty(x64):
             assert violation.max() < 1e-6
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("name", ["lasso", "lasso, nonneg"])
 def test_sparse_encode_of_scikit_learn(x64, name):
-    """The whole batch at once, where scikit-learn has the same problem."""
-    if "elastic" in name or "ridge" in name:
-        pytest.skip("scikit-learn has no such sparse coding")
+    """The whole batch at once, of the penalties that scikit-learn has there."""
     penalty = PENALTIES[name]
     (gram, beta, sq_norm, init), (dictionary, x, _) = problem(19, 11, 64)
     expected = sparse_encode(x, dictionary, algorithm="lasso_cd", alpha=0.5, positive=penalty.nonneg, max_iter=100000)
