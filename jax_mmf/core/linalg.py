@@ -106,7 +106,7 @@ def solve_shifted(gram: Array, shift: Array, right: Array) -> Array:
     Returns:
       ``(b, k)``; of a singular matrix as in `cholesky`.
     """
-    factor = cholesky(gram + jnp.diag(shift))
+    factor = cholesky(gram + jnp.broadcast_to(jnp.diag(shift), gram.shape))
     if gram.ndim == 2:
         return jax.scipy.linalg.cho_solve((factor, True), right.T).T
     return cho_solve(factor, right)
