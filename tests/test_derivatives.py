@@ -85,7 +85,7 @@ def as_called(how, name):
 def test_derivatives_in_every_argument(x64, name):
     """In the dictionary, the samples, the penalty and the mask: forward, reverse, and forward over reverse.
 
-    Each jitted, and under vmap over the samples; and at once, where each call is traced anew, in all arguments together.
+    Each jitted, and under vmap over the samples; and at once, where calls are traced anew, in all arguments together.
     """
     args = arguments(name, "each")
     jitted = as_called("jitted", name)

@@ -78,9 +78,7 @@ def image_patches():
 
 
 @pytest.mark.filterwarnings("ignore:.*did not converge")
-@pytest.mark.parametrize(
-    ("data", "alpha"), [("digits", 1.0), pytest.param("patches", 0.1, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("data", "alpha"), [("digits", 1.0), pytest.param("patches", 0.1, marks=pytest.mark.slow)])
 def test_same_objective_as_scikit_learn(x64, data, alpha):
     """Full features, lasso codes and l2 atoms: the problem of MiniBatchDictionaryLearning, whose penalty counts twice
     against its squared error where ours counts once against half of it."""

@@ -1,5 +1,7 @@
 """Penalties on codes, against scalar minimisation and the definition."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,6 +111,23 @@ def test_alpha_max_is_where_codes_vanish(x64, shape, l1_ratio, nonneg):
     encode = lambda factor: mmf.encode(dictionary, x, mmf.ElasticNet(factor * largest, l1_ratio, nonneg), solver=solver)
     assert (encode(1.0001) == 0).all()
     assert (encode(0.999) != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("penalty", "expected"),
+    [
+        (mmf.Lasso(mmf.RelativeAlpha(0.25)), 1.0),
+        (mmf.Lasso(mmf.RelativeAlpha(0.25), nonneg=True), 0.75),
+        (mmf.ElasticNet(mmf.RelativeAlpha(0.25), 0.5), 2.0),
+    ],
+)
+def test_relative_alpha_becomes_a_share_of_the_largest_correlation(penalty, expected):
+    x = jnp.array([3.0, -4.0])
+    resolved = mmf.resolve_alpha(penalty, jnp.eye(2), x)
+    assert resolved == replace(penalty, alpha=expected)
+    assert isinstance(resolved.alpha, float)
+    assert mmf.resolve_alpha(resolved, jnp.eye(2), 2 * x) is resolved
+    assert jax.jit(lambda x: mmf.resolve_alpha(penalty, jnp.eye(2), x).alpha)(x) == expected
 
 
 def test_alpha_max_of_ridge_is_infinite():

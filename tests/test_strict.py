@@ -104,9 +104,7 @@ def test_codes(penalty, mask):
 
 
 @pytest.mark.parametrize("mask", MASKS)
-@pytest.mark.parametrize(
-    "solver", [DESCENT, mmf.FISTA(), mmf.UnrolledFISTA(3)], ids=lambda s: type(s).__name__
-)
+@pytest.mark.parametrize("solver", [DESCENT, mmf.FISTA(), mmf.UnrolledFISTA(3)], ids=lambda s: type(s).__name__)
 def test_derivatives_of_codes(solver, mask):
     def loss(dictionary, x, penalty, mask):
         return jnp.sum(mmf.encode(dictionary, x, penalty, mask=mask, solver=solver))
