@@ -4,19 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import CONSTRAINTS, DICTIONARY_UPDATES, FORGETTINGS, INITIALIZATIONS, OwnSubset
 
 import jax_mmf as mmf
 from jax_mmf.core.linalg import largest_eigenvalue
 
-SETS = {
-    "l2": mmf.L2Ball(),
-    "l1": mmf.L1Ball(),
-    "elastic net": mmf.ElasticNetBall(0.5),
-    "non-negative": mmf.ElasticNetBall(0.5, nonneg=True),
-    "simplex": mmf.Simplex(),
-}
-UPDATES = [mmf.BlockCoordinateDescent(), mmf.ProjectedGradient(2)]
-INITIALIZATIONS = [mmf.RandomSamples(), mmf.KMeansPlusPlus(), mmf.RandomizedSVD()]
+SETS = CONSTRAINTS | {"of both signs": mmf.ElasticNetBall(0.5)}
 project = jax.jit(lambda constraint, atom, radius: constraint.project(atom, radius))
 
 
@@ -56,7 +49,7 @@ def test_power_iteration_ends(bad):
     assert value == 0 if bad == 0 else not jnp.isfinite(value)
 
 
-@pytest.mark.parametrize("initialization", INITIALIZATIONS, ids=lambda i: type(i).__name__)
+@pytest.mark.parametrize("initialization", INITIALIZATIONS.values(), ids=INITIALIZATIONS)
 @pytest.mark.parametrize(
     "samples", [np.full((6, 4), np.nan), np.full((6, 4), np.inf), np.zeros((6, 4)), np.ones((2, 1))]
 )
@@ -64,34 +57,43 @@ def test_initial_directions_of_bad_numbers_end(initialization, samples):
     assert initialization(jax.random.key(0), jnp.asarray(samples, jnp.float32), 2).shape == (2, samples.shape[1])
 
 
-@pytest.mark.parametrize("update", UPDATES, ids=lambda u: type(u).__name__)
-@pytest.mark.parametrize("name", SETS)
+# Every constraint with the usual update, and every update with one constraint.
+STEPS = [("block coordinate descent", name) for name in SETS]
+STEPS += [(update, "elastic net") for update in DICTIONARY_UPDATES if update != STEPS[0][0]]
+
+
+@pytest.mark.parametrize(("update", "name"), STEPS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_step_on_bad_numbers_ends_and_tells(update, name, bad):
     x = np.abs(np.random.default_rng(0).standard_normal((8, 6))).astype(np.float32)
     solver = mmf.OnlineFactorization(
-        n_components=3, penalty=mmf.Ridge(0.1), constraint=SETS[name], dictionary_update=update
+        n_components=3, penalty=mmf.Ridge(0.1), constraint=SETS[name], dictionary_update=DICTIONARY_UPDATES[update]
     )
     state = solver.init(jax.random.key(0), samples=x)
     x[2, 3] = bad
     assert not solver.update(state, x)[1].finite
 
 
+@pytest.mark.parametrize("rule", FORGETTINGS.values(), ids=FORGETTINGS)
+def test_a_batch_of_nothing_weighs_nothing(rule):
+    assert jax.jit(rule.weight)(jnp.int32(5), jnp.int32(0)) == 0
+
+
 @pytest.mark.parametrize("rule", [mmf.PowerForgetting(0.9), mmf.ScaledForgetting(), mmf.ConstantForgetting()])
-def test_weights_of_odd_batch_sizes_end(rule):
-    weight = jax.jit(rule.weight)
-    assert weight(jnp.int32(5), jnp.int32(0)) == 0
+def test_weights_of_bad_parameters_end(rule):
     of_traced_parameter = jax.jit(lambda parameter: type(rule)(parameter).weight(jnp.int32(5), jnp.int32(7)))
     assert jnp.isnan(of_traced_parameter(jnp.nan))
 
 
-@pytest.mark.parametrize("subset", [mmf.FullSubset(), mmf.UniformSubset(1), mmf.BlockSubset(1, 3)])
+@pytest.mark.parametrize("subset", [mmf.FullSubset(), mmf.UniformSubset(1), mmf.BlockSubset(1, 3), OwnSubset(1)])
 def test_subsets_of_one_feature(subset):
     np.testing.assert_array_equal(subset.draw(jax.random.key(0), jnp.int32(0), 1).indices, [0])
 
 
-@pytest.mark.parametrize("update", UPDATES, ids=lambda u: type(u).__name__)
-@pytest.mark.parametrize("initialization", INITIALIZATIONS, ids=lambda i: type(i).__name__)
+@pytest.mark.parametrize(
+    ("update", "initialization"),
+    [*((u, "samples") for u in DICTIONARY_UPDATES), *(("projected gradient", i) for i in ("kmeans", "svd", "own"))],
+)
 def test_data_times_a_number_give_the_same_dictionary(update, initialization):
     """From 1e-16 to 1e16 in single precision, where squares of codes are far from what it can hold."""
     rng = np.random.default_rng(0)
@@ -101,7 +103,7 @@ def test_data_times_a_number_give_the_same_dictionary(update, initialization):
         c = np.float32(2.0**power)
         solver = mmf.OnlineFactorization(
             n_components=4, penalty=mmf.Ridge(0.1), constraint=mmf.L2Ball(),
-            initialization=initialization, dictionary_update=update,
+            initialization=INITIALIZATIONS[initialization], dictionary_update=DICTIONARY_UPDATES[update],
         )  # fmt: skip
         state = solver.init(jax.random.key(0), samples=x.astype(np.float32) * c)
         for i in range(4):

@@ -178,6 +178,7 @@ def test_progress_bar_says_what_is_learned_and_shows_objective_and_clock():
     assert "60 x 16 features, float32; 3 atoms" in lines
     before, after = ([line for line in lines if "|" in line and ("| 0/6" in line) == start] for start in (True, False))
     assert before
+    assert after
     assert all("compiling" in line for line in before)
     assert not any("compiling" in line for line in after)
     last = next(line for line in reversed(lines) if "|" in line)

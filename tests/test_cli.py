@@ -240,11 +240,9 @@ def test_float64_model_is_resumed_in_float64(run, data, tmp_path):
     assert run("fit", data, "-o", "m.h5", "--dtype", "float64", *OPTIONS)[0] == 0
     jax.config.update("jax_enable_x64", False)
     code, _, err = run("fit", data, "-o", "n.h5", "--resume", "m.h5", "--epochs", 2, "--batch-size", 16)
-    if code == 0:
-        with h5py.File("n.h5") as file:
-            assert file["dictionary"].dtype == np.float64
-    else:
-        assert "float64" in err
+    assert code == 0, err
+    with h5py.File("n.h5") as file:
+        assert file["dictionary"].dtype == np.float64
 
 
 CONTRADICTIONS = [
@@ -498,7 +496,7 @@ def contents(folder):
 def fails(run, folder, words, *arguments):
     before = contents(folder)
     code, out, err = run(*arguments)
-    assert code not in (0, None)
+    assert code in (1, 2)  # errors, and those of usage
     assert out == ""
     lines = err.splitlines()
     assert len(lines) == 1, err
@@ -683,7 +681,8 @@ def test_bad_number_late_in_the_data_leaves_a_usable_model(run, tmp_path):
     for seed in range(20):
         code, _, err = run("fit", "y.npy", "-o", "m.h5", "--seed", seed, *OPTIONS)
         assert code == 1
-        assert all(line.startswith("jax-mmf: ") for line in err.splitlines())
+        assert err.startswith("jax-mmf: ")
+        assert "Traceback" not in err
         assert "sample 300, feature 5" in err
         if (tmp_path / "m.h5").exists():
             break
@@ -795,12 +794,12 @@ def test_ctrl_c_leaves_a_usable_model(data, tmp_path):
 
 
 def slow_fit(folder, log):
-    """A process whose steps each take a second, so that Ctrl-C meets one."""
+    """A process whose first step takes ten minutes, so that Ctrl-C meets it."""
     code = (
         "import sys, time, jax_mmf as mmf\n"
         "from jax_mmf import cli\n"
         "show = mmf.JSONLines.__call__\n"
-        "slow = lambda self, event: (show(self, event), print('step', flush=True), time.sleep(5))[0]\n"
+        "slow = lambda self, event: (show(self, event), print('step', flush=True), time.sleep(600))[0]\n"
         "mmf.JSONLines.__call__ = slow\n"
         f"sys.argv = ['jax-mmf', 'fit', 'x.h5', '-o', 'm.h5', '-k', '4', '-q', '--log', {log!r}]\n"
         "cli.main()\n"
@@ -822,11 +821,9 @@ def test_second_ctrl_c_stops_at_once(data, tmp_path):
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)
-        start = time.monotonic()
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert time.monotonic() - start < 4
     assert process.returncode == 130
     assert "Traceback" not in err
     assert all(line.startswith("jax-mmf: ") for line in err.splitlines() if line)
@@ -908,15 +905,20 @@ def test_recommend_says_what_is_wrong(run, ratings, tmp_path):
     assert not (tmp_path / "recommendations.csv").exists()
 
 
-def test_recommend_writes_parquet_or_says_what_to_install(run, ratings, tmp_path):
-    options = ("-o", "r.parquet", "--epochs", 1, "-k", 2, "--test", 0, "-q")
-    code, _, err = run("recommend", ratings[0], *options)
-    try:
-        from pyarrow import parquet
-    except ImportError:
-        assert code == 1
-        assert "pyarrow" in err
-        assert not (tmp_path / "r.parquet").exists()
-    else:
-        assert code == 0
-        assert parquet.read_table(tmp_path / "r.parquet").num_rows > 0
+PARQUET = ("-o", "r.parquet", "--epochs", 1, "-k", 2, "--test", 0, "-q")
+
+
+def test_recommend_writes_parquet(run, ratings, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert run("recommend", ratings[0], *PARQUET)[0] == 0
+    assert parquet.read_table(tmp_path / "r.parquet").num_rows > 0
+
+
+def test_recommend_without_pyarrow_says_what_to_install(run, ratings, tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, err = run("recommend", ratings[0], *PARQUET)
+    assert code == 1
+    assert "pyarrow" in err
+    assert not (tmp_path / "r.parquet").exists()

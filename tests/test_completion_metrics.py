@@ -314,7 +314,7 @@ def test_folds_of_a_search_do_not_leak(low_rank):
     train, held_out = completion.train_test_split(low_rank, test_size=0.2, key=KEY)
     pairs.clear()
     result = completion.search(model, train, grid, key=KEY, n_epochs=2, score=score, validation=held_out)
-    assert all(p == (entries_of_pairs(train), entries_of_pairs(held_out)) for p in pairs)
+    assert pairs == [(entries_of_pairs(train), entries_of_pairs(held_out))] * 2
     assert entries_of_pairs(result.fitted.ratings) == entries_of_pairs(low_rank)
     product = completion.search(
         model, train, {"alpha": [0.1, 0.2], "scaling": [0.0, 1.0]}, key=KEY, n_epochs=1, validation=held_out

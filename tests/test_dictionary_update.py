@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import CONSTRAINTS, DICTIONARY_UPDATES
 from hypothesis import given
 
 import jax_mmf as mmf
@@ -14,12 +15,6 @@ from jax_mmf.core.linalg import map_rows
 from jax_mmf.learning.dictionary_update import DictionaryProblem
 from jax_mmf.learning.surrogate import BatchMoments
 
-CONSTRAINTS = {
-    "l2": mmf.L2Ball(),
-    "l1": mmf.L1Ball(),
-    "elastic net": mmf.ElasticNetBall(0.3, nonneg=True),
-    "simplex": mmf.Simplex(),
-}
 every_constraint = pytest.mark.parametrize("constraint", CONSTRAINTS.values(), ids=CONSTRAINTS)
 
 
@@ -30,38 +25,51 @@ def make_problem(k, p, constraint, *, seed=0, dense=0.0, budget=1.0, subset=None
     c = codes.T @ codes / len(codes)
     b = c @ rng.standard_normal((k, p)) + rng.standard_normal((k, p)) / 3
     budgets = jnp.full(k, budget)
-    atoms = jax.vmap(constraint.project)(jnp.asarray(rng.standard_normal((k, p))), budgets)
+    atoms = project_all(constraint, jnp.asarray(rng.standard_normal((k, p))), budgets)
     subset = mmf.FullSubset().draw(jax.random.key(0), jnp.zeros((), jnp.int32), p) if subset is None else subset
     c, b = jnp.asarray(c), jnp.asarray(b)
     return atoms, DictionaryProblem(c, b, BatchMoments(c, b), budgets, subset)
 
 
 def surrogate(problem, atoms):
-    return float(jnp.sum(atoms * (problem.c @ atoms)) / 2 - jnp.sum(atoms * problem.b))
+    c, b, atoms = (np.asarray(array) for array in (problem.c, problem.b, atoms))
+    return np.sum(atoms * (c @ atoms)) / 2 - np.sum(atoms * b)
+
+
+@jax.jit
+def project_all(constraint, atoms, budgets):
+    return jax.vmap(constraint.project)(atoms, budgets)
+
+
+gauge = jax.jit(lambda constraint, atoms: constraint.gauge(atoms))
+
+
+def updated(update, atoms, problem, constraint, state=None):
+    return _updated(update, atoms, problem, constraint, update.init(atoms) if state is None else state)
 
 
 @functools.partial(jax.jit, static_argnames="update")
-def updated(update, atoms, problem, constraint, state=None):
-    state = update.init(atoms) if state is None else state
+def _updated(update, atoms, problem, constraint, state):
     return update.update(jax.random.key(3), atoms, problem, constraint, state)
 
 
 @every_constraint
 @given(
-    shape=st.sampled_from([(1, 1), (1, 7), (6, 1), (3, 4), (9, 12)]),  # each compiles
-    seed=st.integers(0, 10**6), dense=st.sampled_from([0.0, 0.3, 3.0]), n_steps=st.sampled_from([1, 4]),
+    shape=st.sampled_from([(1, 7), (6, 1), (9, 12)]),  # each compiles
+    seed=st.integers(0, 10**6), dense=st.sampled_from([0.0, 0.3, 3.0]),
+    name=st.sampled_from(["projected gradient", "accelerated", "own"]),
 )  # fmt: skip
-def test_projected_gradient_never_raises_the_surrogate_and_stays_feasible(constraint, shape, seed, dense, n_steps):
+def test_gradient_steps_never_raise_the_surrogate_and_stay_feasible(constraint, shape, seed, dense, name):
     k, p = shape
     with jax.enable_x64(True):
         atoms, problem = make_problem(k, p, constraint, seed=seed, dense=dense)
-        update, state = mmf.ProjectedGradient(n_steps), None
+        update, state = DICTIONARY_UPDATES[name], None
         for _ in range(4):
             before = surrogate(problem, atoms)
             atoms, state = updated(update, atoms, problem, constraint, state)
-            if n_steps == 1:  # momentum may overshoot
+            if name != "accelerated":  # momentum may overshoot
                 assert surrogate(problem, atoms) <= before + 1e-9 * (1 + abs(before))
-            assert (constraint.gauge(atoms) <= problem.budget + 1e-9).all()
+            assert (np.asarray(gauge(constraint, atoms)) <= 1 + 1e-9).all()
 
 
 @every_constraint
@@ -94,8 +102,9 @@ def test_one_step_is_the_formula(x64):
 def test_eigenvector_is_found_over_the_steps(x64):
     """From ones, which is no eigenvector of codes of both signs."""
     atoms, problem = make_problem(30, 5, mmf.L2Ball())
-    scale = 1 / jnp.sqrt(jnp.diagonal(problem.c))
-    vectors = np.linalg.eigh(scale[:, None] * problem.c * scale)[1]
+    c = np.asarray(problem.c)
+    scale = 1 / np.sqrt(np.diagonal(c))
+    vectors = np.linalg.eigh(scale[:, None] * c * scale)[1]
     state = None
     for _ in range(60):
         _, state = updated(mmf.ProjectedGradient(), atoms, problem, mmf.L2Ball(), state)
@@ -112,8 +121,8 @@ def test_atoms_that_do_not_meet_are_solved_exactly_up_to_the_margin(x64):
 
 
 @every_constraint
-@pytest.mark.parametrize("update", [mmf.ProjectedGradient(), mmf.ProjectedGradient(3), mmf.BlockCoordinateDescent()])
-def test_atoms_without_codes_stay_as_they_are(dtype, constraint, update):
+@pytest.mark.parametrize("update", DICTIONARY_UPDATES.values(), ids=DICTIONARY_UPDATES)
+def test_atoms_without_codes_stay_as_they_are(constraint, update):
     atoms, problem = make_problem(6, 9, constraint)
     used = jnp.asarray([True, False, True, True, False, True])
     both = used[:, None] & used
@@ -133,14 +142,15 @@ def test_many_features_in_tiles_are_as_few_at_once(constraint):
     p = 2**16 + 9
     atoms, problem = make_problem(3, p, constraint, budget=0.7)
     new, _ = updated(mmf.ProjectedGradient(), atoms, problem, constraint)
-    scale = 1 / jnp.sqrt(jnp.diagonal(problem.c))
-    vector = jnp.ones(3) / jnp.sqrt(3)
+    c, b, start = (np.asarray(array) for array in (problem.c, problem.b, atoms))
+    scale = 1 / np.sqrt(np.diagonal(c))
+    vector = np.ones(3) / np.sqrt(3)
     for _ in range(4):
-        image = (problem.c * scale[:, None] * scale) @ vector
-        vector = image / jnp.linalg.norm(image)
-    rate = scale**2 / (1.1 * jnp.linalg.norm(image))
-    moved = atoms + rate[:, None] * (problem.b - problem.c @ atoms)
-    expected = jax.vmap(constraint.project)(moved, problem.budget)
+        image = (c * scale[:, None] * scale) @ vector
+        vector = image / np.linalg.norm(image)
+    rate = scale**2 / (1.1 * np.linalg.norm(image))
+    moved = jnp.asarray(start + rate[:, None] * (b - c @ start))
+    expected = project_all(constraint, moved, problem.budget)
     np.testing.assert_allclose(new, expected, atol=1e-5)
 
 
@@ -170,7 +180,7 @@ def test_gradients_and_vmap_of_a_step(x64):
     direction = jnp.asarray(np.random.default_rng(1).standard_normal(problem.b.shape))
     step = 1e-6
     slope = (loss(problem.b + step * direction) - loss(problem.b - step * direction)) / (2 * step)
-    np.testing.assert_allclose(jnp.sum(jax.grad(loss)(problem.b) * direction), slope, rtol=1e-6)
+    np.testing.assert_allclose(jnp.sum(jax.jit(jax.grad(loss))(problem.b) * direction), slope, rtol=1e-6)
     several = jnp.stack([problem.b, 2 * problem.b, direction])
     np.testing.assert_allclose(jax.jit(jax.vmap(loss))(several), [loss(b) for b in several], rtol=1e-10)
 
@@ -179,7 +189,7 @@ def test_learns_from_ragged_batches_and_in_one_sample_batches():
     x = np.random.default_rng(0).standard_normal((50, 20)).astype(np.float32)
     update = mmf.ProjectedGradient()
     solver = mmf.OnlineFactorization(
-        n_components=4, penalty=mmf.Lasso(0.1), constraint=mmf.L2Ball(), dictionary_update=update
+        n_components=4, penalty=mmf.Ridge(0.1), constraint=mmf.L2Ball(), dictionary_update=update
     )
     state = solver.init(jax.random.key(0), samples=x)
     for batch in (x[:32], x[32:49], x[49:], x[49]):
@@ -213,7 +223,7 @@ def test_every_order_visits_each_atom_once(k):
 
 
 def test_random_orders_are_all_as_likely():
-    n, draw = 60_000, jax.vmap(lambda key: mmf.BlockCoordinateDescent().atom_order(key, 3))
+    n, draw = 12_000, jax.vmap(lambda key: mmf.BlockCoordinateDescent().atom_order(key, 3))
     keys = jax.random.split(jax.random.key(0), n)
     _, counts = np.unique(draw(keys), axis=0, return_counts=True)
     assert counts.size == 6

@@ -1,6 +1,7 @@
 """Every piece of Python in the README, in the documentation and in docstrings runs as it stands."""
 
 import doctest
+import functools
 import importlib
 import pkgutil
 import re
@@ -12,10 +13,14 @@ import jax_mmf
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SLOW = ("guide.md", "derivatives.md")
 MODULES = [m.name for m in pkgutil.walk_packages(jax_mmf.__path__, "jax_mmf.") if not m.name.endswith("__main__")]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.name in SLOW), id=page.name) for page in PAGES],
+)
 def test_code_of_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -24,16 +29,20 @@ def test_code_of_page(page, tmp_path, monkeypatch):
         exec(compile(block, str(page), "exec"), names)
 
 
+@functools.cache
+def examples_of(module):
+    return doctest.testmod(importlib.import_module(module))
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_docstrings_of_module(module):
-    assert doctest.testmod(importlib.import_module(module)).failed == 0
+    assert examples_of(module).failed == 0
 
 
 def test_some_docstrings_have_examples():
-    assert sum(doctest.testmod(importlib.import_module(m)).attempted for m in MODULES) > 5
+    assert sum(examples_of(module).attempted for module in MODULES) > 5
 
 
 def test_everything_public_has_a_docstring():
-    for name in jax_mmf.__all__:
-        if not name.startswith("__"):
-            assert getattr(jax_mmf, name).__doc__, name
+    without = [name for name in jax_mmf.__all__ if not name.startswith("__") and not getattr(jax_mmf, name).__doc__]
+    assert without == []

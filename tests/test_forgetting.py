@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import FORGETTINGS
 
 import jax_mmf as mmf
 
@@ -31,6 +32,7 @@ RULES = [
     (mmf.ScaledForgetting(0.5), scaled, 0.5),
     (mmf.ConstantForgetting(0.05), constant, 0.05),
     (mmf.ConstantForgetting(1.0), constant, 1.0),
+    (FORGETTINGS["own"], scaled, 1.0),
 ]
 # Whole numbers are numbers too.
 WHOLE = [
@@ -98,7 +100,9 @@ def test_forward_derivative_of_a_traced_batch_size(x64):
     np.testing.assert_allclose(derivative, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("rule", [mmf.PowerForgetting(1.0), mmf.ScaledForgetting(1.0)], ids=["power", "scaled"])
+@pytest.mark.parametrize(
+    "rule", [mmf.PowerForgetting(1.0), mmf.ScaledForgetting(1.0), FORGETTINGS["own"]], ids=["power", "scaled", "own"]
+)
 @pytest.mark.parametrize("sizes", [(5, 5, 5, 5), (7, 1, 10, 2)])
 def test_plain_average(x64, rule, sizes):
     """Exponent 1 and scale 1 weigh every sample the same, whatever the sizes of the batches."""

@@ -3,6 +3,7 @@
 import itertools
 import warnings
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,12 +17,7 @@ from jax_mmf.learning.surrogate import Surrogate, update_surrogate
 
 K, P, BATCH, RAGGED, STEPS = 5, 62, 10, 7, 20
 
-STATISTICS = {
-    "masked": mmf.MaskedStatistics(),
-    "full": mmf.FullStatistics(),
-    "full_gram_averaged": mmf.AveragedStatistics(0.8, gram="full"),
-    "averaged": mmf.AveragedStatistics(0.8, gram="averaged"),
-}
+STATISTICS = {name: part for name, part in helpers.STATISTICS.items() if name != "own"}
 PENALTIES = {
     "ridge": mmf.Ridge(0.3),
     "lasso": mmf.Lasso(0.2),
@@ -36,11 +32,7 @@ CONSTRAINTS = {
     "simplex": mmf.Simplex(),
 }
 SUBSETS = {1: mmf.FullSubset(), 3: mmf.UniformSubset(3), "blocks": mmf.BlockSubset(3, n_blocks=4)}
-FORGETTING = {
-    "power": mmf.PowerForgetting(0.8),
-    "scaled": mmf.ScaledForgetting(5.0),
-    "constant": mmf.ConstantForgetting(0.02),
-}
+OWN = helpers.OwnStatistics(), helpers.OwnPenalty(0.2, 0.1), helpers.OwnBall(), helpers.OwnSubset()
 
 
 _done = itertools.count(1)
@@ -69,8 +61,12 @@ def numbers(weight):
 
 def compare(statistics, partial_b, penalty, constraint, subset, forgetting="power", atol=1e-8):
     x, dictionary = data()
-    pair, rule = STATISTICS[statistics], FORGETTING[forgetting]
-    code_penalty, atoms = PENALTIES[penalty], CONSTRAINTS[constraint]
+    rule = helpers.FORGETTINGS[forgetting]
+    if statistics == "own":
+        pair, code_penalty, atoms, drawn_by = OWN
+    else:
+        pair, code_penalty = STATISTICS[statistics], PENALTIES[penalty]
+        atoms, drawn_by = CONSTRAINTS[constraint], SUBSETS[subset]
     # Without an l2 part codes converge slowly, and the steps amplify what is missing.
     tight = (
         None if penalty == "ridge" else mmf.CoordinateDescent(tol=0.0, max_iter=3000 if penalty == "lasso" else 1500)
@@ -84,7 +80,7 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
             n_components=K,
             penalty=code_penalty,
             constraint=atoms,
-            subset=SUBSETS[subset],
+            subset=drawn_by,
             statistics=pair,
             partial_b=partial_b,
             forgetting=rule,
@@ -115,14 +111,19 @@ def compare(statistics, partial_b, penalty, constraint, subset, forgetting="powe
         alpha=l1 + l2,
         l1_ratio=l1 / (l1 + l2),
         nonneg_codes=code_penalty.nonneg,
-        mu={"l2": 0.0, "l1": 1.0, "elastic-net": 0.4, "l2-nonneg": 0.0, "simplex": 1.0}[constraint],
+        mu={"l2": 0.0, "l1": 1.0, "elastic-net": 0.4, "l2-nonneg": 0.0, "simplex": 1.0, "own": 0.0}[constraint],
         radius=numbers(atoms.radius),
         nonneg_atoms=atoms.nonneg,
         simplex=constraint == "simplex",
-        statistics=statistics,
+        statistics="masked" if statistics == "own" else statistics,
         power=0.8,
         partial_b=partial_b,
-        forgetting={"power": ("power", 0.8), "scaled": ("scaled", 5.0), "constant": ("constant", 0.02)}[forgetting],
+        forgetting={
+            "power": ("power", 0.8),
+            "scaled": ("scaled", 5.0),
+            "constant": ("constant", 0.02),
+            "own": ("scaled", 1.0),
+        }[forgetting],
     )
     start = np.asarray(solver.init(jax.random.key(1), dictionary=dictionary).dictionary)
     theirs = run(batches, start, config, subsets=subsets, reductions=reductions, orders=orders, sample_ids=ids)
@@ -157,6 +158,10 @@ def test_statistics_and_surrogate(x64, statistics, partial_b, subset):
 @pytest.mark.parametrize("forgetting", ["scaled", "constant"])
 def test_forgetting(x64, forgetting):
     compare("masked", True, "lasso", "l2", 3, forgetting)
+
+
+def test_parts_of_a_user(x64):
+    compare("own", True, "own", "own", "own", "own")
 
 
 GRID = [

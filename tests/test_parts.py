@@ -36,7 +36,7 @@ def masks():
     return {"none": None, "shared": rng.uniform(size=P) > 0.3, "own": rng.uniform(size=(N, P)) > 0.3}
 
 
-@pytest.mark.parametrize("n", [2, 3, 5, 64])
+@pytest.mark.parametrize("n", [2, 64])
 @pytest.mark.parametrize("mask", ["none", "shared", "own"])
 def test_the_same_codes_on_any_number_of_cores(cores, n, mask):
     dictionary, x = problem()
@@ -74,7 +74,7 @@ def test_one_program_where_somebody_traces(cores):
 
     def total(x):
         seen.append(parts_of(mmf.ActiveSet(), x, dictionary))
-        return mmf.encode(dictionary, x, mmf.Lasso(0.3)).sum()
+        return mmf.encode(dictionary, x, mmf.Ridge(0.3)).sum()
 
     jax.jit(total)(x)
     jax.grad(total)(x)
@@ -87,12 +87,15 @@ def test_derivatives_and_vmap_over_anything_a_code_depends_on(cores, monkeypatch
     """Samples and dictionary are at hand then, and still there is nothing to hand to a thread."""
     dictionary, x = problem()
     weights, start = np.random.default_rng(1).uniform(0.5, 1, P).astype("float32"), np.zeros((N, K), "float32")
-    of = {
-        "alpha": (lambda a: mmf.encode(dictionary, x, mmf.Lasso(a)).sum(), 0.3),
-        "mask": (lambda m: mmf.encode(dictionary, x, mmf.Lasso(0.3), mask=m).sum(), weights),
-        "init": (lambda i: mmf.encode(dictionary, x, mmf.Lasso(0.3), init=i).sum(), start),
-        "tol": (lambda t: mmf.encode(dictionary, x, mmf.Lasso(0.3), solver=mmf.ActiveSet(t)).sum(), 1e-6),
-        "many": (lambda a: mmf.encode(dictionary, x, mmf.Lasso(a), solver=mmf.FISTA()).sum(), 0.3),
+    encode = lambda alpha=0.3, tol=1e-6, **more: mmf.encode(
+        dictionary, x, mmf.Lasso(alpha), solver=mmf.CoordinateDescent(tol), **more
+    )
+    of = {  # one by the solver that would go to threads, the others by one that compiles in a fifth of its time
+        "threads": (lambda a: mmf.encode(dictionary, x, mmf.Lasso(a)).sum(), 0.3),
+        "alpha": (lambda a: encode(a).sum(), 0.3),
+        "mask": (lambda m: encode(mask=m).sum(), weights),
+        "init": (lambda i: encode(init=i).sum(), start),
+        "tol": (lambda t: encode(tol=t).sum(), 1e-6),
     }
     monkeypatch.setattr(parts, "_MOST", 200)
 
@@ -141,8 +144,13 @@ def test_parts_are_powers_of_two_that_fit_the_cache(cores, solver, n_samples, n_
 
 
 @pytest.mark.filterwarnings("ignore::jax_mmf.ConvergenceWarning")
-@pytest.mark.parametrize("solver", [mmf.Cholesky(), mmf.CoordinateDescent(), mmf.FISTA(), mmf.ActiveSet()])
-@pytest.mark.parametrize("mask", ["none", "shared", "own"])
+@pytest.mark.parametrize(
+    ("solver", "mask"),
+    [
+        (mmf.Cholesky(), "none"), (mmf.Cholesky(), "own"), (mmf.CoordinateDescent(), "none"),
+        (mmf.CoordinateDescent(), "own"), (mmf.FISTA(), "shared"), (mmf.ActiveSet(), "none"), (mmf.ActiveSet(), "own"),
+    ],
+)  # fmt: skip
 def test_large_batches_are_solved_in_parts_that_fit_the_cache(cores, monkeypatch, solver, mask):
     dictionary, x = problem()
     penalty = mmf.Ridge(0.3) if isinstance(solver, mmf.Cholesky) else mmf.Lasso(0.3)
@@ -197,11 +205,11 @@ def test_results_do_not_share_memory_with_what_comes_in():
 
 
 @pytest.mark.parametrize("mask", ["none", *(pytest.param(m, marks=pytest.mark.slow) for m in ("shared", "own"))])
-def test_sixty_numbers_of_samples_share_two_programs(cores, mask):
+def test_numbers_of_samples_share_two_programs(cores, mask):
     cores(1)
     dictionary, x = problem()
     jax.clear_caches()
-    for n in range(40, 100):
+    for n in (40, 57, 64, 65, 90, 99):
         weights = masks()[mask]
         mmf.encode(dictionary, x[:n], mmf.Lasso(0.3), mask=weights[:n] if mask == "own" else weights)
         mmf.objective(dictionary, x[:n], mmf.Lasso(0.3))
@@ -210,7 +218,7 @@ def test_sixty_numbers_of_samples_share_two_programs(cores, mask):
     assert metrics._objectives._cache_size() == 2
 
 
-@pytest.mark.parametrize("size", [1, 3, 40, 100, 331])
+@pytest.mark.parametrize("size", [1, 40, 331])
 def test_objective_and_explained_variance_of_any_number_of_samples(size):
     dictionary, x = problem()
     x = x[:size].astype(float)

@@ -1,9 +1,13 @@
 """Penalties on codes, against scalar minimisation and the definition."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import PENALTIES as PARTS
+from helpers import OwnPenalty
 from scipy.optimize import minimize_scalar
 
 import jax_mmf as mmf
@@ -17,17 +21,20 @@ PENALTIES = {
     "elastic net, nonneg": mmf.ElasticNet(0.7, 0.3, nonneg=True),
     "none": mmf.Ridge(0.0),
 }
+EVERY = PENALTIES | {name: PARTS[name] for name in ("own", "own, nonneg")}
 SHARE = {mmf.Ridge: 0.0, mmf.Lasso: 1.0}
 
 
 def omega(penalty, a):
+    if isinstance(penalty, OwnPenalty):
+        return penalty.l1 * np.abs(a) + penalty.l2 / 2 * a**2
     ratio = SHARE.get(type(penalty), getattr(penalty, "l1_ratio", None))
     return penalty.alpha * (ratio * np.abs(a) + (1 - ratio) / 2 * a**2)
 
 
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_value_is_the_definition(x64, name):
-    penalty = PENALTIES[name]
+    penalty = EVERY[name]
     codes = np.random.default_rng(0).standard_normal((3, 4, 5))
     codes = np.abs(codes) if penalty.nonneg else codes
     np.testing.assert_allclose(mmf.penalty_value(penalty, codes), omega(penalty, codes).sum(-1), rtol=1e-14)
@@ -41,9 +48,9 @@ def test_negative_codes_are_infinitely_bad_with_nonneg():
 
 
 @pytest.mark.parametrize("step", [0.1, 1.0, 7.0])
-@pytest.mark.parametrize("name", PENALTIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_prox_is_the_scalar_minimum(x64, name, step):
-    penalty = PENALTIES[name]
+    penalty = EVERY[name]
     points = np.array([-3.0, -0.5, -0.01, 0.0, 0.03, 0.6, 4.0])
     found = mmf.penalty_prox(penalty, points, step)
     for v, a in zip(points, found, strict=True):
@@ -54,6 +61,25 @@ def test_prox_is_the_scalar_minimum(x64, name, step):
         assert abs(best.x - a) < 1e-6
         assert cost(a) <= best.fun + 1e-15
         assert not penalty.nonneg or a >= 0
+
+
+@pytest.mark.parametrize("nonneg", [False, True])
+def test_own_penalty_has_the_codes_and_derivatives_of_the_elastic_net(x64, nonneg):
+    rng = np.random.default_rng(0)
+    dictionary, x = rng.standard_normal((5, 8)), rng.standard_normal((3, 8))
+    solver = mmf.CoordinateDescent(1e-14)
+
+    def value(penalty):
+        codes = mmf.encode(dictionary, x, penalty, solver=solver)
+        return jnp.sum(codes**2), codes
+
+    both = jax.jit(jax.value_and_grad(value, has_aux=True))
+    (_, codes), slope = both(mmf.ElasticNet(0.5, 0.6, nonneg))
+    (_, own_codes), own_slope = both(OwnPenalty(0.3, 0.2, nonneg))
+    np.testing.assert_allclose(own_codes, codes, atol=1e-12)
+    np.testing.assert_allclose(0.6 * own_slope.l1 + 0.4 * own_slope.l2, slope.alpha, rtol=1e-9)
+    np.testing.assert_allclose(0.5 * (own_slope.l1 - own_slope.l2), slope.l1_ratio, rtol=1e-9)
+    assert (codes != 0).any()
 
 
 def test_prox_of_one_strength_per_atom(x64):
@@ -85,6 +111,23 @@ def test_alpha_max_is_where_codes_vanish(x64, shape, l1_ratio, nonneg):
     encode = lambda factor: mmf.encode(dictionary, x, mmf.ElasticNet(factor * largest, l1_ratio, nonneg), solver=solver)
     assert (encode(1.0001) == 0).all()
     assert (encode(0.999) != 0).any()
+
+
+@pytest.mark.parametrize(
+    ("penalty", "expected"),
+    [
+        (mmf.Lasso(mmf.RelativeAlpha(0.25)), 1.0),
+        (mmf.Lasso(mmf.RelativeAlpha(0.25), nonneg=True), 0.75),
+        (mmf.ElasticNet(mmf.RelativeAlpha(0.25), 0.5), 2.0),
+    ],
+)
+def test_relative_alpha_becomes_a_share_of_the_largest_correlation(penalty, expected):
+    x = jnp.array([3.0, -4.0])
+    resolved = mmf.resolve_alpha(penalty, jnp.eye(2), x)
+    assert resolved == replace(penalty, alpha=expected)
+    assert isinstance(resolved.alpha, float)
+    assert mmf.resolve_alpha(resolved, jnp.eye(2), 2 * x) is resolved
+    assert jax.jit(lambda x: mmf.resolve_alpha(penalty, jnp.eye(2), x).alpha)(x) == expected
 
 
 def test_alpha_max_of_ridge_is_infinite():

@@ -61,9 +61,13 @@ def test_no_more_than_depth_items_wait(depth):
 
     reader = prefetch(items(), depth)
     next(reader)
-    time.sleep(0.4)
     # The one that was taken, those that wait, and one that is held by the thread until there is room.
-    assert depth + 1 <= len(made) <= depth + 2
+    for _ in range(600):
+        if len(made) >= depth + 2:
+            break
+        time.sleep(0.1)
+    time.sleep(0.3)  # a thread that does not wait would be further by now
+    assert len(made) == depth + 2
     reader.close()
 
 
@@ -97,15 +101,18 @@ def test_without_depth_everything_happens_here():
 
 
 def test_items_are_made_while_the_caller_works():
-    def slow():
-        for i in range(5):
-            time.sleep(0.1)
-            yield i
+    """Each item but the first is asked for before the caller is done with the one before."""
+    made = [threading.Event() for _ in range(5)]
 
-    start = time.perf_counter()
-    for _ in prefetch(slow(), 2):
-        time.sleep(0.1)
-    assert time.perf_counter() - start < 0.9
+    def items():
+        for event in made:
+            event.set()
+            yield event
+
+    with closing(prefetch(items(), 2)) as reader:
+        for i, _ in enumerate(reader):
+            assert all(event.wait(60) for event in made[: i + 2])
+    assert i == 4
 
 
 # The order of the samples

@@ -1,7 +1,6 @@
 """The NumPy reference against SciPy, scikit-learn and brute force, so that it can be trusted as an oracle."""
 
 import itertools
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -136,7 +135,6 @@ def test_codes_of_nearly_collinear_atoms(nonneg):
     # Condition numbers near 1e8, where coordinate descent alone takes far too many sweeps.
     rng = np.random.default_rng(17)
     config = replace(BASE, alpha=0.01, nonneg_codes=nonneg)
-    start = time.perf_counter()
     for _ in range(20):
         D = rng.normal(size=(1, 12)) + 1e-4 * rng.normal(size=(6, 12))
         gram, beta = D @ D.T, D @ rng.normal(size=12) + 1e-3 * rng.normal(size=6)
@@ -145,7 +143,6 @@ def test_codes_of_nearly_collinear_atoms(nonneg):
         assert np.all(-gradient <= 0.01 + 1e-8)
         assert np.all(a >= 0) if nonneg else np.all(gradient <= 0.01 + 1e-8)
         np.testing.assert_allclose(gradient[a != 0], -0.01 * np.sign(a[a != 0]), rtol=0, atol=1e-8)
-    assert time.perf_counter() - start < 10
 
 
 # Atoms
@@ -441,10 +438,3 @@ def test_wrong_settings_are_refused():
         run(config=replace(BASE, statistics="averaged"), **{**inputs, "sample_ids": None})
     with pytest.raises(ValueError, match="forgetting"):
         run(config=replace(BASE, forgetting=("none", 0.0)), **inputs)
-
-
-def test_a_usual_run_is_fast():
-    inputs = problem(16, steps=50, p=40, k=6, b=10, s=10, n=100, ragged=False)
-    start = time.perf_counter()
-    run(config=replace(BASE, statistics="averaged", partial_b=True, mu=0.4), **inputs)
-    assert time.perf_counter() - start < 20  # about 0.1 s on an idle machine

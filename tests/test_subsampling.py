@@ -4,19 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import SUBSETS
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
 import jax_mmf as mmf
 
-SUBSETS = {
-    "full": mmf.FullSubset(),
-    "uniform": mmf.UniformSubset(3.0),
-    "blocks": mmf.BlockSubset(3.0, n_blocks=2),
-    "one block": mmf.BlockSubset(4.0, n_blocks=1),
-    "many blocks": mmf.BlockSubset(2.5, n_blocks=32),
-}
 SIZES = (24, 41)  # the second one a prime: no block but the narrowest divides it
 every_subset = pytest.mark.parametrize("name", SUBSETS)
 every_size = pytest.mark.parametrize("p", SIZES)

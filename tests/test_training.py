@@ -267,8 +267,13 @@ def test_result_is_that_of_a_loop_over_data_permuted_by_hand(solver, p):
         np.testing.assert_allclose(got.update_state[0].mu, np.asarray(state.update_state[0].mu)[:, undo], atol=2e-5)
 
 
-@pytest.mark.parametrize("forgetting", [mmf.ScaledForgetting(8.0), mmf.PowerForgetting(0.9)])
-@pytest.mark.parametrize("solver", [FULL, BLOCKS_PARTIAL, UNIFORM_PARTIAL, ADAM])
+@pytest.mark.parametrize(
+    ("solver", "forgetting"),
+    [
+        (FULL, mmf.ScaledForgetting(8.0)), (BLOCKS_PARTIAL, mmf.ScaledForgetting(8.0)),
+        (FULL, mmf.PowerForgetting(0.9)), (UNIFORM_PARTIAL, mmf.PowerForgetting(0.9)), (ADAM, mmf.ScaledForgetting(8.0)),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize(
     ("source", "n"), [("batches", N - 1), ("array", N - 1), ("array", N - B + 1), ("array", B - 3)]
 )

@@ -158,7 +158,7 @@ def _encode(
         init = jnp.zeros((x.shape[0], dictionary.shape[0]), x.dtype)
     if mask is None and gram is None:
         gram = _shared_gram(dictionary, shared_mask)
-    mask = shared_mask if mask is None else mask
+    mask = mask if shared_mask is None else shared_mask[None]
     if mask is None:
         beta = matmul(x, dictionary.T)
         scale = power_of_two_below(x)
@@ -172,7 +172,7 @@ def _encode(
         sq_norm = jnp.sum((mask * scaled) * scaled, -1)  # a huge value of weight zero must not overflow
     if gram is None:
         # One sample at a time, recomputed for derivatives: the weighted dictionaries of a batch are too large.
-        gram = lax.map(jax.checkpoint(lambda m: matmul(dictionary * m, dictionary.T)), mask)
+        gram = lax.map(jax.checkpoint(lambda m: matmul(dictionary * m[None], dictionary.T)), mask)
     return solve_codes(CodeProblem(gram, beta, sq_norm), penalty, solver=solver, init=init, scale=scale)
 
 
@@ -182,7 +182,7 @@ def _divided(x: Array, scale: Array) -> Array:
 
 @jax.jit
 def _shared_gram(dictionary: Array, mask: Array | None) -> Array:
-    return self_product(dictionary) if mask is None else matmul(dictionary * mask, dictionary.T)
+    return self_product(dictionary) if mask is None else matmul(dictionary * mask[None], dictionary.T)
 
 
 def decode(dictionary: ArrayLike, codes: ArrayLike) -> Array:

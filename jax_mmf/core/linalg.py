@@ -62,7 +62,12 @@ def cholesky(matrix: Array) -> Array:
     pivots = jnp.diagonal(trial, axis1=-2, axis2=-1) ** 2
     singular = ~(pivots > k * eps * diagonal).all(-1) & jnp.isfinite(diagonal).all(-1)
     jitter = lax.stop_gradient(jnp.where(singular, 10 * k * eps * diagonal.max(-1) + tiny, 0))
-    return _factor(matrix + jitter[..., None, None] * jnp.eye(k, dtype=matrix.dtype), trial, singular.any())
+    return _factor(_plus_identity(matrix, jitter), trial, singular.any())
+
+
+def _plus_identity(matrix: Array, factor: Array) -> Array:
+    identity = jnp.broadcast_to(jnp.eye(matrix.shape[-1], dtype=matrix.dtype), matrix.shape)
+    return matrix + factor[..., None, None] * identity
 
 
 @jax.custom_jvp
@@ -86,8 +91,7 @@ def cholesky_shifted(matrix: Array, shift: Array) -> Array:
     k = matrix.shape[-1]
     largest = lax.stop_gradient(jnp.diagonal(matrix, axis1=-2, axis2=-1).max(-1))
     rounding = 4 * k * jnp.finfo(matrix.dtype).eps * largest + jnp.finfo(matrix.dtype).tiny
-    shifted = matrix + (shift + rounding)[..., None, None] * jnp.eye(k, dtype=matrix.dtype)
-    return lax.linalg.cholesky(shifted, symmetrize_input=False)
+    return lax.linalg.cholesky(_plus_identity(matrix, shift + rounding), symmetrize_input=False)
 
 
 def cho_solve(factor: Array, right: Array) -> Array:
@@ -106,7 +110,7 @@ def solve_shifted(gram: Array, shift: Array, right: Array) -> Array:
     Returns:
       ``(b, k)``; singular matrices are treated as in `cholesky`.
     """
-    factor = cholesky(gram + jnp.diag(shift))
+    factor = cholesky(gram + jnp.broadcast_to(jnp.diag(shift), gram.shape))
     if gram.ndim == 2:
         return jax.scipy.linalg.cho_solve((factor, True), right.T).T
     return cho_solve(factor, right)

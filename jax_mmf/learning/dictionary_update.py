@@ -181,7 +181,7 @@ class ProjectedGradient:
         """Return new atoms and the state; arguments as in `DictionaryUpdate.update`."""
         diagonal, used = jnp.diagonal(problem.c), _used(problem.c)
         scale = jnp.where(used, lax.rsqrt(jnp.where(used, diagonal, 1)), 0)
-        value, vector = largest_eigenvalue(problem.c * scale[:, None] * scale, state, _POWER_ITERATIONS)
+        value, vector = largest_eigenvalue(problem.c * scale[:, None] * scale[None], state, _POWER_ITERATIONS)
         state = jnp.where(value > 0, vector, state)
         # Half of the eigenvalue would be enough to guarantee descent.
         rate = (scale**2 / jnp.maximum(_MARGIN * value, 1))[:, None]

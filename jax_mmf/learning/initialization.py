@@ -30,7 +30,7 @@ class RandomSamples:
 
     def __call__(self, key: Key, samples: Array, n_components: int) -> Array:
         """Return directions ``(k, p)`` from samples ``(m, p)``."""
-        priority = jax.random.uniform(key, (samples.shape[0],)) + (samples != 0).any(-1)
+        priority = jax.random.uniform(key, (samples.shape[0],)) + (samples != 0).any(-1).astype(float)
         return samples[lax.top_k(priority, n_components)[1]]
 
 

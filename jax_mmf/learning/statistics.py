@@ -180,7 +180,7 @@ class AveragedStatistics:
         average = lambda old, value, g: (1 - g) * old + g * value  # noqa: E731
         beta = average(memory.beta, now.beta, new[:, None])
         sq_norm = average(memory.sq_norm, now.sq_norm, new)
-        gram = None if memory.gram is None else average(memory.gram, now.gram, new[:, None, None])
+        gram = None if memory.gram is None else average(memory.gram, now.gram[None], new[:, None, None])
         used = view.gram if gram is None else gram
         assert used is not None
         return CodeProblem(used, beta, sq_norm), Memory(beta, sq_norm, gram, visits)

@@ -219,7 +219,7 @@ class BlockSubset:
         chosen = jax.random.permutation(jax.random.fold_in(key, step), total)[:drawn]
         chosen = jnp.sort(chosen).astype(jnp.int32)
         starts = jnp.minimum(chosen * width, n_features - width)
-        indices = (starts[:, None] + jnp.arange(width, dtype=jnp.int32)).ravel()
+        indices = (starts[:, None] + jnp.arange(width, dtype=jnp.int32)[None]).ravel()
         valid = None if total * width == n_features else indices >= jnp.repeat(chosen * width, width)
         return Subset(
             indices=indices,
