@@ -271,7 +271,8 @@ def test_result_is_that_of_a_loop_over_data_permuted_by_hand(solver, p):
     ("solver", "forgetting"),
     [
         (FULL, mmf.ScaledForgetting(8.0)), (BLOCKS_PARTIAL, mmf.ScaledForgetting(8.0)),
-        (FULL, mmf.PowerForgetting(0.9)), (UNIFORM_PARTIAL, mmf.PowerForgetting(0.9)), (ADAM, mmf.ScaledForgetting(8.0)),
+        (FULL, mmf.PowerForgetting(0.9)), (UNIFORM_PARTIAL, mmf.PowerForgetting(0.9)),
+        (ADAM, mmf.ScaledForgetting(8.0)),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(
