@@ -1,5 +1,7 @@
 """Constraint sets of atoms, against sorting and bisection in double precision."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,12 @@ more_sets = pytest.mark.parametrize(("kind", "nonneg"), [*SETS, (1e-3, False), (
 project = jax.jit(lambda constraint, atom: constraint.project(atom))
 scale = jax.jit(lambda constraint, atom: constraint.scale(atom))
 gauge = jax.jit(lambda constraint, atom: constraint.gauge(atom))
+
+
+@functools.cache
+def derivative(transform, method="project"):
+    """A function of constraint and atom: balls of all ratios and radii share a program."""
+    return jax.jit(lambda constraint, atom: transform(getattr(constraint, method))(atom))
 
 
 def oracle_gauge(kind, atom):
@@ -299,22 +307,22 @@ def test_atoms_of_any_size_are_projected(precision, kind, ratio, nonneg, exponen
 def test_derivatives_of_atoms_of_any_size(dtype, kind, nonneg):
     """Homogeneity: the derivative of `scale` at c d is that at d over c; of large atoms, on the ball too."""
     atom = np.array([1.0, 2.0, -0.5, 0.3], dtype)
-    derivative = jax.jit(jax.jacrev(make(kind, 3.0, nonneg).scale))
+    constraint, of_scale = make(kind, 3.0, nonneg), derivative(jax.jacrev, "scale")
     for size in (1e-36, 1e-30, 1e-20, 1e20, 1e30):
-        found = np.asarray(derivative(np.asarray(size, dtype) * atom))
-        np.testing.assert_allclose(found * size, derivative(atom), rtol=1e-4, atol=1e-5)
+        found = np.asarray(of_scale(constraint, np.asarray(size, dtype) * atom))
+        np.testing.assert_allclose(found * size, of_scale(constraint, atom), rtol=1e-4, atol=1e-5)
     for size in (1e-30, 1e30):
-        assert np.isfinite(jax.jit(jax.jacrev(make(kind, 3.0, nonneg).project))(size * atom)).all()
+        assert np.isfinite(derivative(jax.jacrev)(constraint, size * atom)).all()
 
 
 def test_derivative_of_entries_that_are_zero(dtype):
     """Inside of the ball the projection is the identity; on the l2 ball all entries shrink alike."""
     atom = jnp.asarray([0.0, 0.3, -0.2], dtype)
     for kind in ("l2", "l1", 0.0, 0.3, 1.0):
-        np.testing.assert_allclose(jax.jacrev(make(kind).project)(atom), np.eye(3), atol=1e-6)
+        np.testing.assert_allclose(derivative(jax.jacrev)(make(kind), atom), np.eye(3), atol=1e-6)
     for kind in ("l2", 0.0):
-        derivative = jax.jacrev(make(kind).project)(10 * atom)
-        np.testing.assert_allclose(derivative[0], [1 / np.linalg.norm(10 * atom), 0, 0], atol=1e-6)
+        found = derivative(jax.jacrev)(make(kind), 10 * atom)
+        np.testing.assert_allclose(found[0], [1 / np.linalg.norm(10 * atom), 0, 0], atol=1e-6)
 
 
 def test_gauge_on_the_l1_ball_does_not_square():
@@ -353,6 +361,8 @@ def finite_differences(function, value, step=1e-6):
 
 
 INSIDE, OUTSIDE = 0.01, 1.0
+forward_of_many = lambda function: jax.vmap(jax.jacfwd(function))
+reverse_of_many = lambda function: jax.vmap(jax.jacrev(function))
 
 
 @pytest.mark.parametrize("size", [INSIDE, OUTSIDE])
@@ -363,8 +373,8 @@ def test_jacobian_of_the_projection(x64, kind, nonneg, size):
     points = size * np.random.default_rng(1).standard_normal((2, 7))
     # Step 1e-6: errors of 1e-16/1e-6 from rounding, and of 1e-12 from curvature.
     expected = np.stack([finite_differences(lambda v: project(constraint, v), p) for p in points])
-    for transform in (jax.jacfwd, jax.jacrev):
-        found = jax.jit(jax.vmap(transform(constraint.project)))(points)
+    for transform in (forward_of_many, reverse_of_many):
+        found = derivative(transform)(constraint, points)
         np.testing.assert_allclose(found, expected, atol=1e-8)
 
 
@@ -381,10 +391,18 @@ def test_derivative_in_the_radius(x64, kind, nonneg):
 def test_derivative_in_the_l1_ratio(x64, nonneg):
     atom = np.random.default_rng(2).standard_normal(7)
     function = jax.jit(lambda ratio: mmf.ElasticNetBall(ratio, 0.7, nonneg).project(atom))
-    derivatives = [jax.jit(transform(function)) for transform in (jax.jacfwd, jax.jacrev)]
+    slopes = [jax.jit(transform(function)) for transform in (jax.jacfwd, jax.jacrev)]
     for ratio in (1e-3, 0.3, 0.9):
-        for derivative in derivatives:
-            np.testing.assert_allclose(derivative(ratio), finite_differences(function, ratio), atol=1e-8)
+        for slope in slopes:
+            np.testing.assert_allclose(slope(ratio), finite_differences(function, ratio), atol=1e-8)
+
+
+def sum_of_cubes(constraint, atom, weights):
+    return jnp.sum(weights * constraint.project(atom) ** 3)
+
+
+gradient_of_cubes = jax.jit(jax.grad(sum_of_cubes, argnums=1))
+hessian_of_cubes = jax.jit(jax.jacfwd(jax.grad(sum_of_cubes, argnums=1), argnums=1))
 
 
 @every_set
@@ -392,10 +410,8 @@ def test_second_derivative_of_the_projection(x64, kind, nonneg):
     """Not promised anywhere but for codes; a wrong number without a warning would be worse than an error."""
     constraint = make(kind, 0.7, nonneg)
     atom, weights = np.random.default_rng(3).standard_normal((2, 7))
-    gradient = jax.grad(lambda v: jnp.sum(weights * constraint.project(v) ** 3))
-    expected = finite_differences(jax.jit(gradient), atom)
-    hessian = jax.jit(jax.jacfwd(gradient))(atom)
-    np.testing.assert_allclose(hessian, expected, atol=1e-7)
+    expected = finite_differences(lambda v: gradient_of_cubes(constraint, v, weights), atom)
+    np.testing.assert_allclose(hessian_of_cubes(constraint, atom, weights), expected, atol=1e-7)
 
 
 @every_set
@@ -404,31 +420,33 @@ def test_derivative_of_scale(x64, kind, nonneg):
     atom = np.random.default_rng(4).standard_normal(7)
     expected = finite_differences(lambda v: scale(constraint, v), atom)
     for transform in (jax.jacfwd, jax.jacrev):
-        np.testing.assert_allclose(jax.jit(transform(constraint.scale))(atom), expected, atol=1e-8)
+        np.testing.assert_allclose(derivative(transform, "scale")(constraint, atom), expected, atol=1e-8)
 
 
 @every_set
 @pytest.mark.parametrize("method", ["project", "scale"])
 def test_derivative_of_a_zero_atom_is_finite(dtype, kind, nonneg, method):
     """An atom that is not used must not make the derivatives of all the others NaN."""
-    assert jnp.isfinite(jax.jit(jax.jacrev(getattr(make(kind, 1.0, nonneg), method)))(jnp.zeros(7, dtype))).all()
+    assert jnp.isfinite(derivative(jax.jacrev, method)(make(kind, 1.0, nonneg), jnp.zeros(7, dtype))).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("method", ["project", "scale"])
 def test_derivative_of_a_negative_atom_is_zero(dtype, kind, method):
     """All atoms near it are clipped to zeros as well."""
-    function = getattr(make(kind, 1.0, nonneg=True), method)
-    assert (jax.jit(jax.jacrev(function))(-jnp.ones(7, dtype)) == 0).all()
+    assert (derivative(jax.jacrev, method)(make(kind, 1.0, nonneg=True), -jnp.ones(7, dtype)) == 0).all()
+
+
+project_on = jax.jit(lambda constraint, atom, radius: constraint.project(atom, radius))
+project_many = jax.jit(lambda constraint, atoms, radii: jax.vmap(constraint.project)(atoms, radii))
 
 
 @every_set
 def test_vmap_over_atoms_and_radii_is_a_loop(x64, kind, nonneg):
     constraint, many = make(kind, 1.0, nonneg), np.random.default_rng(5).standard_normal((5, 7))
     radii = np.array([0.0, 1e-3, 0.5, 2.0, 50.0])
-    together, jitted = jax.jit(jax.vmap(constraint.project))(many, radii), jax.jit(constraint.project)
-    for found, atom, radius in zip(together, many, radii, strict=True):
-        np.testing.assert_allclose(found, jitted(atom, radius), atol=1e-14)
+    for found, atom, radius in zip(project_many(constraint, many, radii), many, radii, strict=True):
+        np.testing.assert_allclose(found, project_on(constraint, atom, radius), atol=1e-14)
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
