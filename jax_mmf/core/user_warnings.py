@@ -13,9 +13,9 @@ _MANY_COMPONENTS = 64  # from here on OpenBLAS factorizes on several threads
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Issue a warning at the line outside of this package that made the call."""
+    """Issue a warning at the line of the user's program that made the call, outside of this package and of JAX."""
     level, frame = 1, sys._getframe()
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "jax_mmf":
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in ("jax_mmf", "jax"):
         level, frame = level + 1, frame.f_back  # type: ignore[assignment]
     warnings.warn(message, category, stacklevel=level)
 
