@@ -125,7 +125,8 @@ class L2Ball:
         radius = jnp.asarray(self.radius if radius is None else radius, atom.dtype)
         limits, gauge = jnp.finfo(atom.dtype), self.gauge(atom)
         usual = (gauge > limits.tiny / limits.eps) & (gauge < limits.max)
-        # If the squares under- or overflow, the normalised atom is squared instead, which costs two more passes.
+        usual &= (radius >= gauge * limits.tiny) | (radius == 0)
+        # If squares, or the ratio of two, are out of range, the normalised atom is used, which costs two more passes.
         point = lax.cond(usual, self._shrink, self._shrink_normalised, atom, radius)
         return jnp.where(radius > 0, point, 0)
 

@@ -477,3 +477,10 @@ def test_sets_are_pytrees_of_their_numbers(kind, nonneg):
 def test_kinds_have_different_structures():
     """jit finds compiled code by the structure of its arguments: equal ones run the code of each other."""
     assert jax.tree.structure(mmf.L2Ball()) != jax.tree.structure(mmf.L1Ball())
+
+
+def test_large_atoms_are_projected_on_a_small_ball():
+    """The ratio of the radius to the squared norm is below what float32 can hold."""
+    atom = 1e17 * np.random.default_rng(0).standard_normal(50)
+    found = np.asarray(mmf.L2Ball(1e-4).project(jnp.asarray(atom, jnp.float32)))
+    np.testing.assert_allclose(found, 1e-2 * atom / np.linalg.norm(atom), rtol=1e-5)

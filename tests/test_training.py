@@ -343,7 +343,7 @@ def test_a_step_reads_one_part_in_r_of_a_permuted_file(reduction, tmp_path):
 
 def test_whole_statistics_read_whole_samples(tmp_path):
     x, solver = wide(), make(subset=mmf.BlockSubset(4, 16))
-    write_permuted(tmp_path / "x.h5", [x], key=KEY)
+    write_permuted(tmp_path / "x.h5", [x], key=KEY, rows_per_chunk=B)  # in chunks that every HDF5 caches
     history = fit(solver, open_source(tmp_path / "x.h5"), evaluate_every=1, read_ahead=0).history
     assert history[-1].bytes_read - history[0].bytes_read == 240 * 2048 * 4
 
