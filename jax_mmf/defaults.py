@@ -1,4 +1,4 @@
-"""The defaults that are chosen by measurement, in one table. docs/defaults.md has the figures behind them."""
+"""Defaults that were chosen by measurement, in one table. docs/defaults.md has the figures."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from typing import Final
 ENCODE_TOL: Final = 1e-6
 ENCODE_MAX_ITER: Final = 1000
 
-# Codes inside of a step. Exact codes of an inexact dictionary gain nothing.
+# Codes within a step. More accuracy does not make learning faster.
 STEP_TOL: Final = 1e-3
 STEP_MAX_ITER: Final = 200
 # Non-negative codes without an l1 penalty: the tolerance follows the weight of the batch between these two. Codes that

@@ -242,9 +242,11 @@ def has_closed_form(penalty: AnyPenalty) -> TypeGuard[Penalty]:
 
 def check_penalty(penalty: Any) -> None:
     """Raise TypeError unless an argument is a `Penalty` or a `ProximalPenalty`, and name the methods that it lacks."""
-    if not isinstance(penalty, type) and all(callable(getattr(penalty, name, None)) for name in ("value", "prox")):
-        return
-    check_methods("penalty", penalty, "penalty", ("l1", "l2", "nonneg"))
+    proximal = [callable(getattr(type(penalty), name, None)) for name in ("value", "prox")]
+    if any(proximal) and not is_weighted(penalty):
+        check_methods("penalty", penalty, "proximal penalty", ("value", "prox"))
+    else:
+        check_methods("penalty", penalty, "penalty", ("l1", "l2", "nonneg"))
 
 
 def penalty_value(penalty: AnyPenalty, codes: ArrayLike) -> Array:
@@ -333,7 +335,10 @@ def resolve_alpha(penalty: PenaltyT, dictionary: ArrayLike, x: ArrayLike) -> Pen
     """
     if not has_relative_alpha(penalty):
         return penalty
-    assert isinstance(penalty, Lasso | ElasticNet)
+    if not isinstance(penalty, Lasso | ElasticNet):
+        raise TypeError(
+            f"only Lasso and ElasticNet take a RelativeAlpha; give {type(penalty).__name__} a number as alpha"
+        )
     assert isinstance(penalty.alpha, RelativeAlpha)
     l1_ratio = penalty.l1_ratio if isinstance(penalty, ElasticNet) else 1.0
     alpha = penalty.alpha.share * alpha_max(dictionary, x, l1_ratio=l1_ratio, nonneg=penalty.nonneg)

@@ -9,7 +9,7 @@ import pytest
 from sklearn import linear_model
 
 import jax_mmf as mmf
-from jax_mmf.codes.metrics import objective_per_sample, sparsity
+from jax_mmf.codes.metrics import objective_per_sample
 
 K, P, N = 4, 9, 6
 
@@ -135,10 +135,3 @@ def test_zero_atoms_match_nothing():
     pair, cosine = mmf.match_atoms(dictionary, np.array([[2.0, 0.0], [0.0, 1.0]]))
     np.testing.assert_array_equal(pair, [1, 0])
     np.testing.assert_array_equal(cosine, [1.0, 0.0])
-
-
-def test_sparsity():
-    assert sparsity(jnp.zeros((2, 3))) == 1
-    assert sparsity(np.array([0.0, -0.0, 1e-30, 2.0])) == 0.5
-    assert sparsity([1, 0, 0, 2]) == 0.5
-    assert jax.grad(sparsity)(jnp.ones(3)).sum() == 0

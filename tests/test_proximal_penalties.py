@@ -19,7 +19,8 @@ class GroupLasso:
     size: int = field(default=SIZE, metadata={"static": True})
 
     def value(self, code):
-        return self.alpha * jnp.linalg.norm(code.reshape(-1, self.size), axis=1).sum()
+        squares = jnp.sum(code.reshape(-1, self.size) ** 2, axis=1)
+        return self.alpha * jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0).sum()
 
     def prox(self, code, step):
         groups = code.reshape(-1, self.size)
@@ -137,12 +138,36 @@ def test_unrolled_derivatives_are_those_of_finite_differences(x64):
     np.testing.assert_allclose(by_alpha, slope, rtol=1e-4)
 
 
+def test_derivatives_of_the_objective(x64):
+    rng = np.random.default_rng(8)
+    dictionary, x = rng.standard_normal((K, P)) / 4, rng.standard_normal((4, P))
+    value = lambda d, a: mmf.objective(d, x, GroupLasso(a), solver=mmf.UnrolledFISTA(200))
+    slopes, slope = jax.grad(value, (0, 1))(dictionary, 0.9)
+    assert (mmf.encode(dictionary, x, GroupLasso(0.9)) == 0).any()  # groups of zeros have a derivative, too
+    step, direction = 1e-6, rng.standard_normal((K, P))
+    want = (value(dictionary + step * direction, 0.9) - value(dictionary - step * direction, 0.9)) / (2 * step)
+    np.testing.assert_allclose((slopes * direction).sum(), want, rtol=1e-5)
+    want = (value(dictionary, 0.9 + step) - value(dictionary, 0.9 - step)) / (2 * step)
+    np.testing.assert_allclose(slope, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-10, 1e10, 1e18])
+def test_samples_of_any_size(scale):
+    rng = np.random.default_rng(9)
+    dictionary, x = rng.standard_normal((K, P)).astype("float32"), rng.standard_normal((N, P)).astype("float32")
+    want = mmf.encode(dictionary, x, GroupLasso(2.0))
+    codes, info = mmf.encode_with_info(dictionary, np.float32(scale) * x, GroupLasso(np.float32(2 * scale)))
+    assert info.converged.all()
+    assert 0 < (want == 0).mean() < 1
+    np.testing.assert_allclose(codes / np.float32(scale), want, atol=1e-4)
+
+
 def test_implicit_derivatives_are_refused():
     with pytest.raises(TypeError, match="UnrolledFISTA"):
         jax.grad(lambda a: mmf.encode(jnp.eye(2), jnp.ones(2), GroupLasso(a)).sum())(0.1)
 
 
-@pytest.mark.parametrize("solver", [mmf.ActiveSet(), mmf.CoordinateDescent(), mmf.Cholesky()])
+@pytest.mark.parametrize("solver", [mmf.ActiveSet(), mmf.CoordinateDescent(), mmf.Cholesky()], ids=repr)
 def test_solvers_that_need_weights_say_so(solver):
     with pytest.raises(TypeError, match=f"{type(solver).__name__} solves"):
         mmf.encode(jnp.eye(2), jnp.ones(2), GroupLasso(0.1), solver=solver)
@@ -167,12 +192,42 @@ def test_strength_that_is_too_large_warns():
         mmf.fit(solver, np.eye(8, dtype="float32"), key=jax.random.key(0), batch_size=4)
 
 
-@pytest.mark.parametrize("penalty", [None, 1, GroupLasso, type("Half", (), {"value": lambda self, code: 0.0})()])
-def test_what_is_not_a_penalty_is_refused(penalty):
-    with pytest.raises(TypeError, match="penalty must be a penalty with l1, l2, nonneg"):
+class Half:
+    def value(self, code):
+        return 0.0
+
+
+class Unregistered(GroupLasso):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("penalty", "reason"),
+    [
+        (None, "penalty must be a penalty with l1, l2, nonneg"),
+        (1, "penalty must be a penalty with l1, l2, nonneg"),
+        (GroupLasso, "the class itself; call it"),
+        (Half(), "penalty must be a proximal penalty with value, prox; got .* without prox"),
+        (Unregistered(0.1), "penalty must be a pytree: decorate Unregistered"),
+    ],
+)
+def test_what_is_not_a_penalty_is_refused(penalty, reason):
+    with pytest.raises(TypeError, match=reason):
         mmf.OnlineFactorization(n_components=2, penalty=penalty)
-    with pytest.raises(TypeError, match="penalty must be a penalty with l1, l2, nonneg"):
+    with pytest.raises(TypeError, match=reason):
         mmf.encode(jnp.eye(2), jnp.ones(2), penalty)
+
+
+def test_relative_alpha_is_for_penalties_that_have_it():
+    solver = mmf.OnlineFactorization(n_components=2, penalty=GroupLasso(mmf.RelativeAlpha(0.1)))
+    with pytest.raises(TypeError, match="give GroupLasso a number"):
+        mmf.fit(solver, np.eye(4, dtype="float32"), key=jax.random.key(0))
+
+
+def test_solver_of_an_encode_can_be_chosen():
+    solver = mmf.OnlineFactorization(n_components=2, penalty=GroupLasso(0.1))
+    slope = jax.grad(lambda x: solver.encode(jnp.eye(2), x, solver=mmf.UnrolledFISTA(50)).sum())(jnp.ones(2))
+    assert jnp.isfinite(slope).all()
 
 
 # Penalties with weights that say that they have no l1 part

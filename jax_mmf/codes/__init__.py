@@ -1,4 +1,4 @@
-"""Codes of samples in a dictionary: solvers, duality gaps, derivatives, and what codes are worth."""
+"""Codes of samples in a dictionary: solvers, duality gaps, derivatives, and metrics."""
 
 from jax_mmf.codes.checks import ConvergenceWarning
 from jax_mmf.codes.chunks import places_of, power_of_two

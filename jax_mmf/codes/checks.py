@@ -28,7 +28,7 @@ def check_codes(dictionary: Array, rows: Rows, shared_mask: Array | None, codes:
     if np.isfinite(np.asarray(codes)).all():
         return
     if not np.isfinite(np.asarray(dictionary)).all():
-        raise ValueError("dictionary holds nan or infinity, as one that was learned from numbers that overflowed does")
+        raise ValueError("dictionary holds nan or infinity, perhaps it was learned from data that overflowed")
     x, mask = np.asarray(rows.x), rows.mask if rows.mask is not None else shared_mask
     bad = ~np.isfinite(x) if mask is None else ~np.isfinite(x) & (np.asarray(mask) != 0)
     if bad.any():
@@ -61,7 +61,7 @@ def warn_unless_converged(info: SolveInfo) -> None:
         n_open = converged.size - int(converged.sum())
         warn(
             f"codes of {n_open} of {converged.size} samples are not within the tolerance of the solver: the largest "
-            f"relative duality gap is {np.asarray(info.gap).max():.1e}. Give the solver more max_iter or a larger tol, "
+            f"gap is {np.asarray(info.gap).max():.1e}. Give the solver more max_iter or a larger tol, "
             "raise alpha, or compute in float64",
             ConvergenceWarning,
         )

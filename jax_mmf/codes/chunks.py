@@ -1,9 +1,9 @@
-"""Batches in parts of a few sizes, which share compiled programs, fit into caches, and use all cores of a CPU.
+"""Batches in chunks of a few sizes, which share compiled programs, fit into caches, and use all cores of a CPU.
 
 Outside of transformations the rows of a batch are concrete arrays. This module decides how to cut them:
 
-- The sizes of parts are powers of two, and the last part is padded with rows of zeros. Batches with any number of rows
-  share a few compiled programs.
+- The sizes of chunks are powers of two, and the last chunk is padded with rows of zeros. Batches with any number of
+  rows share a few compiled programs.
 - Code solvers pass over a batch many times, and are up to four times faster where it stays in cache.
 - A solver that loops over the samples runs on one core: XLA compiles such a loop into a kernel (see
   `jax_mmf.codes.kernels`), and runs the kernels of a program one after another. Programs that are called from
@@ -24,18 +24,18 @@ from jax_mmf.codes.solver import is_sequential
 from jax_mmf.core import aligned_empty, filled_up
 from jax_mmf.typing import HostArray
 
-_MOST = 4096  # samples in a part
+_MOST = 4096  # samples in a chunk
 _FEWEST = 64  # samples that are worth a thread
-_MOST_BYTES = 2**26  # of the samples in a part
+_MOST_BYTES = 2**26  # of the samples in a chunk
 
 
-class Parts(NamedTuple):
+class Chunks(NamedTuple):
     """How a batch is cut.
 
     Attributes:
-      size: rows in a part.
-      n_threads: number of parts that are worked on at a time.
-      on_host: whether parts are cut out on the host. If not, there is one.
+      size: rows in a chunk.
+      n_threads: number of chunks that are worked on at a time.
+      on_host: whether chunks are cut out on the host. If not, there is one.
     """
 
     size: int
@@ -43,14 +43,14 @@ class Parts(NamedTuple):
     on_host: bool
 
 
-def parts_of(solver: Any, rows: Any, *inputs: Any) -> Parts | None:
+def chunks_of(solver: Any, rows: Any, *inputs: Any) -> Chunks | None:
     """Choose how to cut a batch; None under a transformation and for arrays that are sharded over devices.
 
     Args:
       solver: of the codes; one with an attribute ``sequential`` that is true runs on one core.
       rows: pytree of arrays ``(n, ...)``, the samples first, with n > 0.
-      inputs: pytrees of all that the result depends on beside the rows. A number of a penalty that is traced is
-        enough for a transformation.
+      inputs: pytrees of all that the result depends on beside the rows. One traced number, such as alpha, is enough
+        to count as a transformation.
     """
     platforms = places_of(solver, rows, inputs)
     if platforms is None:
@@ -58,15 +58,15 @@ def parts_of(solver: Any, rows: Any, *inputs: Any) -> Parts | None:
     samples = jax.tree.leaves(rows)[0]
     n_samples = samples.shape[0]
     if platforms - {"cpu"}:
-        return Parts(power_of_two(n_samples), 1, on_host=False)
+        return Chunks(power_of_two(n_samples), 1, on_host=False)
     sequential = is_sequential(solver)
     n_threads = max(1, min(_n_cores(), n_samples // _FEWEST)) if sequential else 1
     size = min(_MOST, power_of_two(-(-n_samples // n_threads)))
     if n_threads > 1:
-        size = max(_FEWEST, size // 2)  # more parts than threads are shared out more evenly
+        size = max(_FEWEST, size // 2)  # more chunks than threads are shared out more evenly
     row_bytes = max(1, samples.nbytes // n_samples)
     size = max(1, min(size, power_of_two(_MOST_BYTES // row_bytes + 1) // 2))
-    return Parts(size, n_threads, on_host=True)
+    return Chunks(size, n_threads, on_host=True)
 
 
 def places_of(*inputs: Any) -> set[str] | None:
@@ -104,29 +104,29 @@ def _with_settings_of_this_thread(function: Callable[..., Any]) -> Callable[...,
     return call
 
 
-def in_parts(function: Callable[[Any], Any], rows: Any, parts: Parts) -> Any:
-    """Apply a function to the parts of a batch, and join the results.
+def in_chunks(function: Callable[[Any], Any], rows: Any, chunks: Chunks) -> Any:
+    """Apply a function to the chunks of a batch, and join the results.
 
     Args:
       function: from a pytree of arrays ``(size, ...)`` to a pytree of arrays ``(size, ...)``; the same for a sample
-        whatever part it is in. A part that is short is filled up by zeros.
+        whatever chunk it is in. A chunk that is short is filled up by zeros.
       rows: pytree of arrays ``(n, ...)``, none of them traced.
-      parts: how the batch is worked on.
+      chunks: how the batch is worked on.
     """
-    n_samples, size = jax.tree.leaves(rows)[0].shape[0], parts.size
+    n_samples, size = jax.tree.leaves(rows)[0].shape[0], chunks.size
     if size == n_samples:
         return function(rows)
-    if not parts.on_host:
+    if not chunks.on_host:
         return jax.tree.map(lambda a: a[:n_samples], function(filled_up(rows, size)))
     on_host = jax.tree.map(np.asarray, rows)
 
     @_with_settings_of_this_thread
-    def part(first: int) -> Any:
+    def chunk(first: int) -> Any:
         cut = jax.tree.map(lambda a: a[first : first + size], on_host)
         return jax.tree.map(np.asarray, function(jax.device_put(filled_up(cut, size))))
 
     firsts = range(0, n_samples, size)
-    results = _pool().map(part, firsts) if parts.n_threads > 1 else map(part, firsts)
+    results = _pool().map(chunk, firsts) if chunks.n_threads > 1 else map(chunk, firsts)
     joined = None
     for first, result in zip(firsts, results, strict=True):
         if joined is None:
@@ -136,8 +136,8 @@ def in_parts(function: Callable[[Any], Any], rows: Any, parts: Parts) -> Any:
     return jax.tree.map(jax.device_put, joined)
 
 
-def _paste(first: int, last: int, whole: HostArray, part: HostArray) -> None:
-    whole[first:last] = part[: last - first]
+def _paste(first: int, last: int, whole: HostArray, chunk: HostArray) -> None:
+    whole[first:last] = chunk[: last - first]
 
 
 def power_of_two(n: int) -> int:

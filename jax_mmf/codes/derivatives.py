@@ -33,7 +33,7 @@ def _weights(penalty: Penalty, codes: Array) -> tuple[Array, Array]:
 
 
 def polish(problem: CodeProblem, penalty: Penalty, codes: Array) -> Array:
-    """Solve the system of the support of codes exactly, so that derivatives are not those of another point.
+    """Solve the system of the support of codes exactly, so that derivatives belong to the codes returned.
 
     Iterations stop at a duality gap, and the error of a code is of the order of the square root of its gap. Codes that
     solve the system up to rounding are returned unchanged, at the cost of one product. So are codes that would change

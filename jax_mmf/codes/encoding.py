@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 from jax_mmf.codes.checks import Rows, check_codes, warn_if_swapped, warn_unless_converged
-from jax_mmf.codes.chunks import at_once, in_parts, parts_of
+from jax_mmf.codes.chunks import at_once, chunks_of, in_chunks
 from jax_mmf.codes.compaction import SolveInfo
 from jax_mmf.codes.problem import CodeProblem
 from jax_mmf.codes.solve import solve_codes
@@ -115,13 +115,13 @@ def encode_with_info(
 def _encode_rows(
     dictionary: Array, rows: Rows, penalty: AnyPenalty, mask: Array | None, solver: CodeSolver
 ) -> tuple[Array, SolveInfo]:
-    """Encode a batch; outside of transformations in parts, with checks of the arguments and of the codes."""
+    """Encode a batch; outside of transformations in chunks, with checks of the arguments and of the codes."""
     n, k = rows.x.shape[0], dictionary.shape[0]
     if n == 0:
         none = jnp.zeros((0,), dictionary.dtype)
         return jnp.zeros((0, k), dictionary.dtype), SolveInfo(none, none.astype(jnp.int32), none.astype(bool))
-    parts = parts_of(solver, rows, dictionary, penalty, mask)
-    if parts is None:
+    chunks = chunks_of(solver, rows, dictionary, penalty, mask)
+    if chunks is None:
         return _encode(dictionary, None, rows, penalty, mask, solver)
     if has_closed_form(penalty):
         warn_of_blas_threads(k)
@@ -133,7 +133,7 @@ def _encode_rows(
             if not ((weights >= 0) & np.isfinite(weights)).all():
                 raise ValueError("mask must hold weights >= 0, zero for a missing feature; got negative numbers or nan")
         gram = _shared_gram(dictionary, mask) if rows.mask is None else None
-        codes, info = in_parts(lambda part: _encode(dictionary, gram, part, penalty, mask, solver), rows, parts)
+        codes, info = in_chunks(lambda part: _encode(dictionary, gram, part, penalty, mask, solver), rows, chunks)
         check_codes(dictionary, rows, mask, codes)
         return codes, info
 

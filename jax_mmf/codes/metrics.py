@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.codes.chunks import at_once, in_parts, parts_of
+from jax_mmf.codes.chunks import at_once, chunks_of, in_chunks
 from jax_mmf.codes.encoding import encode
-from jax_mmf.codes.solve import Scaled
+from jax_mmf.codes.solve import scaled
 from jax_mmf.codes.solver import CodeSolver
 from jax_mmf.core import as_array, as_real_array, check_shape, matmul, power_of_two_below
-from jax_mmf.penalties import AnyPenalty, Penalty, ProximalPenalty, is_weighted, penalty_value
+from jax_mmf.penalties import AnyPenalty, Penalty, ProximalPenalty, penalty_value
 from jax_mmf.typing import Array, ArrayLike, HostArray
 
 
@@ -38,12 +38,12 @@ def objective(dictionary: ArrayLike, x: ArrayLike, penalty: AnyPenalty, *, solve
         raise ValueError(f"x must hold at least one sample to take a mean over, got shape {x.shape}")
     codes = encode(dictionary, x, penalty, solver=solver)
     x, codes = jnp.atleast_2d(x, codes)
-    parts = parts_of(None, (x, codes), dictionary, penalty)
-    if parts is None:
+    chunks = chunks_of(None, (x, codes), dictionary, penalty)
+    if chunks is None:
         return objective_per_sample(dictionary, x, codes, penalty).mean()
 
     def mean() -> Array:
-        each = in_parts(lambda rows: _objectives(dictionary, *rows, penalty), (x, codes), parts)
+        each = in_chunks(lambda rows: _objectives(dictionary, *rows, penalty), (x, codes), chunks)
         value, scale = (np.asarray(a, np.float64) for a in each)
         with np.errstate(over="ignore"):  # infinite, then
             return jnp.asarray((value * scale**2).mean().astype(x.dtype))
@@ -80,13 +80,13 @@ def explained_variance(
     check_shape("x", x, (codes.shape[0], dictionary.shape[1]), "(n_samples, n_features)")
     if x.shape[0] == 0:
         raise ValueError(f"x must hold at least one sample, got shape {x.shape}")
-    parts = parts_of(None, (x, codes), dictionary)
-    if parts is None:
+    chunks = chunks_of(None, (x, codes), dictionary)
+    if chunks is None:
         left, total, _ = (a.sum() for a in _squares(dictionary, x, codes))
         return jnp.where(total > 0, 1 - left / total, jnp.nan)
 
     def share() -> Array:
-        each = in_parts(lambda rows: _squares(dictionary, *rows), (x, codes), parts)
+        each = in_chunks(lambda rows: _squares(dictionary, *rows), (x, codes), chunks)
         left, total, scale = (np.asarray(a, np.float64) for a in each)
         everything = (total * scale**2).sum()
         value = 1 - (left * scale**2).sum() / everything if everything > 0 else np.nan
@@ -132,11 +132,6 @@ def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray,
     return pair, value
 
 
-def sparsity(array: ArrayLike) -> Array:
-    """Return the share of entries that are zero: a scalar in [0, 1]."""
-    return jnp.mean(jax.lax.stop_gradient(jnp.asarray(as_array("array", array))) == 0)
-
-
 def objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: AnyPenalty) -> Array:
     """Return ``1/2 |x - a D|^2 + Omega(a)`` of each sample: ``(k, p), (n, p), (n, k) -> (n,)``."""
     residual = x - matmul(codes, dictionary)
@@ -145,9 +140,7 @@ def objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: Any
 
 def scaled_objective_per_sample(dictionary: Array, x: Array, codes: Array, penalty: AnyPenalty) -> tuple[Array, Array]:
     """Return `objective_per_sample` over the square of a scale, and the scale, whose square may be out of range."""
-    if not is_weighted(penalty):
-        return objective_per_sample(dictionary, x, codes, penalty), jnp.ones(x.shape[:1], x.dtype)
     scale = power_of_two_below(x).max(initial=0)
     scale = jnp.where(scale > 0, scale, 1)
-    value = objective_per_sample(dictionary, x / scale, codes / scale, Scaled(penalty, scale))
+    value = objective_per_sample(dictionary, x / scale, codes / scale, scaled(penalty, scale))
     return value, jnp.full(value.shape, scale)

@@ -1,7 +1,7 @@
 """Solve a `CodeProblem` for samples of any scale, with derivatives, and with vmap as a larger batch."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from jax_mmf.codes.duality import solved, weights_of
 from jax_mmf.codes.problem import CodeProblem
 from jax_mmf.codes.solver import CodeSolver, is_unrolled
 from jax_mmf.core import register_configuration
-from jax_mmf.penalties import AnyPenalty, Penalty, has_closed_form, is_weighted, penalty_value
+from jax_mmf.penalties import AnyPenalty, Penalty, ProximalPenalty, has_closed_form, is_weighted, penalty_value
 from jax_mmf.typing import Array, Float
 
 
@@ -68,22 +68,41 @@ class Scaled:
         return self.penalty.nonneg
 
 
+@register_configuration
+@dataclass(frozen=True)
+class ScaledProximal:
+    """As `Scaled`, for a penalty that is known by its proximal operator."""
+
+    penalty: ProximalPenalty
+    scale: Array
+
+    def value(self, code: Array) -> Array:
+        """Value of the penalty, in units of the square of the scale."""
+        return self.penalty.value(code * self.scale) / self.scale / self.scale
+
+    def prox(self, code: Array, step: Array) -> Array:
+        """Proximal operator at a code in units of the scale."""
+        return self.penalty.prox(code * self.scale, step) / self.scale
+
+
+def scaled(penalty: AnyPenalty, scale: Array) -> AnyPenalty:
+    """Return the penalty of codes that are divided by a scale."""
+    return Scaled(penalty, scale) if is_weighted(penalty) else ScaledProximal(cast(ProximalPenalty, penalty), scale)
+
+
 def _solve_scaled(
     problem: CodeProblem, penalty: AnyPenalty, scale: Array | None, solver: CodeSolver, init: Array
 ) -> tuple[Array, SolveInfo]:
-    """Solve a problem whose scale is taken out first: codes are homogeneous in samples and l1 weights."""
-    if scale is not None and not is_weighted(penalty):
-        problem, scale = problem._replace(sq_norm=problem.sq_norm * scale**2), None
+    """Solve a problem in units of the scale of its samples."""
     if scale is None or has_closed_form(penalty):
         codes, info = solver.solve(problem, penalty, init)
     else:
-        assert is_weighted(penalty)
         common = jnp.where(scale.max() > 0, scale.max(), 1)
         problem = CodeProblem(problem.gram, problem.beta / common, problem.sq_norm * (scale / common) ** 2)
-        scaled = Scaled(penalty, common)
-        codes, info = solver.solve(problem, scaled, init / common)
-        if info.converged is not None:
-            info = info._replace(converged=_converged(problem, scaled, codes, info))
+        of_scaled = scaled(penalty, common)
+        codes, info = solver.solve(problem, of_scaled, init / common)
+        if info.converged is not None and is_weighted(of_scaled):
+            info = info._replace(converged=_converged(problem, of_scaled, codes, info))
         codes = codes * common
     if info.converged is None:  # the solver does not report it
         info = info._replace(converged=jnp.ones(info.gap.shape, bool))
@@ -146,7 +165,7 @@ def _flat_solve(
 
 @_flat_solve.def_vmap
 def _flat_solve_vmap(size: int, batched: Any, *args: Any) -> Any:
-    """Turn a user's vmap over samples into one larger batch, which is what the solvers are fast at."""
+    """Turn a user's vmap over samples into one larger batch, because solvers are fastest on large batches."""
     problem, penalty, scale, solver, init = args
     problem_batched, penalty_batched, scale_batched, solver_batched, init_batched = batched
     one_problem = not any(jax.tree.leaves((penalty_batched, solver_batched)))

@@ -51,6 +51,6 @@ def check_weighted(penalty: AnyPenalty, solver: CodeSolver) -> Penalty:
     if is_weighted(penalty):
         return penalty
     raise TypeError(
-        f"{type(solver).__name__} solves penalties with l1, l2 and nonneg only, got {penalty!r} with value and prox; "
-        "use FISTA, or UnrolledFISTA for derivatives"
+        f"{type(solver).__name__} solves penalties with l1, l2 and nonneg only, got {type(penalty).__name__} with "
+        "value and prox; use FISTA, or UnrolledFISTA for derivatives"
     )

@@ -51,9 +51,7 @@ class Cholesky:
           TypeError: for penalties without a closed form.
         """
         if not has_closed_form(penalty):
-            raise TypeError(
-                f"Cholesky solves Ridge without nonneg only, got {penalty!r}; use CoordinateDescent or FISTA"
-            )
+            raise TypeError(f"Cholesky solves Ridge without nonneg only, got {type(penalty).__name__}; use FISTA")
         gram = problem.gram
         l2 = jnp.broadcast_to(jnp.asarray(penalty.l2, gram.dtype), gram.shape[-1:])
         codes = solve_shifted(gram, l2, problem.beta)

@@ -90,7 +90,7 @@ class ExplicitALS:
       nonneg: whether factors must be non-negative (static).
       scaling: exponent with which the penalty grows with the number of ratings of a user or item: 0 for a constant
         penalty, 1 for a proportional one as in ALS-WR (Zhou et al. 2008). The best value is in between.
-      bias_alpha: strength of the penalty on biases, > 0. It acts like that many more ratings without any deviation.
+      bias_alpha: strength of the penalty on biases, > 0. It acts like ``bias_alpha`` more ratings at the mean.
       biases: whether the model has biases (static).
       variational: whether each factor is a normal distribution instead of a number (static). Half-steps then add the
         variances of the other side to the diagonals of its Gram matrices, and also learn the variance of the noise.

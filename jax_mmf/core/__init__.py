@@ -2,7 +2,7 @@
 
 from jax_mmf.core.compatibility import one_kernel, partitioned
 from jax_mmf.core.compilation_cache import enable_compilation_cache
-from jax_mmf.core.foreign import as_array, describe, feature_names, in_native_order, is_in_memory, is_scipy_sparse
+from jax_mmf.core.foreign import as_array, feature_names, in_native_order, is_in_memory, is_scipy_sparse, text_of
 from jax_mmf.core.linalg import (
     Take,
     all_finite,
@@ -63,7 +63,6 @@ __all__ = [
     "computing_dtype",
     "configuration_name",
     "configuration_named",
-    "describe",
     "enable_compilation_cache",
     "feature_names",
     "filled_up",
@@ -87,6 +86,7 @@ __all__ = [
     "short_fields",
     "solve_shifted",
     "stream_key",
+    "text_of",
     "warn",
     "warn_of_blas_threads",
 ]

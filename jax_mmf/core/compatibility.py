@@ -89,8 +89,8 @@ def partitioned(
 
     Without it: the results are the same, but each device is sent all samples, and solves all of them.
 
-    When it can go: once JAX has a stable way to give a function a sharding rule. `jax.shard_map` is none: it needs the
-    mesh, which is not known where the function is traced.
+    When it can go: once JAX has a stable way to give a function a sharding rule. `jax.shard_map` does not help: it
+    needs the mesh, which is not known where the function is traced.
 
     Args:
       function: from arrays to a tuple of arrays.

@@ -82,7 +82,7 @@ def feature_names(value: Any) -> tuple[str, ...] | None:
     return None if labels == list(range(len(labels))) else tuple(map(str, labels))
 
 
-def describe(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Describe a value for error messages, with the method to call first if it is lazy."""
     name = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
     for method in ("collect", "compute"):  # of lazy frames, in polars and in dask
@@ -118,7 +118,7 @@ def _by_numpy(name: str, value: Any) -> HostArray:
     except Exception as error:
         raise TypeError(f"{name} must be an array of real numbers; got {type(value).__name__}: {error}") from error
     if array.dtype.hasobject and array.ndim == 0:
-        raise TypeError(f"{name} must be an array of real numbers; got {describe(value)}")
+        raise TypeError(f"{name} must be an array of real numbers; got {text_of(value)}")
     return array
 
 

@@ -1,4 +1,4 @@
-"""Configuration classes as pytrees, and short texts of what holds arrays."""
+"""Configuration classes as pytrees, and short reprs of objects that hold arrays."""
 
 import dataclasses
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ def register_configuration(cls: Any = None, *, name: str | None = None, static: 
     fields have the same names (seen with jax 0.10.2), so that `jax.jit`, which finds compiled code by the structure of
     the arguments, may run the code of `Ridge` for `Lasso`. Here the class is part of the structure.
 
-    JAX rebuilds objects from tracers, None, and objects of its own. Then the fields are set as they come, and
+    JAX rebuilds objects from tracers, None, and objects of its own. It then sets the fields directly, and
     ``__init__`` and ``__post_init__``, with their checks, do not run: they see values that a user gave, and no others.
 
     Args:
@@ -55,17 +55,21 @@ def register_configuration(cls: Any = None, *, name: str | None = None, static: 
     return _register(cls, name, static)
 
 
-def _register(cls: type[T], name: str | None, static: bool) -> type[T]:
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+def _register(cls: Any, name: str | None, static: bool) -> Any:
+    if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
+        raise TypeError(
+            f"register_configuration must decorate a dataclass, got {cls!r}; put @dataclass(frozen=True) below it"
+        )
+    fields = dataclasses.fields(cls)
     if name is None and cls.__module__.partition(".")[0] == __name__.partition(".")[0]:
         name = cls.__name__
     if name is not None:
-        _give_name(cls, name)
+        _check_name(cls, name)
     fixed = tuple(f.name for f in fields if static or f.metadata.get("static"))
     leaves = tuple(f.name for f in fields if f.name not in fixed)
     keys = tuple(jax.tree_util.GetAttrKey(name) for name in leaves)
 
-    def structure(value: Any) -> tuple[type[T], tuple[Any, ...]]:
+    def structure(value: Any) -> tuple[Any, tuple[Any, ...]]:
         return cls, tuple(getattr(value, name) for name in fixed)
 
     def flatten(value: Any) -> tuple[tuple[Any, ...], Any]:
@@ -75,30 +79,31 @@ def _register(cls: type[T], name: str | None, static: bool) -> type[T]:
         children, kind = flatten(value)
         return tuple(zip(keys, children, strict=True)), kind
 
-    def unflatten(kind: Any, children: Any) -> T:
+    def unflatten(kind: Any, children: Any) -> Any:
         value = object.__new__(cls)
         for name, part in (*zip(fixed, kind[1], strict=True), *zip(leaves, children, strict=True)):
             object.__setattr__(value, name, part)  # the class is frozen
         return value
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    if name is not None:
+        _named[name] = cls
     return cls
 
 
-def _give_name(cls: type[Any], name: Any) -> None:
+def _check_name(cls: type[Any], name: Any) -> None:
     if not isinstance(name, str):
         raise TypeError(f"name must be a text such as 'mylab.GroupLasso', got {name!r}")
     other = _named.get(name)
     if other is not None and not _is_same(other, cls):
         raise ValueError(
-            f"name must be another than {name!r}, which is that of {other.__module__}.{other.__qualname__}; put the "
-            f"name of your package before it, as in 'mylab.{cls.__name__}'"
+            f"name {name!r} already belongs to {other.__module__}.{other.__qualname__}; choose another, such as "
+            f"'mylab.{cls.__name__}'"
         )
-    _named[name] = cls
 
 
 def _is_same(one: type[Any], other: type[Any]) -> bool:
-    """Whether classes are one, or one of them is the other defined again."""
+    """Whether two classes are the same, or one redefines the other."""
     return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 

@@ -14,7 +14,7 @@ from jax_mmf.typing import Array, Key
 
 
 class Stream(IntEnum):
-    """The streams of JAX: what a key is folded with first."""
+    """Tags of random streams of JAX, folded into a key first."""
 
     INITIALIZATION = 0
     SUBSET = 1

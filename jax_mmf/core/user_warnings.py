@@ -21,7 +21,7 @@ def warn(message: str, category: type[Warning] = UserWarning) -> None:
 
 
 def renamed(module: str, names: dict[str, str]) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a module that serves old names of what it holds, with a DeprecationWarning.
+    """Return a ``__getattr__`` for a module, which resolves deprecated names with a DeprecationWarning.
 
     Args:
       module: its ``__name__``.

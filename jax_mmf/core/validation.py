@@ -217,4 +217,10 @@ def check_methods(name: str, value: Any, protocol: str, attributes: tuple[str, .
     if isinstance(value, type) or missing:
         like = f", such as {_EXAMPLES[protocol]}" if protocol in _EXAMPLES else ""
         what = "the class itself; call it" if isinstance(value, type) else f"without {', '.join(missing)}"
-        raise TypeError(f"{name} must be a {protocol} with {', '.join(attributes)}{like}; got {value!r} {what}")
+        article = "an" if protocol[0] in "aeiou" else "a"
+        raise TypeError(f"{name} must be {article} {protocol} with {', '.join(attributes)}{like}; got {value!r} {what}")
+    if any(leaf is value for leaf in jax.tree.leaves(value)):
+        raise TypeError(
+            f"{name} must be a pytree: decorate {type(value).__name__}, a frozen dataclass, with "
+            "@jax_mmf.register_configuration"
+        )

@@ -1,4 +1,4 @@
-"""Model files: a solver, its state and the history of its run in one HDF5 file, from which a run can go on."""
+"""Model files: a solver, its state and the history of its run in one HDF5 file, from which a run can be resumed."""
 
 import dataclasses
 import json
@@ -76,7 +76,9 @@ def save_model(
       OSError: if the file can't be written.
     """
     if has_relative_alpha(solver.penalty):
-        raise ValueError("solver has a RelativeAlpha, whose value the run has found: save its solver, result.solver")
+        raise ValueError(
+            "solver.penalty has a RelativeAlpha; save result.solver, where fit has replaced it by a number"
+        )
     configuration = json.dumps(describe(solver))
     arguments = json.dumps({name: _plain(name, value) for name, value in (run or {}).items()})
     lines = json.dumps([_line(record) for record in history or ()])
@@ -106,9 +108,9 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is no model file, is damaged, of a newer format, has a part of a class that is not registered,
-        holds arrays that do not fit its solver or numbers that are not finite, or holds float64 numbers and JAX is not
-        set to them.
+      ValueError: if it is not a model file, is damaged, has a newer format, needs a class that is not registered, holds
+        arrays that do not fit its solver or numbers that are not finite, or holds float64 numbers and JAX is not set
+        to them.
     """
     check_process()
     path = Path(path)
@@ -118,7 +120,7 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
         with h5py.File(path, "r") as file:
             return _read_model(file, solver)
     except OSError as error:
-        raise ValueError(f"{path} is no model file of jax-mmf, or is truncated: {error}") from error
+        raise ValueError(f"{path} is not a model file of jax-mmf, or is truncated: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} can't be read as a model file: {error}") from error
 
@@ -215,7 +217,7 @@ def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> SavedMod
         raise TypeError(f"its solver is a {type(solver).__name__}")
     history, run = json.loads(file.attrs["history"]), json.loads(file.attrs.get("run", "{}"))
     if not isinstance(history, list) or not isinstance(run, dict):
-        raise TypeError("its history is no list, or its run no dictionary")
+        raise TypeError("its history is not a list, or its run is not a dictionary")
     return SavedModel(solver, _read_state(file, solver), [as_record(line) for line in history], run)
 
 
@@ -268,6 +270,8 @@ def describe(value: Any) -> Any:
     name = configuration_name(type(value))
     if name is None:
         kind = type(value).__name__
+        if not dataclasses.is_dataclass(value):
+            raise TypeError(f"a model file can't hold {kind}; use numbers, text, arrays or tuples as fields")
         raise TypeError(
             f"a model file can't hold {kind}, a class without a name in files: register it as "
             f'jax_mmf.register_configuration(name="mylab.{kind}"), or save state.dictionary by itself'
@@ -284,7 +288,7 @@ def build(description: Any) -> Any:
     """
     if not isinstance(description, dict):
         return np.asarray(description) if isinstance(description, list) else description
-    name, values = description["class"], {k: build(v) for k, v in description.items() if k != "class"}
+    name = description["class"]
     if name == "GradientUpdate":
         raise ValueError("the model learned with an optax optimiser, which a file can't hold; give solver=")
     if name == "tuple":
@@ -295,6 +299,7 @@ def build(description: Any) -> Any:
             f"it has a part {name!r}, and no class is registered under this name: import the module that does so, "
             f'with jax_mmf.register_configuration(name="{name}")'
         )
+    values = {field: build(value) for field, value in description.items() if field != "class"}
     if cls is OnlineFactorization and not {"penalty", "constraint"} <= values.keys():
         raise ValueError("the solver in the model lacks its penalty or its constraint")  # defaults may be others
     return cls(**values)

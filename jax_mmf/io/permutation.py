@@ -69,7 +69,7 @@ def write_permuted(
 ) -> None:
     """Write a matrix to an HDF5 file whose columns are permuted, in chunks of contiguous columns.
 
-    `fit` reads of such a file what a step looks at and no more: with ``BlockSubset(reduction=12)`` and
+    From such a file, `fit` reads only the features that a step uses: with ``BlockSubset(reduction=12)`` and
     ``partial_b=True``, a twelfth. Models come out in the original order of the features.
 
     Args:
@@ -127,7 +127,7 @@ def _converted(array: HostArray, dtype: np.dtype[Any], name: str) -> HostArray:
     """An array in the dtype of a file that holds its numbers, except for rounding among floating numbers."""
     with np.errstate(over="ignore", invalid="ignore"):
         out = array.astype(dtype)
-    # Infinity is written as it is, and what was finite must not become it.
+    # Infinity is written as it is, and but a finite number must not overflow to it.
     kept = out == array if dtype.kind in "biu" else np.isfinite(out) | ~np.isfinite(array)
     if not np.can_cast(array.dtype, dtype, "safe") and not kept.all():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A line of the history of a run: what `fit` adds one of per evaluation, and model files keep."""
+"""Record of an evaluation, as kept in the history of a run and in model files."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Record(NamedTuple):
-    """One line of the history.
+    """Record of one evaluation.
 
     Attributes:
       step: number of steps done.
@@ -15,10 +15,10 @@ class Record(NamedTuple):
       seconds: time of the run so far: reading, learning, compilation and callbacks, not evaluation.
       bytes_read: read from the source, evaluation not included.
       objective: mean over the held-out samples, on all features, at the best codes. Without held-out samples, an
-        estimate of what is learned from: the mean over the last mini-batch, with the codes of its step, in the
-        dictionary after the step; where only a subset of the features is read, its squared error is scaled up. The
-        estimate shows whether a run converges. It varies with the mini-batch, and does not compare runs.
-      n_dead: atoms that codes hardly use.
+        estimate of the training objective: the mean over the last mini-batch, with the codes of its step, in the
+        dictionary after the step. If only a subset of the features is read, its squared error is scaled up. The
+        estimate shows whether a run converges. It varies with the mini-batch, so do not compare runs by it.
+      n_dead: number of unused atoms.
       held_out: whether the objective is that of held-out samples.
     """
 

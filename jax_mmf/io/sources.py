@@ -9,7 +9,7 @@ import h5py
 import jax
 import numpy as np
 
-from jax_mmf.core import as_array, describe, feature_names, in_native_order, is_in_memory, is_scipy_sparse, warn
+from jax_mmf.core import as_array, feature_names, in_native_order, is_in_memory, is_scipy_sparse, text_of, warn
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, check_matrix, stretches
 from jax_mmf.typing import HostArray
@@ -91,7 +91,7 @@ def as_source(data: Any, name: str = "source") -> "Source | BatchSource":
         return SlicedSource(data, name)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping | Set | Path):
         return BatchSource(data, name)
-    what = "a path; open it with jax_mmf.open_source" if isinstance(data, str | Path) else describe(data)
+    what = "a path; open it with jax_mmf.open_source" if isinstance(data, str | Path) else text_of(data)
     raise TypeError(f"{name} must be a 2-D array or frame, an iterable of 2-D batches, or a Source; got {what}")
 
 
@@ -159,7 +159,7 @@ class SlicedSource(MatrixSource):
     def __init__(self, data: Any, name: str = "source") -> None:
         shape = tuple(data.shape)
         if not all(isinstance(length, int) for length in shape):
-            raise TypeError(f"{name} must have a known shape, got {shape} of {describe(data)}")
+            raise TypeError(f"{name} must have a known shape, got {shape} of {text_of(data)}")
         # Some libraries define their own dtypes, so the dtype is that of a converted row.
         check_matrix(name, shape, np.dtype(float))
         super().__init__(name, shape, as_array(name, data[:1]).dtype)

@@ -1,4 +1,4 @@
-"""Initial dictionaries, and replacements of unused atoms.
+"""Initial dictionaries.
 
 All of them come from data, not from noise: codes on random Gaussian atoms carry little information, and learning from
 such codes is slow, or fails on data of low rank.

@@ -1,4 +1,4 @@
-"""Online matrix factorization with stochastic subsampling: the configuration, the state, and the step.
+"""Online matrix factorization with stochastic subsampling: the solver.
 
 `OnlineFactorization` is a frozen pytree: its numbers (alpha, l1_ratio, radius, exponents) are leaves, its structure is
 static. Its methods are pure functions of a `State`, jitted with the configuration as an argument: another alpha
@@ -277,9 +277,15 @@ class OnlineFactorization:
         self._check_memory(memory, x_subset.shape[0])
         return step.partial_update(self, state, x_subset, subset, memory, self._start(codes, state, x_subset.shape[0]))
 
-    def encode(self, dictionary: ArrayLike, x: ArrayLike, *, mask: ArrayLike | None = None) -> Array:
-        """Compute codes of samples with this penalty, as `jax_mmf.encode` does."""
-        return encode(dictionary, x, self.penalty, mask=mask)
+    def encode(
+        self, dictionary: ArrayLike, x: ArrayLike, *, mask: ArrayLike | None = None, solver: CodeSolver | None = None
+    ) -> Array:
+        """Compute codes of samples with this penalty, as `jax_mmf.encode` does.
+
+        ``code_solver`` is for the steps of learning, whose codes are less accurate. Here ``solver`` counts, by default
+        that of `jax_mmf.encode`.
+        """
+        return encode(dictionary, x, self.penalty, mask=mask, solver=solver)
 
     def revive(self, key: Key, state: State, samples: ArrayLike) -> State:
         """Replace unused atoms by random samples.
@@ -290,7 +296,7 @@ class OnlineFactorization:
           samples: ``(m, p)``, whole.
 
         Returns:
-          a state whose dead atoms are samples, scaled to the constraint, with empty statistics; the others are as
+          a state whose dead atoms are samples, scaled to the constraint, with empty moments; the others are as
           before.
 
         Raises:

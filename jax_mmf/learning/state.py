@@ -1,4 +1,4 @@
-"""The state of a run, its arrays by name, and what a step tells about itself."""
+"""The state of a run, its arrays by name, and the report of a step."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NamedTuple, get_type_hints
@@ -13,20 +13,20 @@ from jax_mmf.typing import Array, Key
 
 
 class State(NamedTuple):
-    """Everything a run knows: with the data that follow, it determines the rest bit for bit.
+    """State of a run: with the data that follow, it determines the rest of the run bit for bit.
 
-    The axes of each array stand in its annotation, k atoms and p features; `map_arrays` goes by them.
+    The annotation of each array names its axes, k atoms and p features, which `map_arrays` uses.
 
-    States can be pickled and copied. A typed key is no NumPy array: for a tree of those, take
+    States can be pickled and copied. NumPy can't hold a typed key. To get a tree of NumPy arrays, use
     ``jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))``, and `jax.random.wrap_key_data` on
     the way back.
 
     Attributes:
       key: PRNG key of the run; it does not change.
-      step: int32, number of steps done, modulo 2^31: after so many, subsets and orders of atoms come again.
+      step: int32, number of steps done, modulo 2^31: after 2^31 steps, subsets and orders of atoms repeat.
       n_samples: int32, number of samples seen; it stops at 2^31 - 1, and weights of mini-batches with it.
       dictionary: ``(k, p)``.
-      surrogate: statistics of all samples: C and B, or, with partial B, C, residuals and counts of the features.
+      surrogate: moments of all samples: C and B, or, with partial B, C, residuals and counts of the features.
       gauge: ``(k,)`` gauges of the atoms.
       gram: ``(k, k)`` D D^T where the statistics need it, else None.
       update_state: of the dictionary update: ``()``, or the state of an optax optimiser.
@@ -58,7 +58,7 @@ _AXES = dict(_annotated(State))
 
 
 def map_arrays(function: Callable[[str, str | None, Any], Any], state: State) -> State:
-    """A state of what a function makes of each array of a state, except of its key, which stays.
+    """Apply a function to every array of a state except the key.
 
     Args:
       function: of the name of an array in files, its axes, and the array: ``("surrogate/c", "kk", c)``. Arrays of the
@@ -84,14 +84,14 @@ def map_arrays(function: Callable[[str, str | None, Any], Any], state: State) ->
 
 
 class Info(NamedTuple):
-    """What a step tells about itself.
+    """Report of a step.
 
     Attributes:
       codes: ``(b, k)`` of the mini-batch, in the dictionary before the step.
-      weight: scalar, of the mini-batch in the statistics.
+      weight: scalar, of the mini-batch in the moments.
       gap: ``(b,)`` duality gaps of the codes, relative to the objective.
       n_iter: ``(b,)`` int32, iterations of the code solver.
-      n_dead: int32, number of atoms that codes hardly use.
+      n_dead: int32, number of unused atoms.
       finite: whether codes, their second moments and the gauges of the atoms are all finite. If not, the data held NaN
         or infinity, or the numbers overflowed, and the state is no longer of use: keep the one before.
       memory: rows of the averaged statistics to write back, or None.

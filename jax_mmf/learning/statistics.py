@@ -77,16 +77,16 @@ class MaskedStatistics:
 
     @property
     def needs_whole_samples(self) -> bool:
-        """False."""
+        """False: only features of the subset are read."""
         return False
 
     @property
     def needs_gram(self) -> bool:
-        """False."""
+        """False: the Gram matrix is that of the subset."""
         return False
 
     def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
-        """None."""
+        """Return None: there is no memory of samples."""
         return None
 
     def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
@@ -103,16 +103,16 @@ class FullStatistics:
 
     @property
     def needs_whole_samples(self) -> bool:
-        """True."""
+        """True: all features are read."""
         return True
 
     @property
     def needs_gram(self) -> bool:
-        """True."""
+        """True: the Gram matrix is that of all features."""
         return True
 
     def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
-        """None."""
+        """Return None: there is no memory of samples."""
         return None
 
     def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
@@ -153,7 +153,7 @@ class AveragedStatistics:
 
     @property
     def needs_whole_samples(self) -> bool:
-        """False."""
+        """False: only features of the subset are read."""
         return False
 
     @property

@@ -20,7 +20,7 @@ from jax_mmf.learning.surrogate import count_samples, init_surrogate, settle_res
 from jax_mmf.penalties import AnyPenalty
 from jax_mmf.typing import Array, Key
 
-_DEAD = 1e-6  # an atom whose codes have less than this share of the mean energy counts as unused
+_UNUSED_SHARE = 1e-6  # an atom whose codes have less than this share of the mean energy counts as unused
 _STEP_BITS = 2**31 - 1  # steps are counted modulo 2^31
 _REFRESHES = 16  # after p / s times as many steps, quantities that are updated by differences are recomputed
 
@@ -71,10 +71,10 @@ class Configuration(Protocol):
         """The code solver of a step whose batch has this weight."""
 
 
-def dead_atoms(c: Array) -> Array:
+def unused_atoms(c: Array) -> Array:
     """Tell which atoms have codes with less than a millionth of the mean energy: ``(k, k) -> (k,)`` booleans."""
     energy = jnp.diagonal(c)
-    return energy <= _DEAD * energy.mean()
+    return energy <= _UNUSED_SHARE * energy.mean()
 
 
 @functools.partial(jax.jit, static_argnames="from_samples")
@@ -266,7 +266,7 @@ def _step(
         weight=weight,
         gap=solved.gap,
         n_iter=solved.n_iter,
-        n_dead=dead_atoms(surrogate.c).sum(dtype=jnp.int32),
+        n_dead=unused_atoms(surrogate.c).sum(dtype=jnp.int32),
         finite=all_finite(codes, surrogate.c, gauge),
         memory=memory,
     )
@@ -304,7 +304,7 @@ def _follow(
 @jax.jit
 def revive(solver: Configuration, key: Key, state: State, samples: Array) -> State:
     """Replace unused atoms by samples; the arguments are checked."""
-    dead = dead_atoms(state.surrogate.c)
+    dead = unused_atoms(state.surrogate.c)
     k, m = solver.n_components, samples.shape[0]
     pool = jnp.tile(samples, (-(-k // m), 1))
     fresh = jax.vmap(solver.constraint.scale)(_orient(RandomSamples()(key, pool, k), solver.constraint))

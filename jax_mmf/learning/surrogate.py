@@ -1,4 +1,4 @@
-"""The surrogate: statistics C and B, whose quadratic function of the dictionary stands for all samples seen::
+"""The surrogate: moments C and B, whose quadratic function of the dictionary stands for all samples seen::
 
     1/2 tr(D^T C D) - tr(D^T B),     C ~ mean of a^T a,     B ~ mean of a^T x
 
@@ -7,8 +7,8 @@ The means are weighted: see `jax_mmf.learning.forgetting`.
 Partial B. Where a step sees a subset of the features only, feature j is in fewer samples than C is made of. As
 published [ICML16], column j of B is the mean over those samples. It is then C_j D_j, with the second moments C_j of the
 codes of its own samples, and noise; but atoms are solved for with C. The difference (C - C_j) D_j is there even in data
-without noise, and larger than all noise. So here it is residuals that are averaged, which depend on the codes no longer
-once the dictionary is right, and B is what follows from them::
+without noise, and larger than all noise. This package averages residuals instead. With the right dictionary they no
+longer depend on the codes. B follows from them::
 
     R_j ~ mean of a^T (x - a D)_j over the samples with feature j,     B_j = R_j + C D_j
 
@@ -26,12 +26,12 @@ from jax_mmf.typing import Array
 
 
 class Surrogate(NamedTuple):
-    """Statistics of all codes and samples so far, forgetting applied.
+    """Moments of all codes and samples so far, with forgetting.
 
     Attributes:
       c: ``(k, k)`` second moments of the codes.
       b: ``(k, p)`` products of codes and samples, or None with partial B.
-      residual: ``(k, p)`` with partial B, products of codes and of what they leave of the samples, else None: the
+      residual: ``(k, p)`` with partial B, products of codes and residuals, else None: the
         negative gradient ``B - C D`` of each feature after the last step that saw it.
       feature_counts: ``(p,)`` int32, with partial B, the number of samples in which each feature was seen, else None.
         They stop together with the number of all samples, at 2^31 - 1, so that their ratio stays right.
@@ -85,7 +85,7 @@ def update_surrogate(
       surrogate: before the batch. With partial B, feature j of the subset gets the weight
         ``min(1, weight n_seen / n_j)`` ([ICML16]), and its residual is still that of before: see `settle_residual`.
         Else all features get ``weight`` ([TSP18]).
-      codes: ``(b, k)``; zeros where a row is no sample.
+      codes: ``(b, k)``; zeros in padded rows.
       x: ``(b, p)`` whole samples; not looked at with partial B.
       x_subset: ``(b, s)``.
       atoms: ``(k, s)`` the dictionary that the codes are of, on the subset.
@@ -99,7 +99,7 @@ def update_surrogate(
     """
     c_batch = matmul(codes.T, codes) / size
     c = (1 - weight) * surrogate.c + weight * c_batch
-    # For what updates the dictionary by the mini-batch alone; XLA drops it for all others.
+    # Used by updates that see the mini-batch alone, as `GradientUpdate`; XLA drops it for others.
     b_batch = matmul(codes.T, x_subset) / size
     moments = BatchMoments(c_batch, b_batch)
     if surrogate.feature_counts is not None:

@@ -12,8 +12,7 @@ from jax_mmf.typing import HostArray, Key
 class SampleOrder(NamedTuple):
     """Which samples are held out, and in which order the others are read: a function of the key alone.
 
-    Rows are shuffled in stretches of consecutive ones, so that a disk reads pieces; with stretches of one row, each by
-    itself.
+    Shuffling moves stretches of consecutive rows, which disks read faster. A stretch of one row shuffles single rows.
 
     Attributes:
       key: PRNG key of the run.
@@ -47,7 +46,7 @@ class SampleOrder(NamedTuple):
         return self._shuffled(rows, HostStream.EPOCH, number) if self.shuffle else rows
 
     def draw(self, number: int, count: int) -> HostArray:
-        """Some row numbers to learn from, at random; others for another number."""
+        """Draw random row numbers to learn from; each `number` gives another draw."""
         rows = self.split()[1]
         return host_generator(self.key, HostStream.DRAW, number).choice(rows, min(count, rows.size), replace=False)
 

@@ -1,7 +1,8 @@
-"""What a run gives: its state, its history, and the best state it went through."""
+"""Result of a run: the last state, the history, and the best state."""
 
 from typing import Any, NamedTuple
 
+from jax_mmf.codes import CodeSolver
 from jax_mmf.core import short
 from jax_mmf.io import Record
 from jax_mmf.learning import Memory, OnlineFactorization, State
@@ -32,7 +33,7 @@ class FitResult(NamedTuple):
     """What `fit` returns.
 
     Attributes:
-      state: after the last step, in the original order of the features. A run goes on from it.
+      state: after the last step, in the original order of the features. Pass it to `fit` to resume the run.
       history: a `Record` per evaluation.
       memory: of averaged statistics, or None.
       solver: of the run. A `RelativeAlpha` has become a number.
@@ -60,9 +61,9 @@ class FitResult(NamedTuple):
         """The last one of the history, NaN if that is empty."""
         return self.history[-1].objective if self.history else float("nan")
 
-    def encode(self, x: ArrayLike, *, mask: ArrayLike | None = None) -> Array:
-        """Codes ``(n, k)`` of samples ``(n, p)`` in the last dictionary, with the penalty of the run."""
-        return self.solver.encode(self.dictionary, x, mask=mask)
+    def encode(self, x: ArrayLike, *, mask: ArrayLike | None = None, solver: CodeSolver | None = None) -> Array:
+        """Compute codes ``(n, k)`` of samples ``(n, p)`` in the last dictionary, with the penalty of the run."""
+        return self.solver.encode(self.dictionary, x, mask=mask, solver=solver)
 
     def plot(self, axes: Any = None, *, against: str = "n_samples") -> Any:
         """Draw the objective as the run went on. Needs matplotlib (extra ``plot``).

@@ -1,4 +1,4 @@
-"""Where a run is: its history, and the states that it keeps."""
+"""Progress of a run: its history, and the states that it keeps."""
 
 import math
 
@@ -15,7 +15,7 @@ from jax_mmf.typing import Key
 
 
 class Run:
-    """Where a run is: its state, its history, and copies of the states that are kept."""
+    """Progress of a run: current state, history, and copies of states that are kept."""
 
     def __init__(
         self, solver: OnlineFactorization, feed: Feed, evaluation: Evaluation, state: State, memory: Memory | None
@@ -30,7 +30,7 @@ class Run:
         self._warned = False
 
     def take(self, item: Item, state: State, memory: Memory | None, info: Info) -> None:
-        """Go on to what a step has made of a mini-batch."""
+        """Store the result of a step."""
         self.item, self.state, self.memory, self.info = item, state, memory, info
         self.step, self._n_samples = self.step + 1, self._n_samples + item.n_samples
 
@@ -40,7 +40,7 @@ class Run:
         self.state = self.solver.revive(stream_key(key, Stream.REVIVAL, self.step), self.state, fresh)
 
     def evaluate(self) -> Record:
-        """Add a record to the history, keep what is worth it, and warn once if nothing is learned."""
+        """Add a record to the history, keep the state if it is the best so far, and warn once if nothing is learned."""
         assert self.item is not None
         record = self._evaluation(self.state, self.step, self._n_samples, self.item, self.info)
         self.history.append(record)
@@ -59,7 +59,7 @@ class Run:
         return self._result(self.state, self.memory, stopped_by)
 
     def attach_result(self, error: Exception) -> None:
-        """Give an error the result of the last good step as its attribute ``result``, if there was one."""
+        """Attach the result of the last good step to an error, as its attribute ``result``, if there was one."""
         # Overflow is noticed some steps after it happened; at the evaluation before, all was well.
         # A step that fails while it runs leaves nothing of the state before, whose memory it was given.
         back = isinstance(error, FloatingPointError) or self.state.step.is_deleted()

@@ -244,8 +244,8 @@ def _advance(problem: Problem, search: _Search, warm: Array, max_restarts: Array
 def _next_phase(problem: Problem, search: _Search, prices: Prices, warm: Array, max_restarts: Array) -> Array:
     """Phase after a pricing: SEARCHING, RESTARTING, OPTIMAL or FAILED.
 
-    A search that is stuck far from the optimum was spoilt by rounding, or had a start that leads nowhere. Where gaps
-    are no bounds, it can't be seen that it is far, and only a start is a reason to begin again.
+    A search that is stuck far from the optimum was spoilt by rounding, or began at a bad start. If gaps are not bounds,
+    the distance to the optimum is unknown, and only a search from a start begins again.
     """
     eps = jnp.finfo(prices.objective.dtype).eps
     rose = ~(prices.objective <= search.objective + _SPOILT * eps * problem.sq_norm)
@@ -292,8 +292,8 @@ def _try_atoms(
 def _better(problem: Problem, best: _Best, prices: Prices, support: Support) -> _Best:
     """The target, if its objective is lower than that of the best codes, or its gap where objectives are equal.
 
-    Where gaps are no bounds, the later of two equal ones counts, which was corrected for rounding. Codes that end the
-    search are not copied here: they are the target of the active set.
+    If gaps are not bounds and objectives are equal, the later codes win: they have been refined. Codes that end the
+    search are not copied here, since they are the target of the active set.
     """
     rounding = _EQUAL * jnp.finfo(best.codes.dtype).eps * problem.sq_norm
     closer = (prices.gap.relative < best.gap.relative) | ~problem.bounded

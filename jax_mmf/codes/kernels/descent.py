@@ -1,4 +1,4 @@
-"""Coordinate descent over one sample after another, in one loop: for what the active set leaves open."""
+"""Coordinate descent over one sample after another, in one loop, for samples that the active set has not solved."""
 
 import jax.numpy as jnp
 from jax import lax

@@ -15,7 +15,7 @@ from jax_mmf.codes.kernels.problem import Problem, gram_entries, gram_row
 from jax_mmf.codes.kernels.support import Support, accept_target, move_target
 from jax_mmf.typing import Array
 
-_SIGNIFICANT = 4  # times eps |d| |x|, the rounding of a correlation: violations below are none
+_SIGNIFICANT = 4  # times eps |d| |x|, the rounding of a correlation: smaller violations count as zero
 _NEARLY_DEPENDENT = 1e-3  # s / |d|^2 below which the distance is computed again, with less rounding
 _DEPENDENT = 100  # times eps, relative to the terms of s: a distance below is rounding, and counts as zero
 _CORRECTIONS = 2  # of the coefficients c before the distance is computed again

@@ -1,4 +1,4 @@
-"""Prices: correlations of all atoms with the residual, the duality gap, and what they say about the search."""
+"""Prices: correlations of all atoms with the residual, the duality gap, and the objective."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ _ROWS = 4  # of the Gram matrix that are subtracted in one pass over the correla
 
 
 class Prices(NamedTuple):
-    """What all atoms have to gain at the target of an active set."""
+    """Correlations, gap and objective at the target of an active set."""
 
     correlation: Array  # (q,) with the residual; zero for active atoms, except where the target is to be refined
     threshold: Array  # violations at least as large are tried before the next pricing

@@ -38,7 +38,7 @@ def empty_support(n_slots: int, zeros: Array) -> Support:
 
 
 def emptied(support: Support, wanted: Array) -> Support:
-    """Remove all atoms at once if ``wanted``. Rounds count on."""
+    """Remove all atoms at once if ``wanted``. The number of rounds is kept."""
     n = jnp.where(wanted, support.n_slots, 0)
 
     def cleared(array: Array) -> Array:

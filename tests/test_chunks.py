@@ -9,7 +9,7 @@ import jax_mmf as mmf
 from jax_mmf.codes import chunks as parts
 from jax_mmf.codes import encoding as coding
 from jax_mmf.codes import metrics
-from jax_mmf.codes.chunks import Parts, in_parts, parts_of
+from jax_mmf.codes.chunks import Chunks, chunks_of, in_chunks
 
 N, K, P = 331, 12, 20
 
@@ -44,7 +44,7 @@ def test_the_same_codes_on_any_number_of_cores(cores, n, mask):
     cores(1)
     alone = solve()
     cores(n)
-    assert parts_of(mmf.ActiveSet(), x).n_threads == min(n, 5)
+    assert chunks_of(mmf.ActiveSet(), x).n_threads == min(n, 5)
     np.testing.assert_allclose(solve(), alone, atol=1e-5)
 
 
@@ -73,14 +73,14 @@ def test_one_program_where_somebody_traces(cores):
     seen = []
 
     def total(x):
-        seen.append(parts_of(mmf.ActiveSet(), x, dictionary))
+        seen.append(chunks_of(mmf.ActiveSet(), x, dictionary))
         return mmf.encode(dictionary, x, mmf.Ridge(0.3)).sum()
 
     jax.jit(total)(x)
     jax.grad(total)(x)
     jax.vmap(total)(x[None])
     assert seen == [None] * 3
-    assert parts_of(mmf.ActiveSet(), x, dictionary) == (64, 4, True)
+    assert chunks_of(mmf.ActiveSet(), x, dictionary) == (64, 4, True)
 
 
 def test_derivatives_and_vmap_over_anything_a_code_depends_on(cores, monkeypatch):
@@ -140,7 +140,7 @@ def test_codes_of_constants_are_a_constant_of_a_traced_function(cores):
 def test_parts_are_powers_of_two_that_fit_the_cache(cores, solver, n_samples, n_features, expected):
     cores(4)
     x = np.broadcast_to(np.float32(0), (n_samples, n_features))
-    assert parts_of(solver, x, jnp.ones(3)) == (*expected, True)
+    assert chunks_of(solver, x, jnp.ones(3)) == (*expected, True)
 
 
 @pytest.mark.filterwarnings("ignore::jax_mmf.ConvergenceWarning")
@@ -159,7 +159,7 @@ def test_large_batches_are_solved_in_parts_that_fit_the_cache(cores, monkeypatch
     whole, _ = solve()
     monkeypatch.setattr(parts, "_MOST", 100)
     codes, info = solve()
-    assert parts_of(solver, x) == (100, 1, True)
+    assert chunks_of(solver, x) == (100, 1, True)
     assert codes.shape == (N, K)
     assert info.gap.shape == info.n_iter.shape == (N,)
     np.testing.assert_allclose(
@@ -174,7 +174,7 @@ def test_an_error_in_a_thread_is_that_of_the_caller(cores):
         raise ValueError(f"{rows[0]}, {len(rows)}")
 
     with pytest.raises(ValueError, match="0, 64"):
-        in_parts(fail, jnp.arange(100), Parts(64, 2, on_host=True))
+        in_chunks(fail, jnp.arange(100), Chunks(64, 2, on_host=True))
 
 
 @pytest.mark.parametrize("on_host", [True, False])
@@ -190,7 +190,7 @@ def test_parts_are_put_together_in_order(cores, n_samples, size, n_threads, on_h
         seen.append(part["a"].shape)
         return {"twice": 2 * part["a"], "same": part["b"]}
 
-    together = in_parts(double, rows, Parts(size, n_threads, on_host))
+    together = in_chunks(double, rows, Chunks(size, n_threads, on_host))
     np.testing.assert_array_equal(together["twice"], 2 * np.arange(n_samples))
     np.testing.assert_array_equal(together["same"], rows["b"])
     assert set(seen) == {(size,)}
@@ -199,7 +199,7 @@ def test_parts_are_put_together_in_order(cores, n_samples, size, n_threads, on_h
 def test_results_do_not_share_memory_with_what_comes_in():
     """Host arrays are handed over without a copy: a later change of the caller's array must not show."""
     x = np.ones((64, 16), "float32")
-    out = in_parts(lambda rows: rows, x, Parts(16, 1, on_host=True))
+    out = in_chunks(lambda rows: rows, x, Chunks(16, 1, on_host=True))
     x[:] = 2
     np.testing.assert_array_equal(out, 1)
 
