@@ -1,6 +1,7 @@
 """Settings of the whole test run, made before JAX is imported."""
 
 import os
+import signal
 from importlib import metadata
 
 # The threads of SciPy's OpenBLAS, which is JAX's linear algebra on CPU, fight with XLA's; and with several workers on
@@ -11,6 +12,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # users run; .ci/run does so for a part. Flags come and go, and XLA dies of those that it does not know.
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+
+# A shell starts jobs in the background with interrupts ignored, and processes inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis
 import jax

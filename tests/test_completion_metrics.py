@@ -313,8 +313,9 @@ def test_folds_of_a_search_do_not_leak(low_rank):
     assert [t.values for t in result.trials] == grid
     train, held_out = completion.train_test_split(low_rank, test_size=0.2, key=KEY)
     pairs.clear()
-    result = completion.search(model, train, grid, key=KEY, n_epochs=2, score=score, validation=held_out)
-    assert pairs == [(entries_of_pairs(train), entries_of_pairs(held_out))] * 2
+    options = {"key": KEY, "n_epochs": 2, "patience": None, "score": score}
+    result = completion.search(model, train, grid, validation=held_out, **options)
+    assert pairs == [(entries_of_pairs(train), entries_of_pairs(held_out))] * 2 * 2  # combinations, epochs
     assert entries_of_pairs(result.fitted.ratings) == entries_of_pairs(low_rank)
     product = completion.search(
         model, train, {"alpha": [0.1, 0.2], "scaling": [0.0, 1.0]}, key=KEY, n_epochs=1, validation=held_out

@@ -50,7 +50,7 @@ def command(model: Path, as_json: bool) -> None:
         "seconds": last.seconds if last else None,
         "run": dict(run),
     }
-    parts = {name: getattr(solver, name) for name in _CONFIGURATION}
+    parts = {name: getattr(solver, name) for name in _CONFIGURATION} | {"forgetting": solver.step_forgetting}
     if as_json:
         click.echo(json.dumps(without_nan(facts) | {name: describe(part) for name, part in parts.items()}))
         return
