@@ -290,12 +290,12 @@ NEGATIVE = completion.Ratings.from_triplets([0, 1], [0, 1], [1, -1])
         (ValueError, "validation", lambda: completion.fit(EXPLICIT["ridge"], RATINGS, key=KEY, validation=NOTHING)),
         (
             ValueError,
-            "train must have a weight above zero",
+            "train must have a weight",
             lambda: completion.fit(EXPLICIT["ridge"], WEIGHTLESS, key=KEY),
         ),
         (
             ValueError,
-            "train must have a weight above zero",
+            "train must have a weight",
             lambda: completion.fit(IMPLICIT["implicit"], WEIGHTLESS, key=KEY),
         ),
         (ValueError, "not zero", lambda: completion.fit(IMPLICIT["implicit"], ZEROS, key=KEY)),

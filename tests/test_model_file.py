@@ -67,9 +67,11 @@ CASES = [(field, value) for field, values in PARTS.items() for value in values]
 @pytest.mark.filterwarnings("ignore:subset has n_blocks")
 @pytest.mark.parametrize(("field", "value"), CASES, ids=lambda v: str(v).replace(" ", ""))
 def test_every_part_of_a_solver_comes_back(field, value, tmp_path):
-    penalty = mmf.Ridge(0.1) if value == mmf.Cholesky() else mmf.Lasso(0.1)
+    penalty = mmf.Lasso(0.1) if field == "code_solver" and value != mmf.Cholesky() else mmf.Ridge(0.1)
     solver = make(**{"subset": mmf.UniformSubset(2), "penalty": penalty} | {field: value})
-    state = stepped(solver)
+    # A step has to be compiled for each solver: only for parts on which the arrays of a state depend.
+    of_state = field in ("statistics", "partial_b", "dictionary_update")
+    state = stepped(solver) if of_state else solver.init(jax.random.key(0), samples=X)
     history = [{"step": 1, "objective": float("nan")}, {"step": 2, "objective": 0.1 + 0.2}]
     mmf.save_model(tmp_path / "m.h5", solver, state, history)
     model = mmf.load_model(str(tmp_path / "m.h5"))
