@@ -230,6 +230,7 @@ def test_float64_is_computed_and_told(run, data, tmp_path):
         np.testing.assert_allclose(codes, mmf.encode(stored, X, mmf.Lasso(0.1)), atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [["--reduction", 2], ["--reduction", 2, "--partial-b"]])
 def test_float64_with_subsets(extra, run, data):
     assert run("fit", data, "-o", "m.h5", "--dtype", "float64", *extra, *OPTIONS)[0] == 0
@@ -710,6 +711,7 @@ def test_errors_of_the_process(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_whole_session_of_processes(data, tmp_path):
     fit = command("fit", data, "-o", "m.h5", "--held-out", "16", *OPTIONS, cwd=tmp_path)
     assert (fit.returncode, fit.stderr) == (0, "")

@@ -736,6 +736,7 @@ for n_users, model in ((9, completion.ExplicitALS(2, alpha=0.1)), (3, completion
 """
 
 
+@pytest.mark.slow
 def test_rows_are_spread_over_devices():
     flags = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", DEVICES], env=flags, capture_output=True, text=True, check=False)

@@ -276,7 +276,13 @@ def test_result_is_that_of_a_loop_over_data_permuted_by_hand(solver, p):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(
-    ("source", "n"), [("batches", N - 1), ("array", N - 1), ("array", N - B + 1), ("array", B - 3)]
+    ("source", "n"),
+    [
+        ("array", N - 1),
+        pytest.param("batches", N - 1, marks=pytest.mark.slow),
+        pytest.param("array", N - B + 1, marks=pytest.mark.slow),
+        pytest.param("array", B - 3, marks=pytest.mark.slow),
+    ],
 )
 def test_batch_that_is_short_weighs_what_its_samples_weigh(solver, forgetting, source, n):
     """Inside, rows of zeros fill it up; nobody must see them."""

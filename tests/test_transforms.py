@@ -140,6 +140,7 @@ for penalty in (mmf.Ridge(0.1), mmf.Lasso(0.1)):
 """
 
 
+@pytest.mark.slow
 def test_sharded_batch_gives_the_same_numbers():
     """A mini-batch spread over four simulated devices gives the numbers of one device."""
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
