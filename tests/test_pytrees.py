@@ -45,7 +45,7 @@ def test_constructors_run_where_users_build_and_nowhere_else():
 
 
 def test_a_name_belongs_to_one_class():
-    with pytest.raises(ValueError, match=r"'Lasso', which is that of jax_mmf\.penalties\.Lasso.*'mylab\.Other'"):
+    with pytest.raises(ValueError, match=r"'Lasso' already belongs to jax_mmf\.penalties\.Lasso.*'mylab\.Other'"):
 
         @register_configuration(name="Lasso")
         @dataclass(frozen=True)
