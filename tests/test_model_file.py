@@ -214,7 +214,7 @@ def test_missing_file(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"a text\n", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"])
 def test_files_of_other_kinds(content, tmp_path):
     (tmp_path / "m.h5").write_bytes(content)
-    with pytest.raises(ValueError, match=r"m\.h5 is no model file"):
+    with pytest.raises(ValueError, match=r"m\.h5 is not a model file"):
         mmf.load_model(tmp_path / "m.h5")
 
 
