@@ -603,19 +603,11 @@ class Nameless(mmf.PowerForgetting):
     """Registered, but without a name in files."""
 
 
-class Plain:
-    """No dataclass at all."""
-
-    def weight(self, n_before, batch_size):
-        return jnp.asarray(0.5)
-
-
 @pytest.mark.parametrize(
     ("options", "name"),
     [
         ({"penalty": Lasso(0.1)}, "Lasso"),
         ({"forgetting": Nameless()}, "Nameless"),
-        ({"forgetting": Plain()}, "Plain"),
     ],
 )
 def test_classes_without_a_name_are_refused_with_what_to_do(options, name, tmp_path):
