@@ -93,7 +93,7 @@ def test_no_key_of_a_model_is_drawn_from_and_folded(name, monkeypatch):
 @mmf.register_configuration
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """A model whose factors are random afresh in each epoch."""
+    """A model whose factors are drawn anew in each epoch."""
 
     scale: float = 1.0
 
@@ -116,7 +116,7 @@ class Noise:
         return new
 
     def fold_in(self, state, rows):
-        raise NotImplementedError
+        raise AssertionError("a search folds no users in")
 
     def factors(self, state):
         return state

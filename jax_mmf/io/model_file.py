@@ -206,7 +206,7 @@ def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> SavedMod
     if str(file.attrs.get("format")) == "jax-mmf ratings model":
         raise ValueError("it is a model of ratings, for jax_mmf.completion.load_model")
     if str(file.attrs.get("format")) != _FORMAT:
-        raise ValueError("it is an HDF5 file, but no model that jax-mmf wrote")
+        raise ValueError("it is an HDF5 file, but not a model written by jax-mmf")
     version = int(file.attrs["format_version"])
     if version > _FORMAT_VERSION:
         raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that or newer")

@@ -1,11 +1,11 @@
 """`fit`, which trains a solver on a source of samples, with its feed, evaluation and callbacks."""
 
 from jax_mmf.io import Record
-from jax_mmf.training.callbacks import EarlyStopping, JSONLines, ProgressBar, Start
+from jax_mmf.training.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start
 from jax_mmf.training.feed import finite_samples
-from jax_mmf.training.fitting import Callback, Event, FitResult, fit
+from jax_mmf.training.fitting import fit
 from jax_mmf.training.interrupt import deferred_interrupt
-from jax_mmf.training.result import Best
+from jax_mmf.training.result import Best, FitResult
 
 __all__ = [
     "Best",

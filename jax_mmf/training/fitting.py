@@ -12,26 +12,14 @@ from jax_mmf.core import check_count, check_shape, warn, warn_of_blas_threads
 from jax_mmf.defaults import BATCH_SIZE, EVALUATIONS, INITIAL_SAMPLES_PER_ATOM, STEPS_PER_EVALUATION
 from jax_mmf.learning import Info, Memory, OnlineFactorization, State, fill, of_samples, step_partial, step_whole
 from jax_mmf.penalties import has_closed_form, has_relative_alpha, resolve_alpha
-from jax_mmf.training.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start, checked, notified
+from jax_mmf.training.callbacks import Callback, Event, ProgressBar, Start, checked, notified
 from jax_mmf.training.evaluation import Evaluation
 from jax_mmf.training.feed import Feed, Item
 from jax_mmf.training.interrupt import deferred_interrupt
 from jax_mmf.training.prefetch import prefetch
-from jax_mmf.training.result import Best, FitResult
+from jax_mmf.training.result import FitResult
 from jax_mmf.training.run import Run
 from jax_mmf.typing import Array, HostArray, Key
-
-__all__ = [
-    "Best",
-    "Callback",
-    "EarlyStopping",
-    "Event",
-    "FitResult",
-    "JSONLines",
-    "ProgressBar",
-    "Start",
-    "fit",
-]
 
 
 def fit(
