@@ -53,9 +53,8 @@ class Scaled:
     @property
     def l1(self) -> Float:
         """Weight of the l1 norm."""
-        return jnp.minimum(
-            self.penalty.l1 / self.scale, jnp.finfo(self.scale.dtype).max
-        )  # finite, so that zero times it is zero
+        # Finite, so that its product with zero is zero.
+        return jnp.minimum(self.penalty.l1 / self.scale, jnp.finfo(self.scale.dtype).max)
 
     @property
     def l2(self) -> Float:

@@ -296,7 +296,7 @@ class OnlineFactorization:
           samples: ``(m, p)``, whole.
 
         Returns:
-          a state whose dead atoms are samples, scaled to the constraint, with empty moments; the others are as
+          a state whose unused atoms are samples, scaled to the constraint, with empty moments; the others are as
           before.
 
         Raises:
