@@ -613,7 +613,7 @@ def test_files_that_are_no_data(step, what, run, request, tmp_path):
         (["--seed", 2**70], ["seed"]),
         (["--no-such-option"], ["--no-such-option"]),
         (["--resume", "none.h5"], ["no file", "none.h5"]),
-        (["--resume", "x.h5"], ["x.h5", "no model"]),
+        (["--resume", "x.h5"], ["x.h5", "not a model"]),
     ],
     ids=lambda v: " ".join(map(str, v)),
 )

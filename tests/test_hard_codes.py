@@ -147,7 +147,7 @@ class TestConvergence:
 
     def test_codes_that_are_not_solved_are_told_with_their_number_and_gap(self):
         dictionary, x = gaussian(3, 30, 20, 50)
-        with pytest.warns(mmf.ConvergenceWarning, match=r"codes of 50 of 50 samples .* duality gap is 1\.0e\+00"):
+        with pytest.warns(mmf.ConvergenceWarning, match=r"codes of 50 of 50 samples .* the largest gap is 1\.0e\+00"):
             mmf.encode(dictionary, x, mmf.Lasso(1e-3), solver=mmf.FISTA(max_iter=1))
         with pytest.warns(mmf.ConvergenceWarning):
             mmf.objective(dictionary, x, mmf.Lasso(1e-3), solver=mmf.CoordinateDescent(max_iter=1))

@@ -230,7 +230,7 @@ def test_truncated_models(share, tmp_path):
 def test_hdf5_file_of_something_else(tmp_path):
     with h5py.File(tmp_path / "m.h5", "w") as file:
         file["X"] = X
-    with pytest.raises(ValueError, match=r"m\.h5 .* no model"):
+    with pytest.raises(ValueError, match=r"m\.h5 .* not a model"):
         mmf.load_model(tmp_path / "m.h5")
 
 
