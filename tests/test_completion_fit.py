@@ -222,7 +222,8 @@ def test_update_with_new_users_and_items(name):
     assert len(new.ratings) == len(ratings) + 4
     assert len(new.history) == 2
     assert np.isfinite(new.predict([100, 101, 0], [77, 77, 0])).all()
-    assert (np.asarray(new.factors.users)[-2:] != 0).any() == (name != "elastic net")
+    if name != "elastic net":  # whose l1 penalty may make all factors of a user zero
+        assert (np.asarray(new.factors.users)[-2:] != 0).any()
     # The old model is what it was, and goes on working.
     chex.assert_trees_all_equal(jax.tree.map(np.asarray, (old.state, old.factors)), before)
     assert np.isfinite(old.predict(ratings.users, ratings.items)).all()

@@ -117,12 +117,12 @@ def test_export_runs_here(x):
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np, jax_mmf as mmf
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jax_mmf.codes.chunks import parts_of
+from jax_mmf.codes.chunks import chunks_of
 assert jax.device_count() == 4
 mesh = jax.make_mesh((4,), ("samples",), axis_types=(AxisType.Auto,))
 x = jnp.asarray(np.random.default_rng(0).standard_normal((32, 48)), jnp.float32)
 rows = jax.device_put(x, NamedSharding(mesh, PartitionSpec("samples")))
-assert parts_of(mmf.ActiveSet(), rows) is None  # samples stay where they are
+assert chunks_of(mmf.ActiveSet(), rows) is None  # samples stay where they are
 for penalty in (mmf.Ridge(0.1), mmf.Lasso(0.1)):
     solver = mmf.OnlineFactorization(n_components=4, penalty=penalty, constraint=mmf.L2Ball())
     state = solver.init(jax.random.key(0), samples=x)
