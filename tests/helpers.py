@@ -158,6 +158,7 @@ CONSTRAINTS = {
 SUBSETS = {
     "full": mmf.FullSubset(),
     "uniform": mmf.UniformSubset(3.0),
+    "groups": mmf.UniformSubset(3.0, width=2),
     "blocks": mmf.BlockSubset(3.0, n_blocks=2),
     "one block": mmf.BlockSubset(4.0, n_blocks=1),
     "many blocks": mmf.BlockSubset(2.5, n_blocks=32),

@@ -1,6 +1,9 @@
 """What a run asks of its source, and what it says where a source does not give it."""
 
 import itertools
+import os
+import subprocess
+import sys
 import warnings
 from fractions import Fraction
 
@@ -11,6 +14,9 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
+from jax_mmf.io import HDF5Source
+from jax_mmf.training import feed
+from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out
 
 KEY = jax.random.key(0)
@@ -225,7 +231,10 @@ PARTIAL = mmf.OnlineFactorization(
         (PARTIAL, (100, 512), 100, r"batch of 100 samples.* 4 times as many numbers.*each chunk 1.0 times"),
     ],
 )
-def test_compressed_chunks_that_are_read_many_times_are_warned_of_once(solver, chunks, batch_size, words, tmp_path):
+def test_compressed_chunks_that_are_read_many_times_are_warned_of_once(
+    solver, chunks, batch_size, words, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(feed, "_BYTES_OF_CHUNKS", 0)  # no chunk is small enough to be kept
     data = chunked(tmp_path / "x.h5", chunks, compression="gzip")
     with pytest.warns(UserWarning, match=words) as caught:
         mmf.fit(solver, data, key=KEY, batch_size=batch_size, n_epochs=2)
@@ -253,3 +262,136 @@ def test_permuted_file_written_for_a_solver_is_no_reason_to_warn(tmp_path):
     with h5py.File(tmp_path / "x.h5", rdcc_nbytes=0) as file, warnings.catch_warnings():
         warnings.simplefilter("error")
         mmf.fit(PARTIAL, file["X"], key=KEY, batch_size=100)
+
+
+@pytest.mark.parametrize("chunks", [(200, 512), (30, 512), (100, 100), (7, 512)])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_compressed_chunk_is_decoded_once_an_epoch(chunks, shuffle, tmp_path, monkeypatch):
+    """What is learned from the file is what is learned from the same rows in memory."""
+    data = chunked(tmp_path / "x.h5", chunks, compression="gzip")
+    monkeypatch.setattr(feed, "_BYTES_OF_CHUNKS", 6 * chunks[0] * 512 * 4)
+    read, read_into = [], HDF5Source._read_into
+
+    def counted(source, out, rows, columns):
+        read.extend(rows)
+        read_into(source, out, rows, columns)
+
+    monkeypatch.setattr(HDF5Source, "_read_into", counted)
+    n_epochs = 3
+    of_run = []
+    result = mmf.fit(
+        SOLVER, data, key=KEY, batch_size=25, n_epochs=n_epochs, shuffle=shuffle,
+        callbacks=[lambda event: of_run.append(len(read))],
+    )  # fmt: skip
+    most = n_epochs if chunks[0] * 4 < 400 else 1  # where all chunks are kept, they are read once for good
+    counts = np.bincount(read, minlength=400)
+    assert counts.max() <= n_epochs + 1  # and once for the first dictionary
+    assert counts.min() >= 1
+    assert len(read) <= most * 400 + 4 * K
+    resumed = mmf.fit(SOLVER, data, key=KEY, batch_size=25, n_epochs=n_epochs, shuffle=shuffle,
+                      callbacks=[lambda event: event.step == 20])  # fmt: skip
+    resumed = mmf.fit(SOLVER, data, state=resumed.state, batch_size=25, n_epochs=n_epochs, shuffle=shuffle)
+    jax.tree.map(np.testing.assert_array_equal, resumed.state.dictionary, result.state.dictionary)
+    data.file.close()
+
+
+def test_bytes_of_a_compressed_file_are_those_of_the_file(tmp_path):
+    data = np.zeros((400, 512), "float32")
+    data[:, 0] = np.arange(400)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        stored = file.create_dataset("X", data=data, chunks=(100, 512), compression="gzip")
+        size = stored.id.get_storage_size()
+        result = mmf.fit(SOLVER, stored, key=KEY, batch_size=100)
+    assert result.history[-1].bytes_read == pytest.approx(size, rel=0.3)
+
+
+# Memory that is used again
+
+
+class Poisoned(Buffers):
+    """Memory in which nothing can be read once it was given back."""
+
+    taken, known = 0, []
+
+    def take(self, shape):
+        buffer = super().take(shape)
+        Poisoned.taken += 1
+        if not any(buffer.ctypes.data == other.ctypes.data for other in Poisoned.known):
+            Poisoned.known.append(buffer)
+        return buffer
+
+    def give_back(self, buffer):
+        buffer[:] = np.nan
+        super().give_back(buffer)
+
+
+class Fresh(Buffers):
+    """Memory that is used once."""
+
+    def give_back(self, buffer):
+        pass
+
+
+@pytest.mark.parametrize("read_ahead", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["array", "float64", "batches", "short batches", "partial B"])
+def test_memory_is_not_overwritten_while_a_step_reads_it(kind, read_ahead, monkeypatch):
+    x = np.random.default_rng(0).standard_normal((400, 3000)).astype("float32")
+    solver = SOLVER
+    if kind == "partial B":
+        solver = PARTIAL
+    batch_size = 30 if kind == "short batches" else 20
+    source = {"float64": x.astype("float64"), "batches": [x[i : i + 20] for i in range(0, 400, 20)]}.get(kind, x)
+    dtype = "float32" if kind == "float64" else None
+    run = lambda read_ahead: mmf.fit(
+        solver,
+        source,
+        key=KEY,
+        batch_size=batch_size,
+        n_epochs=10,
+        read_ahead=read_ahead,
+        dtype=dtype,
+        evaluate_every=7,
+    )
+    monkeypatch.setattr(feed, "Buffers", Fresh)
+    expected = run(0)
+    monkeypatch.setattr(feed, "Buffers", Poisoned)
+    Poisoned.taken, Poisoned.known = 0, []
+    result = run(read_ahead)
+    np.testing.assert_array_equal(result.state.dictionary, expected.state.dictionary)
+    assert [r.objective for r in result.history] == [r.objective for r in expected.history]
+    assert Poisoned.taken >= 140
+    # One is filled, those that wait, one is in the hand of the caller, and two are read by steps.
+    assert len(Poisoned.known) <= read_ahead + 5
+
+
+def test_samples_are_not_copied_on_their_way_to_a_step(monkeypatch):
+    items = []
+    monkeypatch.setattr(feed.Feed, "give_back", lambda self, item: items.append(item))
+    fit(np.random.default_rng(0).standard_normal((200, 2000)).astype("float32"))
+    assert items
+    assert all(item.x.unsafe_buffer_pointer() == item.buffer.ctypes.data for item in items)
+
+
+COPIES = """
+import re, jax, jax.numpy as jnp, jax_mmf as mmf
+from jax_mmf.training.fitting import _step_whole
+k, p, b = 40, 40_000, 8
+for subset in (mmf.FullSubset(), mmf.UniformSubset(4, width=16), mmf.BlockSubset(4)):
+    solver = mmf.OnlineFactorization(n_components=k, penalty=mmf.Ridge(0.1), subset=subset)
+    state = jax.eval_shape(lambda x: solver.init(jax.random.key(0), samples=x), jnp.ones((k, p)))
+    x = jax.ShapeDtypeStruct((b, p), jnp.float32)
+    program = _step_whole.lower(solver, state, x, None, jnp.int32(b)).compile()
+    for rows in (k, b):
+        assert not re.search(rf"f32.{rows},{p}\\S* copy\\(", program.as_text()), (subset, rows)
+    memory = program.memory_analysis()
+    assert memory.alias_size_in_bytes >= 2 * k * p * 4
+    parts = 1.5 if subset.reduction > 1 else 1  # of the dictionary, B and samples, for the subset
+    assert memory.temp_size_in_bytes < parts * k * p * 4, (subset, memory)
+"""
+
+
+def test_a_step_makes_no_copy_as_large_as_the_dictionary():
+    """With the flags that users have."""
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    done = subprocess.run([sys.executable, "-c", COPIES], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

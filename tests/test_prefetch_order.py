@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from contextlib import closing
 from itertools import count, islice
 
@@ -12,7 +13,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import jax_mmf as mmf
-from jax_mmf.io import FeaturePermutation
+from jax_mmf.io import ChunkCache, FeaturePermutation, MatrixSource
+from jax_mmf.training.feed import _window
 from jax_mmf.training.order import SampleOrder
 from jax_mmf.training.prefetch import prefetch
 
@@ -155,6 +157,7 @@ def test_resuming_at_a_step_gives_the_same_tail(order, batch_size, n_epochs, dat
 
 @given(orders, st.integers(0, 3))
 def test_runs_of_rows_stay_together(order, epoch):
+    order = order._replace(window=0)
     rows = order.epoch(epoch)
     # Rows of one run that are trained on are neighbours, in ascending order; so there are as many pieces as runs.
     runs = rows // order.stretch
@@ -162,6 +165,34 @@ def test_runs_of_rows_stay_together(order, epoch):
     assert len(changes) + 1 == len(np.unique(runs))
     same = np.diff(runs) == 0
     assert (np.diff(rows)[same] > 0).all()
+
+
+@given(orders, st.integers(1, 60), st.integers(1, 9), st.integers(0, 2))
+def test_mixed_runs_are_used_up_one_after_another(order, batch_size, window, epoch):
+    """A cache of as many runs as a feed keeps reads each of them once, from any step on."""
+    order = order._replace(window=window, shuffle=True)
+    n_kept = window + 2 * -(-batch_size // order.stretch) + 2
+    reads = Counter()
+
+    class Source(MatrixSource):
+        rows_per_chunk = order.stretch
+
+        def _read_into(self, out, rows, columns):
+            reads[int(rows[0]) // order.stretch] += 1
+            out[:, 0] = rows
+
+    source = Source("source", (order.n_samples, 1), np.float64)
+    cache = ChunkCache(source, n_kept)
+    if order.stretch > 1:
+        mixed, kept = _window(source, batch_size)
+        assert kept - mixed == n_kept - window
+    for at, rows in order.batches(batch_size, epoch + 1):
+        if at == epoch:
+            out = np.empty((rows.size, 1))
+            cache.read_into(out, rows)
+            np.testing.assert_array_equal(out[:, 0], rows)
+            assert len(cache._kept) <= n_kept
+    assert set(reads.values()) == {1}
 
 
 @given(orders)

@@ -86,8 +86,8 @@ def test_every_format_gives_the_rows_and_columns_asked_for(kind, tmp_path):
             want = x[rows] if columns is None else x[np.ix_(rows, columns)]
             np.testing.assert_array_equal(got, want)
             assert got.dtype == x.dtype
-            least = want.nbytes
-            assert least <= source.bytes_read - read <= rows.size * P * x.itemsize
+            if kind != "h5-gzip":  # whose bytes in the file are another number
+                assert want.nbytes <= source.bytes_read - read <= rows.size * P * x.itemsize
             read = source.bytes_read
 
 
@@ -589,11 +589,31 @@ def test_chunks_that_are_read_in_part_or_kept_cost_nothing_more(cache, tmp_path)
         assert source.excess(np.arange(20)) == 1
 
 
+def test_rows_that_are_not_there_are_an_error(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((4, 3)))
+    for source in (open_source(tmp_path / "x.npy"), as_source(np.ones((4, 3)))):
+        for rows in ([4], [-1], [0, 9]):
+            with pytest.raises(IndexError, match="rows 0 to 3"):
+                source.read(np.array(rows))
+
+
+def test_a_file_that_became_shorter_is_an_error(tmp_path):
+    np.save(tmp_path / "x.npy", np.ones((400, 30)))
+    source = open_source(tmp_path / "x.npy")
+    with (tmp_path / "x.npy").open("r+b") as file:
+        file.truncate(2000)
+    with pytest.raises(OSError, match=r"x\.npy ended after .* truncated"):
+        source.read(np.arange(20))
+
+
 def test_columns_in_one_wide_compressed_chunk_are_read_at_once(tmp_path):
     columns = np.r_[16:32, 48:64]
     with chunked(tmp_path / "x.h5", (100, 64), compression="gzip") as source:
         np.testing.assert_array_equal(source.read(np.arange(10), columns), np.ones((10, 32)))
-        assert source.bytes_read == 10 * 64 * 4
+        with h5py.File(tmp_path / "x.h5") as file:
+            data = file["X"]
+            one_chunk = data.id.get_storage_size() / data.id.get_num_chunks()
+        assert source.bytes_read == pytest.approx(one_chunk, abs=1)
     with chunked(tmp_path / "x.h5", (100, 64)) as source:
         source.read(np.arange(10), columns)
         assert source.bytes_read == 10 * 32 * 4

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import jax_mmf as mmf
+from jax_mmf.learning.subsampling import _random_order
 
 SIZES = (24, 41)  # the second one a prime: no block but the narrowest divides it
 every_subset = pytest.mark.parametrize("name", SUBSETS)
@@ -115,14 +116,47 @@ def test_subsets_are_a_function_of_key_and_step(name, p):
 
 
 @every_subset
-def test_steps_are_independent(name):
-    """A feature seen in one step is as likely in the next: the counts of pairs, for the first feature."""
-    if name == "full":
+def test_features_come_once_in_as_many_steps_as_there_are_parts(name):
+    """And the parts of one order tell nothing of those of the next: the counts of pairs, for the first feature."""
+    if name in ("full", "own"):
         return
-    subset = jax.vmap(lambda step: SUBSETS[name].draw(KEY, step, 24))(jnp.arange(4001))
-    seen = (np.asarray(subset.indices) == 0).any(1)
-    table = np.histogram2d(seen[:-1], seen[1:], bins=2)[0]
+    p = 24
+    subset = jax.vmap(lambda step: SUBSETS[name].draw(KEY, step, p))(jnp.arange(4000))
+    indices = np.asarray(subset.indices)
+    valid = np.ones(indices.shape, bool) if subset.valid is None else np.asarray(subset.valid)
+    seen = np.zeros((4000, p), bool)
+    seen[np.arange(4000)[:, None], indices] |= valid
+    n_units = -(-p // subset.width)
+    n_parts = n_units // (indices.shape[1] // subset.width)
+    rounds = seen[: 4000 // n_parts * n_parts].reshape(-1, n_parts, p).sum(1)
+    assert rounds.max() == 1
+    assert rounds.mean() == pytest.approx(n_parts * indices.shape[1] / p, rel=0.02)
+    first = seen[: 4000 // n_parts * n_parts].reshape(-1, n_parts, p)[:, 0, 0]
+    table = np.histogram2d(first[:-1], first[1:], bins=2)[0]
     assert stats.chi2_contingency(table, correction=False).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 1000, 1025])
+def test_random_orders_are_permutations_and_all_are_equally_likely(n):
+    orders = np.asarray(jax.vmap(lambda key: _random_order(key, n))(jax.random.split(KEY, 300)))
+    np.testing.assert_array_equal(np.sort(orders, axis=1), np.tile(np.arange(n), (300, 1)))
+    if n == 3:
+        counts = np.unique(orders, axis=0, return_counts=True)[1]
+        assert stats.chisquare(counts).pvalue > 1e-4
+        assert counts.size == 6
+    if n == 1000:  # where a number stands is uniform
+        places = np.argsort(orders, axis=1)[:, [0, 500, 999]] / n
+        assert all(stats.kstest(place, "uniform").pvalue > 1e-4 for place in places.T)
+
+
+def test_groups_of_features_stay_together():
+    subset = mmf.UniformSubset(4, width=16).draw(KEY, 3, 16 * 40 - 5)
+    groups = np.asarray(subset.indices).reshape(-1, 16)
+    np.testing.assert_array_equal(np.diff(groups, axis=1), 1)
+    assert (groups[:, 0] % 16 == 0)[:-1].all()
+    assert subset.size == 160
+    few = mmf.UniformSubset(1, width=16).draw(KEY, 0, 5)
+    assert few.is_full
 
 
 @given(p=st.integers(1, 5000), reduction=st.floats(1, 200), n_blocks=st.integers(1, 64))

@@ -14,7 +14,7 @@ import jax_mmf as mmf
 from jax_mmf.cli.options import Command, Output, cache, check_outputs, dataset, open_data, option, quiet
 from jax_mmf.core import filled_up
 from jax_mmf.io import HDF5_ENDINGS, hdf5_written_aside, needs_x64, written_aside
-from jax_mmf.training import finite_samples
+from jax_mmf.training import SampleReader
 from jax_mmf.typing import HostArray
 
 _EPILOG = """\b
@@ -45,6 +45,7 @@ def command(model: Path, data: Path, dataset: str | None, output: Path, batch_si
     if source.permutation is not None:
         dictionary = dictionary[:, source.permutation]
     dtype = np.dtype(dictionary.dtype)
+    reader = SampleReader(source, dtype)
     n, k = source.n_samples, solver.n_components
     with (
         _codes_file(output, (n, k), dtype, model) as write,
@@ -52,7 +53,7 @@ def command(model: Path, data: Path, dataset: str | None, output: Path, batch_si
     ):
         for first in range(0, n, batch_size):
             rows = np.arange(first, min(first + batch_size, n))
-            x = finite_samples(source.read(rows), dtype, rows, features=source.permutation)
+            x = reader.read(rows)
             x = filled_up(x, min(batch_size, n))
             write(first, np.asarray(mmf.encode(dictionary, x, solver.penalty))[: rows.size])
             bar.set_description("encoding", refresh=False)

@@ -22,6 +22,7 @@ from jax_mmf.core.projection import nearest
 from jax_mmf.core.pytrees import (
     configuration_name,
     configuration_named,
+    copied,
     register_configuration,
     short,
     short_fields,
@@ -63,6 +64,7 @@ __all__ = [
     "computing_dtype",
     "configuration_name",
     "configuration_named",
+    "copied",
     "enable_compilation_cache",
     "feature_names",
     "filled_up",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 T = TypeVar("T")
@@ -141,3 +142,9 @@ def short(value: Any) -> str:
 def short_fields(value: Any, names: Iterable[str]) -> str:
     """The `short` repr of an object with some of its fields: ``Class(name=..., ...)``."""
     return f"{type(value).__name__}({', '.join(f'{name}={short(getattr(value, name))}' for name in names)})"
+
+
+@jax.jit
+def copied(tree: T) -> T:
+    """Copy all arrays of a pytree, by one program: steps overwrite the memory of the state that they are given."""
+    return jax.tree.map(jnp.copy, tree)

@@ -32,6 +32,7 @@ class HDF5Source(MatrixSource):
         self._dataset = dataset
         self.chunks: tuple[int, ...] | None = dataset.chunks
         self.rows_per_read = self.chunks[0] if self.chunks else ROWS_PER_SEEK
+        self.rows_per_chunk = self.chunks[0] if self.chunks and self._has_filters else 1
         reference = dataset.attrs.get("feature_permutation")
         self.permutation = None if reference is None else dataset.file[reference][...]
 
@@ -41,22 +42,24 @@ class HDF5Source(MatrixSource):
         if self._dataset:
             self._dataset.file.close()
 
-    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
+    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         if not self._dataset:
             raise ValueError(f"{self._name} can't be read, since its file was closed; open it again")
         wanted = self._column_stretches(columns)
         column_stretches = wanted or [(0, self.n_features)]
-        out = np.empty((rows.size, sum(b - a for a, b in column_stretches)), self.dtype)
+        place = out if columns is None or wanted else np.empty((rows.size, self.n_features), self.dtype)
         top = 0
         for first, last in stretches(rows):
             left = 0
             for a, b in column_stretches:
                 here = np.s_[top : top + last - first, left : left + b - a]
-                self._dataset.read_direct(out, np.s_[first:last, a:b], here)
+                self._dataset.read_direct(place, np.s_[first:last, a:b], here)
                 left += b - a
             top += last - first
-        self.bytes_read += out.nbytes
-        return out if columns is None or wanted else out[:, columns]
+        n_read = max(place.size, out.size * self.excess(rows, columns))
+        self.bytes_read += round(n_read * self._dataset.dtype.itemsize * self._compression)
+        if place is not out:
+            out[:] = place[:, columns]
 
     def _column_stretches(self, columns: HostArray | None) -> list[tuple[int, int]] | None:
         """Return the stretches of columns to read, or None if it is faster to read whole rows."""
@@ -113,7 +116,18 @@ class HDF5Source(MatrixSource):
     @cached_property
     def _reads_whole_chunks(self) -> bool:
         chunk_bytes = math.prod(self.chunks or ()) * self._dataset.dtype.itemsize
-        return self._dataset.id.get_create_plist().get_nfilters() > 0 or chunk_bytes <= self._cache_bytes
+        return self._has_filters or chunk_bytes <= self._cache_bytes
+
+    @cached_property
+    def _has_filters(self) -> bool:
+        """Whether chunks are compressed, or have checksums, so that they are read whole."""
+        return bool(self._dataset.id.get_create_plist().get_nfilters())
+
+    @cached_property
+    def _compression(self) -> float:
+        """Bytes in the file for each byte of the numbers in it."""
+        stored: int = self._dataset.id.get_storage_size()
+        return stored / (self.n_samples * self._bytes_per_row) if self._has_filters and stored else 1.0
 
     @property
     def _bytes_per_row(self) -> int:

@@ -5,7 +5,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from jax_mmf.core import check_real_dtype, in_native_order
+from jax_mmf.core import check_real_dtype
 from jax_mmf.typing import HostArray
 
 ROWS_PER_SEEK = 16  # consecutive rows read from a disk: enough to amortise a seek, few enough to mix a mini-batch
@@ -24,6 +24,8 @@ class MatrixSource:
       n_features: number of columns.
       dtype: of the numbers that `read` returns.
       rows_per_read: number of consecutive rows that are best read together.
+      rows_per_chunk: number of consecutive rows that are decoded together, so that reading one of them costs as much as
+        reading all; 1 if rows are read one by one.
       permutation: the original feature of each column ``(p,)``, or None.
       feature_names: names of the columns, or None.
       bytes_read: number of bytes read so far.
@@ -34,6 +36,7 @@ class MatrixSource:
     """
 
     rows_per_read: int = 1
+    rows_per_chunk: int = 1
     permutation: HostArray | None = None
     feature_names: tuple[str, ...] | None = None
 
@@ -56,10 +59,29 @@ class MatrixSource:
 
         Raises:
           ValueError: if the source, or the file behind it, was closed.
+          IndexError: for rows that the source does not have.
+        """
+        out = np.empty((rows.size, self.n_features if columns is None else columns.size), self.dtype)
+        self.read_into(out, rows, columns)
+        return out
+
+    def read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None = None) -> None:
+        """Read some rows, and some or all of their columns, into an array.
+
+        Args:
+          out: ``(b, s)`` or ``(b, p)`` of the dtype of the source, in C order.
+          rows: as in `read`.
+          columns: as in `read`.
+
+        Raises:
+          ValueError: as `read` does.
+          IndexError: as `read` does.
         """
         if self._closed:
             raise ValueError(f"{self._name} was closed; read it inside of the with block, or open it again")
-        return in_native_order(self._read(rows, columns))
+        if rows.size and not (rows.min() >= 0 and rows.max() < self.n_samples):
+            raise IndexError(f"{self._name} has rows 0 to {self.n_samples - 1}, got {rows.min()} to {rows.max()}")
+        self._read_into(out, rows, columns)
 
     def close(self) -> None:
         """Release the data and their file. Further calls have no effect."""
@@ -75,8 +97,8 @@ class MatrixSource:
         """Close the source."""
         self.close()
 
-    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
-        """Read rows in any byte order, and add to ``bytes_read``; arguments as in `read`."""
+    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
+        """Read rows, and add to ``bytes_read``; arguments as in `read_into`."""
         raise NotImplementedError
 
 

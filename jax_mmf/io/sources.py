@@ -1,6 +1,7 @@
 """Sources of samples: arrays, memory maps, frames, sparse matrices, raw files, and iterators of batches."""
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Set
+from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -118,10 +119,15 @@ class ArraySource(MatrixSource):
         super().close()
         self._array = np.empty((0, 0))
 
-    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
-        out: HostArray = np.take(self._array, rows, axis=0) if columns is None else self._array[np.ix_(rows, columns)]
+    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
+        if columns is not None:
+            for row, place in zip(rows, out, strict=True):
+                place[:] = self._array[row][columns]
+        elif self._array.dtype == out.dtype:
+            np.take(self._array, rows, axis=0, out=out, mode="clip")  # other modes make a copy first
+        else:  # another byte order
+            out[:] = self._array[rows]
         self.bytes_read += out.nbytes
-        return out
 
 
 class SparseSource(MatrixSource):
@@ -141,11 +147,10 @@ class SparseSource(MatrixSource):
         super().close()
         self._matrix = None
 
-    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
+    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         some = self._matrix[rows]
-        out: HostArray = (some if columns is None else some[:, columns]).toarray()
+        out[:] = (some if columns is None else some[:, columns]).toarray()
         self.bytes_read += out.nbytes
-        return out
 
 
 class SlicedSource(MatrixSource):
@@ -169,6 +174,7 @@ class SlicedSource(MatrixSource):
         self.rows_per_read = ROWS_PER_SEEK
         if chunks:
             self.rows_per_read = max(chunks[0]) if isinstance(chunks[0], tuple) else chunks[0]
+            self.rows_per_chunk = self.rows_per_read
         self.feature_names = feature_names(data)
 
     def close(self) -> None:
@@ -178,11 +184,13 @@ class SlicedSource(MatrixSource):
             self._data.close()
         self._data = None
 
-    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
-        pieces = [np.asarray(as_array(self._name, self._data[first:last])) for first, last in stretches(rows)]
-        out = np.concatenate(pieces)
-        self.bytes_read += out.nbytes
-        return out if columns is None else out[:, columns]
+    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
+        top = 0
+        for first, last in stretches(rows):
+            piece = np.asarray(as_array(self._name, self._data[first:last]))
+            out[top : top + last - first] = piece if columns is None else piece[:, columns]
+            self.bytes_read += piece.nbytes
+            top += last - first
 
 
 class RawSource(MatrixSource):
@@ -207,16 +215,21 @@ class RawSource(MatrixSource):
         if self._path.stat().st_size < needed:
             raise ValueError(f"{path} is truncated: {self._path.stat().st_size} bytes where {needed} are expected")
 
-    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
+    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         row_bytes = self.n_features * self._stored.itemsize
-        pieces = []
-        with self._path.open("rb") as file:
+        top = 0
+        with self._path.open("rb", buffering=0) as file:
             for first, last in stretches(rows):
+                place = out[top : top + last - first]
+                top += last - first
+                piece = place if columns is None else np.empty((last - first, self.n_features), self.dtype)
                 file.seek(self._offset + first * row_bytes)
-                pieces.append(np.fromfile(file, self._stored, (last - first) * self.n_features))
-        out = np.concatenate(pieces).reshape(rows.size, self.n_features)
-        self.bytes_read += out.nbytes
-        return out if columns is None else out[:, columns]
+                _read_exactly(file, piece.reshape(-1).view(np.uint8))
+                if self._stored != self.dtype:  # another byte order
+                    piece.byteswap(inplace=True)
+                if columns is not None:
+                    place[:] = piece[:, columns]
+                self.bytes_read += piece.nbytes
 
 
 class BatchSource:
@@ -282,6 +295,16 @@ class BatchSource:
             raise ValueError(f"{name} must have the columns {self.feature_names} of the first batch, got {names}")
         self.bytes_read += array.nbytes
         return in_native_order(array)
+
+
+def _read_exactly(file: FileIO, out: HostArray) -> None:
+    """Fill an array of bytes from a file; one call to the system may read less than that."""
+    done = 0
+    while done < out.size:
+        count = file.readinto(out[done:].data)
+        if not count:
+            raise OSError(f"{file.name!s} ended after {done} of {out.size} bytes; was it truncated?")
+        done += count
 
 
 def _n_axes(row: Any) -> int | None:

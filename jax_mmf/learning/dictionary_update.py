@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # importing optax takes as long as the rest of the package
     import optax
 
 _MANY_FEATURES = 2**16  # above this number, temporary arrays of several atoms are avoided
+_FEW_ATOMS = 128  # a block is corrected after each atom; products of few rows cost more the more atoms there are
 _POWER_ITERATIONS = 4
 _MARGIN = 1.1  # on the eigenvalue, which is estimated from below
 
@@ -78,8 +79,8 @@ class BlockCoordinateDescent:
     Attributes:
       order: ``"random"``, a new order in each step, or ``"cyclic"`` (static).
       n_sweeps: passes over the atoms per step (static).
-      block_size: atoms per matrix product (static), which affects speed and memory only; by default 16, or 8 if the
-        subset has more than 65,536 features.
+      block_size: atoms per matrix product (static), which affects speed and memory only; by default 8, or 16 for more
+        than 128 atoms on at most 65,536 features.
 
     Raises:
       ValueError: for another order, or sizes below 1.
@@ -110,8 +111,7 @@ class BlockCoordinateDescent:
     ) -> tuple[Array, Any]:
         """Return new atoms and the state; arguments as in `DictionaryUpdate.update`."""
         k, s = atoms.shape
-        # A few arrays of a block should fit in cache. Even so, 16 atoms are faster than 8 at k = 256, s = 51,200.
-        size = min(self.block_size or (16 if s <= _MANY_FEATURES else 8), k)
+        size = min(self.block_size or (16 if k > _FEW_ATOMS and s <= _MANY_FEATURES else 8), k)
         # The padding of the last block points past the last atom: it reads the last atom and is never written.
         order = jnp.pad(self.atom_order(key, k), (0, -k % size), constant_values=k).reshape(-1, size)
         used = _used(problem.c)

@@ -8,6 +8,7 @@ neighbouring features are unrelated: permute the features once, when the data ar
 `jax_mmf.io.FeaturePermutation`).
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -140,42 +141,51 @@ class FullSubset:
 @register_configuration(static=True)
 @dataclass(frozen=True)
 class UniformSubset:
-    """Random features, drawn one by one without replacement in each step.
+    """Random features, or random groups of a few contiguous features. The data need not be permuted.
 
-    This is the subset of the papers, and it needs no permuted data. Reading and writing scattered columns costs ten
-    times more than contiguous blocks: use `BlockSubset` for large p.
+    The features are put in a random order, and consecutive steps take one part of it after another: each feature is
+    seen once in about r steps. Every r steps the order is a new one. The papers draw features in the same way. Learning
+    needs fewer samples than with independent draws.
+
+    Reading and writing scattered columns costs ten times more than contiguous ones. Groups of 16 features, a cache line
+    of float32 numbers, cost little more than wide blocks. They learn nearly like single features if a step sees about
+    ten times as many groups as there are atoms. For fewer features, take ``width=1``.
 
     Attributes:
-      reduction: r >= 1 (static); a step sees ``round(p / r)`` features.
+      reduction: r >= 1 (static); a step sees about ``p / r`` features.
+      width: contiguous features in a group (static).
 
     Raises:
-      ValueError: if reduction < 1.
+      ValueError: if reduction < 1 or width < 1.
     """
 
     reduction: float
+    width: int = 1
 
     def __post_init__(self) -> None:
         check_real("reduction", self.reduction, low=1.0)
+        check_count("width", self.width)
 
     @property
     def n_blocks(self) -> int | None:
-        """None: features are drawn one by one."""
+        """None: the features need no random order."""
         return None
 
     def draw(self, key: Key, step: Array, n_features: int) -> Subset:
         """Draw random features; arguments as in `FeatureSubset.draw`."""
         _check_reduction(self.reduction, n_features)
-        size = max(1, round(n_features / self.reduction))
-        if size == n_features:
-            return FullSubset().draw(key, step, n_features)
-        order = jax.random.permutation(jax.random.fold_in(key, step), n_features)
-        return Subset(indices=order[:size].astype(jnp.int32), reduction=n_features / size, n_features=n_features)
+        width = min(self.width, n_features)
+        total = -(-n_features // width)
+        return _draw(key, step, n_features, width, total, max(1, round(total / self.reduction)))
 
 
 @register_configuration(static=True)
 @dataclass(frozen=True)
 class BlockSubset:
     """Random blocks of contiguous features, out of about ``n_blocks * reduction`` blocks of one width.
+
+    They are for files from which a step reads only its features (`jax_mmf.write_permuted`), with ``partial_b=True``.
+    Blocks are drawn as `UniformSubset` draws features: each is seen once in about r steps.
 
     Neighbouring features must be unrelated: permute them once (`fit` does). With ``partial_b=True`` a step needs many
     blocks, at least 16: features that are always seen together would be factorized separately from the others. With
@@ -207,28 +217,46 @@ class BlockSubset:
           the width of a block, the number of blocks, and the number of blocks that a step sees.
         """
         _check_reduction(self.reduction, n_features)
-        width = max(1, round(n_features / (self.n_blocks * self.reduction)))
+        width = math.ceil(n_features / (self.n_blocks * self.reduction))
         total = -(-n_features // width)
         return width, total, max(1, round(total / self.reduction))
 
     def draw(self, key: Key, step: Array, n_features: int) -> Subset:
         """Draw random blocks, in ascending order; arguments as in `FeatureSubset.draw`."""
-        width, total, drawn = self.layout(n_features)
-        if drawn == total:
-            return FullSubset().draw(key, step, n_features)
-        chosen = jax.random.permutation(jax.random.fold_in(key, step), total)[:drawn]
-        chosen = jnp.sort(chosen).astype(jnp.int32)
-        starts = jnp.minimum(chosen * width, n_features - width)
-        indices = (starts[:, None] + jnp.arange(width, dtype=jnp.int32)[None]).ravel()
-        valid = None if total * width == n_features else indices >= jnp.repeat(chosen * width, width)
-        return Subset(
-            indices=indices,
-            reduction=total / drawn,
-            starts=starts,
-            valid=valid,
-            width=width,
-            n_features=n_features,
-        )
+        return _draw(key, step, n_features, *self.layout(n_features))
+
+
+def _draw(key: Key, step: Array, n_features: int, width: int, total: int, drawn: int) -> Subset:
+    """Draw some of all blocks of a width; the last block overlaps the previous one if the width does not divide p."""
+    if drawn == total:
+        return FullSubset().draw(key, step, n_features)
+    n_parts = total // drawn
+    order = _random_order(jax.random.fold_in(key, step // n_parts), total)
+    chosen = jnp.sort(lax.dynamic_slice_in_dim(order, step % n_parts * drawn, drawn))
+    if width == 1:
+        return Subset(indices=chosen, reduction=total / drawn, n_features=n_features)
+    starts = jnp.minimum(chosen * width, n_features - width)
+    indices = (starts[:, None] + jnp.arange(width, dtype=jnp.int32)[None]).ravel()
+    return Subset(
+        indices=indices,
+        reduction=total / drawn,
+        starts=starts,
+        valid=None if total * width == n_features else indices >= jnp.repeat(chosen * width, width),
+        width=width,
+        n_features=n_features,
+    )
+
+
+def _random_order(key: Key, n: int) -> Array:
+    """Return the numbers 0 to n - 1 in a random order: ``(n,)`` int32.
+
+    One sort of numbers whose upper bits are random, which is many times faster than `jax.random.permutation` on CPU.
+    Where the random bits are equal, the order is ascending.
+    """
+    n_bits = (n - 1).bit_length()
+    upper = jax.random.bits(key, (n,), jnp.uint32) >> n_bits << n_bits
+    ordered = jnp.sort(upper | jnp.arange(n, dtype=jnp.uint32))
+    return (ordered & (2**n_bits - 1)).astype(jnp.int32)
 
 
 def _check_reduction(reduction: float, n_features: int) -> None:

@@ -2,10 +2,10 @@
 
 from jax_mmf.io import Record
 from jax_mmf.training.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start
-from jax_mmf.training.feed import finite_samples
 from jax_mmf.training.fitting import fit
 from jax_mmf.training.interrupt import deferred_interrupt
 from jax_mmf.training.result import Best, FitResult
+from jax_mmf.training.sample_reader import SampleReader as SampleReader
 
 __all__ = [
     "Best",
@@ -18,6 +18,5 @@ __all__ = [
     "Record",
     "Start",
     "deferred_interrupt",
-    "finite_samples",
     "fit",
 ]

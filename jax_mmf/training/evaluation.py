@@ -1,10 +1,14 @@
 """Evaluation during a run: objectives, the clock, and reasons why nothing is learned."""
 
+import threading
 import time
 import warnings
+from contextlib import suppress
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_mmf.codes import ConvergenceWarning, objective
 from jax_mmf.core import filled_up, matmul
@@ -36,6 +40,24 @@ class Evaluation:
             padded = filled_up(samples, n_pieces * size)
             self._pieces = [padded[first : first + size] for first in range(0, n_pieces * size, size)]
         self._seconds, self._since = 0.0, time.perf_counter()
+        self._compiling: threading.Thread | None = None
+
+    def compile_in_background(self) -> None:
+        """Compile the programs of the evaluation in another thread, while the first step is compiled."""
+        if not self._pieces:
+            return
+        piece = self._pieces[0]
+        settings: Any = jax.config
+        x64, device = settings.jax_enable_x64, settings.jax_default_device  # those of this thread
+        nothing = np.zeros((self._solver.n_components, piece.shape[1]), piece.dtype)
+
+        def work() -> None:
+            # Errors are raised again by the evaluation itself.
+            with suppress(Exception), jax.enable_x64(x64), jax.default_device(device):
+                objective(jax.device_put(nothing), piece, self._solver.penalty)
+
+        self._compiling = threading.Thread(target=work, name="jax-mmf-compiler", daemon=True)
+        self._compiling.start()
 
     def __call__(self, state: State, step: int, n_samples: int, item: Item, info: Info) -> Record:
         """Wait until a state is computed, and evaluate it; the clock stops during the evaluation.
@@ -49,6 +71,9 @@ class Evaluation:
             raise FloatingPointError(
                 f"codes are not finite after step {step}: {state.dictionary.dtype} overflowed; scale the data"
             )
+        if self._compiling is not None:
+            self._compiling.join()
+            self._compiling = None
         value = self._of_held_out(state) if self._pieces else self._of_batch(state, item, info)
         n_dead = int(info.n_dead)
         self._since = time.perf_counter()

@@ -9,12 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.core import as_computing_dtype, check_process, computing_dtype, filled_up
-from jax_mmf.io import BatchSource, FeaturePermutation, HDF5Source, as_source
+from jax_mmf.core import as_computing_dtype, check_process, computing_dtype, copied, filled_up
+from jax_mmf.io import BatchSource, FeaturePermutation, HDF5Source, MatrixSource, Source, as_source
 from jax_mmf.learning import OnlineFactorization, State, Subset, draw_subset
+from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out, is_count_or_share, samples_held_out
 from jax_mmf.training.order import SampleOrder
+from jax_mmf.training.sample_reader import SampleReader, write_samples
 from jax_mmf.typing import Array, HostArray, Key
+
+_BYTES_OF_CHUNKS = 2**29  # of decoded chunks that are kept
 
 
 class Item(NamedTuple):
@@ -24,9 +28,10 @@ class Item(NamedTuple):
       epoch: number of the epoch, from 0.
       n_samples: number of rows that are samples. Rows of zeros pad a batch that is smaller than an earlier one.
       rows: ``(b,)`` sample numbers on the device, past the last sample for padding; None if they are not needed.
-      x: ``(b, p)``, or ``(b, s)`` if only a subset was read.
+      x: ``(b, p)``, or ``(b, s)`` if only a subset was read. On CPU it is `buffer`.
       subset: the features of x, or None if it has all.
       bytes_read: bytes read by the feed, up to and including this mini-batch.
+      buffer: host memory of x, to be given back to the feed once x is not needed.
     """
 
     epoch: int
@@ -35,6 +40,7 @@ class Item(NamedTuple):
     x: Array
     subset: Subset | None
     bytes_read: int
+    buffer: HostArray
 
 
 class Feed:
@@ -99,9 +105,10 @@ class Feed:
             self._source = source
             self.n_samples = source.n_samples
             self.n_features, source_dtype, self._stored = source.n_features, source.dtype, source.permutation
-            rows_per_read = min(source.rows_per_read, batch_size)
             n_held_out = count_held_out(held_out, source.n_samples)
-            self._order = SampleOrder(key, source.n_samples, rows_per_read, n_held_out, shuffle)
+            window, self._n_chunks = _window(source, batch_size) if solver.needs_whole_samples else (0, 0)
+            stretch = source.rows_per_read if window else min(source.rows_per_read, batch_size)
+            self._order = SampleOrder(key, source.n_samples, stretch, n_held_out, shuffle, window)
             self.n_steps = n_epochs * -(-self._order.n_training // batch_size)
         self.dtype = computing_dtype(source_dtype) if dtype is None else as_computing_dtype(dtype)
         self.feature_names: tuple[str, ...] | None = getattr(source, "feature_names", None)
@@ -109,11 +116,12 @@ class Feed:
         blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
         self._mix = FeaturePermutation.random(key, self.n_features) if blocks and self._stored is None else None
         self._permutation = self._mix if self._stored is None else FeaturePermutation(self._stored)
+        self._buffers = Buffers(self.dtype)
         self._given: Array | None = None
         if not is_count_or_share(held_out):
             given = samples_held_out(held_out, self.n_features, self.dtype, self.feature_names)
             self._given = self.to_inside(given)
-        if isinstance(source, HDF5Source) and source.chunks is not None and self._order is not None:
+        if isinstance(source, HDF5Source) and self._order is not None and not self._n_chunks:
             rows = next(self._order.batches(batch_size, 1))[1]
             source.warn_of_excess(rows, self._columns(self._subset(0)), in_order=not shuffle)
 
@@ -126,10 +134,9 @@ class Feed:
     def adopt(self, state: State) -> State:
         """Copy a state from the original order of the features."""
         if self._permutation is None:
-            return jax.tree.map(jnp.copy, state)
-        permuted = self._permutation.apply_to_state(state)
+            return copied(state)
         # The permutation does not copy arrays without features.
-        return jax.tree.map(jnp.copy, permuted)
+        return copied(self._permutation.apply_to_state(state))
 
     def restore(self, state: State) -> State:
         """Convert a state to the original order of the features."""
@@ -154,7 +161,7 @@ class Feed:
                 f"source must hold at least as many samples to learn from as n_components={n_needed}, got {found}"
             )
         if self._order is None:
-            return jnp.asarray(self._check(self._shuffled(x), None))
+            return self._of_batch(x, 0, len(x))[0]
         return self._read_whole(self._order.epoch(0)[: factor * n_needed])
 
     def some_samples(self, number: int, count: int) -> Array:
@@ -180,6 +187,10 @@ class Feed:
 
     # Mini-batches
 
+    def give_back(self, item: Item) -> None:
+        """Free the memory of a mini-batch, once the step and all else that reads it is done."""
+        self._buffers.give_back(item.buffer)
+
     def items(self, first_step: int, *, with_rows: bool) -> Iterator[Item]:
         """Iterate over the mini-batches from a step on, in order, possibly in another thread."""
         # These settings belong to a thread. The reader's thread takes over those of the caller's.
@@ -192,14 +203,16 @@ class Feed:
     def _items_of_source(self, order: SampleOrder, first_step: int, *, with_rows: bool) -> Iterator[Item]:
         all_batches = order.batches(self._batch_size, self._n_epochs, first_step)
         size = min(self._batch_size, order.n_training)
+        reader = self._sample_reader(self._n_chunks)
         for step, (epoch, rows) in enumerate(all_batches, first_step):
             subset = self._subset(step)
-            columns = self._columns(subset)
-            x = self._read(rows, columns)
-            x = self._check(self._shuffled(x) if columns is None else x, rows, columns=columns)
+            features = None if subset is None or subset.is_full else np.asarray(subset.indices)
+            buffer = self._buffers.take((size, self.n_features if features is None else features.size))
+            reader.read_into(buffer[: rows.size], rows, features)
+            buffer[rows.size :] = 0
             read = self._source.bytes_read - self._bytes_apart
             numbers = jnp.asarray(filled_up(rows, size, order.n_samples)) if with_rows else None
-            yield Item(epoch, len(x), numbers, jnp.asarray(filled_up(x, size)), subset, read)
+            yield Item(epoch, rows.size, numbers, jax.device_put(buffer), subset, read, buffer)
 
     def _items_of_batches(self, first_step: int) -> Iterator[Item]:
         # An iterator continues where it is. Other iterables start again, so the batches before first_step are skipped.
@@ -210,8 +223,9 @@ class Feed:
                 for x in chain(self._peeked if epoch == 0 else (), batches):
                     if step >= first_step:
                         size = max(size, len(x))
-                        filled = jnp.asarray(filled_up(self._check(self._shuffled(x), None, first_row=row), size))
-                        yield Item(epoch, len(x), None, filled, None, self._batches.bytes_read - self._bytes_apart)
+                        filled, buffer = self._of_batch(x, row, size)
+                        read = self._batches.bytes_read - self._bytes_apart
+                        yield Item(epoch, len(x), None, filled, None, read, buffer)
                     step, row = step + 1, row + len(x)
             if row == row_before:
                 raise ValueError(
@@ -229,21 +243,23 @@ class Feed:
         if not self._peeked:
             raise ValueError("source gives no batches")
 
-    def _shuffled(self, x: HostArray) -> HostArray:
-        return x if self._mix is None or x.shape[-1] != self.n_features else self._mix.apply(x)
+    def _of_batch(self, x: HostArray, first_row: int, size: int) -> tuple[Array, HostArray]:
+        """Copy a batch of an iterable, which may overwrite it, to memory for a number of samples."""
+        if x.shape[1] != self.n_features:
+            raise ValueError(f"source must give {self.n_features} features in every batch, got one of shape {x.shape}")
+        order = None if self._mix is None else self._mix.order
+        buffer = self._buffers.take((size, self.n_features))
+        write_samples(buffer[: len(x)], x, order, range(first_row, first_row + len(x)), order)
+        buffer[len(x) :] = 0
+        return jax.device_put(buffer), buffer
 
     def _read_whole(self, rows: HostArray) -> Array:
-        rows = np.sort(rows)
-        return jnp.asarray(self._check(self._shuffled(self._read(rows, None)), rows))
+        return jax.device_put(self._sample_reader().read(np.sort(rows)))
 
-    def _read(self, rows: HostArray, columns: HostArray | None) -> HostArray:
-        x = np.asarray(self._source.read(rows, columns))
-        wanted = (rows.size, self.n_features if columns is None else columns.size)
-        if x.shape != wanted:
-            raise ValueError(
-                f"source.read must give an array of shape {wanted} for these rows and columns, got {x.shape}"
-            )
-        return x
+    def _sample_reader(self, n_chunks: int = 0) -> SampleReader:
+        """Make a reader; a thread needs one of its own."""
+        order = None if self._mix is None else self._mix.order
+        return SampleReader(self._source, self.dtype, order=order, n_chunks=n_chunks)
 
     def _subset(self, step: int) -> Subset | None:
         """Return the features of a step, or None if it reads all. They depend only on key and number of the step."""
@@ -258,53 +274,13 @@ class Feed:
         indices = np.asarray(subset.indices)
         return indices if self._mix is None else self._mix.order[indices]
 
-    def _check(
-        self, x: HostArray, rows: HostArray | None, *, first_row: int = 0, columns: HostArray | None = None
-    ) -> HostArray:
-        """Check the width and the numbers of a batch, and convert it to the dtype of the run."""
-        width = self.n_features if columns is None else columns.size
-        if x.shape[-1] != width:
-            raise ValueError(f"source must give {width} features in every batch, got one of shape {x.shape}")
-        features = None if self._permutation is None else self._permutation.order
-        if columns is not None:
-            features = columns if self._stored is None else self._stored[columns]
-        return finite_samples(x, self.dtype, rows, first_row, features)
 
-
-def finite_samples(
-    x: HostArray,
-    dtype: Any,
-    rows: HostArray | None = None,
-    first_row: int = 0,
-    features: HostArray | None = None,
-) -> HostArray:
-    """Convert a batch to a dtype, and check that all numbers are finite.
-
-    Args:
-      x: ``(b, s)``.
-      dtype: a floating dtype.
-      rows: sample numbers of the rows, or None for ``first_row``, ``first_row + 1``, ...
-      first_row: number of the first sample, if rows is None.
-      features: feature numbers of the columns, or None for all in order.
-
-    Returns:
-      ``(b, s)``.
-
-    Raises:
-      ValueError: for NaN, infinity, and numbers that the dtype can't hold; the message names the first place.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        cast = np.asarray(x, dtype)
-        # A finite sum proves that all is finite. Otherwise the sum may have overflowed, and the exact check decides.
-        if np.isfinite(cast.sum()):
-            return cast
-    bad = np.argwhere(~np.isfinite(cast))
-    if bad.size:
-        i, j = bad[0]
-        row = first_row + i if rows is None else rows[i]
-        feature = j if features is None else features[j]
-        value = f"{x[i, j]}" if not np.isfinite(np.float64(x[i, j])) else f"{x[i, j]}, too large for {np.dtype(dtype)},"
-        raise ValueError(
-            f"source holds {value} at sample {row}, feature {feature}; clean, impute or scale the data first"
-        )
-    return cast
+def _window(source: Source, batch_size: int) -> tuple[int, int]:
+    """Choose how many chunks to mix, and how many decoded ones to keep for it; none if a chunk is too large."""
+    if not isinstance(source, MatrixSource) or source.rows_per_chunk == 1:
+        return 0, 0
+    chunk_bytes = source.rows_per_chunk * source.n_features * source.dtype.itemsize
+    # A mini-batch takes rows from so many chunks beyond those that are mixed.
+    beyond = 2 * -(-batch_size // source.rows_per_chunk) + 2
+    window = min(-(-source.n_samples // source.rows_per_chunk), _BYTES_OF_CHUNKS // chunk_bytes - beyond)
+    return (window, window + beyond) if window > 0 else (0, 0)

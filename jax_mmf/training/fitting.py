@@ -7,10 +7,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jax_mmf.core import check_count, check_shape, warn, warn_of_blas_threads
+from jax_mmf.core import check_count, check_shape, copied, warn, warn_of_blas_threads
 from jax_mmf.defaults import BATCH_SIZE, EVALUATIONS, INITIAL_SAMPLES_PER_ATOM, STEPS_PER_EVALUATION
-from jax_mmf.learning import Info, Memory, OnlineFactorization, State, fill, of_samples, step_partial, step_whole
+from jax_mmf.learning import (
+    Info,
+    Memory,
+    OnlineFactorization,
+    State,
+    Subset,
+    fill,
+    of_samples,
+    step_partial,
+    step_whole,
+)
 from jax_mmf.penalties import has_closed_form, has_relative_alpha, resolve_alpha
 from jax_mmf.training.callbacks import Callback, Event, ProgressBar, Start, checked, notified
 from jax_mmf.training.evaluation import Evaluation
@@ -115,6 +126,7 @@ def fit(
     n_steps = feed.n_steps
     evaluate_every = evaluate_every or (STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // EVALUATIONS))
     evaluation = Evaluation(solver, feed.held_out_samples())
+    evaluation.compile_in_background()
     run = Run(solver, feed, evaluation, current, memory)
     start = Start(solver, feed.n_samples, feed.n_features, feed.dtype, evaluation.n_held_out, run.step, n_steps)
     reader = prefetch(feed.items(run.step, with_rows=memory is not None), read_ahead)
@@ -150,9 +162,27 @@ def _check_counts(**counts: int | None) -> None:
             check_count(name, count)
 
 
-# The state is donated: a step reuses the memory of the previous state.
-_step_whole = jax.jit(step_whole, donate_argnames="state")
-_step_partial = jax.jit(step_partial, donate_argnames="state")
+# The state is donated: a step reuses the memory of the previous state. Full batches are passed the same way as padded
+# ones, with their number of samples, so that both share one program.
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def _step_whole(
+    solver: OnlineFactorization, state: State, x: Array, rows: Memory | None, n_samples: Any
+) -> tuple[State, Info]:
+    return step_whole(solver, state, x, rows, None, fill(solver, state.n_samples, n_samples))
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def _step_partial(
+    solver: OnlineFactorization,
+    state: State,
+    x: Array,
+    subset: Subset,
+    rows: Memory | None,
+    n_samples: HostArray | Array,
+) -> tuple[State, Info]:
+    return step_partial(solver, state, x, subset, rows, None, fill(solver, state.n_samples, n_samples))
 
 
 @jax.jit
@@ -169,12 +199,11 @@ def _advance(
     solver: OnlineFactorization, state: State, memory: Memory | None, item: Item
 ) -> tuple[State, Memory | None, Info]:
     rows = None if item.rows is None else _take_rows(memory, item.rows)
-    # Full batches are passed the same way as padded ones, so that both share one program.
-    filled = fill(solver, state.n_samples, item.n_samples)
+    n_samples = np.int32(item.n_samples)
     if item.subset is None:
-        state, info = _step_whole(solver, state, item.x, rows, None, filled)
+        state, info = _step_whole(solver, state, item.x, rows, n_samples)
     else:
-        state, info = _step_partial(solver, state, item.x, item.subset, rows, None, filled)
+        state, info = _step_partial(solver, state, item.x, item.subset, rows, n_samples)
     if rows is not None:
         memory = _put_rows(memory, item.rows, info.memory)
     return state, memory, info if item.n_samples == item.x.shape[0] else of_samples(info, item.n_samples)
@@ -192,7 +221,8 @@ def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFac
 
 def _warn_of_small_numbers(first: Array) -> None:
     """Warn if squares of the data, which the moments consist of, would underflow."""
-    largest, limits = float(jnp.abs(first).max()), jnp.finfo(first.dtype)
+    values, limits = np.asarray(first), jnp.finfo(first.dtype)
+    largest = float(max(values.max(), -values.min()))
     if 0 < largest < (limits.tiny / limits.eps) ** 0.5:
         warn(
             f"the largest of the first samples is {largest:.1e}, whose square is lost in {first.dtype}: little or "
@@ -233,4 +263,4 @@ def _initial_memory(solver: OnlineFactorization, state: State, feed: Feed, memor
         expected = (feed.n_samples, solver.n_components)
         check_shape("memory.beta", memory.beta, expected, "(n_samples, n_components)")
     # A copy, since steps reuse the buffers of their input.
-    return solver.init_memory(state, feed.n_samples) if memory is None else jax.tree.map(jnp.copy, memory)
+    return solver.init_memory(state, feed.n_samples) if memory is None else copied(memory)

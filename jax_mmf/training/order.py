@@ -14,12 +14,16 @@ class SampleOrder(NamedTuple):
 
     Shuffling moves stretches of consecutive rows, which disks read faster. A stretch of one row shuffles single rows.
 
+    With a window, the rows of stretches are mixed: a row is read while its stretch is among the last ``window + 1``
+    ones in the order of the stretches. Compressed chunks are therefore decoded once an epoch, and few are kept.
+
     Attributes:
       key: PRNG key of the run.
       n_samples: of the source.
       stretch: number of consecutive rows that stay together.
       n_held_out: number of samples that are not trained on.
       shuffle: whether the order is random; if not, the last samples are held out.
+      window: number of stretches whose rows are mixed; 0 keeps the rows of a stretch together.
     """
 
     key: Key
@@ -27,6 +31,7 @@ class SampleOrder(NamedTuple):
     stretch: int
     n_held_out: int
     shuffle: bool
+    window: int = 0
 
     @property
     def n_training(self) -> int:
@@ -65,4 +70,9 @@ class SampleOrder(NamedTuple):
         if self.stretch == 1:
             return generator.permutation(rows)
         pieces = np.split(rows, np.flatnonzero(np.diff(rows // self.stretch)) + 1)
-        return np.concatenate([pieces[i] for i in generator.permutation(len(pieces))])
+        order = generator.permutation(len(pieces))
+        shuffled = np.concatenate([pieces[i] for i in order])
+        if self.window == 0:
+            return shuffled
+        starts = np.repeat(np.arange(len(pieces)), [len(pieces[i]) for i in order])
+        return shuffled[np.argsort(starts + self.window * generator.random(rows.size), kind="stable")]

@@ -1,17 +1,19 @@
 """Progress of a run: its history, and the states that it keeps."""
 
 import math
+from collections import deque
 
 import jax
-import jax.numpy as jnp
 
-from jax_mmf.core import Stream, stream_key, warn
+from jax_mmf.core import Stream, copied, stream_key, warn
 from jax_mmf.io import Record
 from jax_mmf.learning import Info, Memory, OnlineFactorization, State
 from jax_mmf.training.evaluation import Evaluation, why_nothing_is_learned
 from jax_mmf.training.feed import Feed, Item
 from jax_mmf.training.result import Best, FitResult
-from jax_mmf.typing import Key
+from jax_mmf.typing import Array, Key
+
+_IN_FLIGHT = 2  # steps that are computed or wait for it, while the next one is prepared
 
 
 class Run:
@@ -28,11 +30,17 @@ class Run:
         self._evaluated: State | None = None
         self._best: tuple[State, Record] | None = None
         self._warned = False
+        self._in_flight = deque[tuple[Array, Item]]()
 
     def take(self, item: Item, state: State, memory: Memory | None, info: Info) -> None:
-        """Store the result of a step."""
+        """Store the result of a step, and wait for the step before the last one."""
         self.item, self.state, self.memory, self.info = item, state, memory, info
         self.step, self._n_samples = self.step + 1, self._n_samples + item.n_samples
+        self._in_flight.append((info.finite, item))
+        if len(self._in_flight) > _IN_FLIGHT:
+            result, done = self._in_flight.popleft()
+            jax.block_until_ready(result)  # all results of a step are there at once: its mini-batch has been read
+            self._feed.give_back(done)
 
     def revive(self, key: Key) -> None:
         """Replace dead atoms by samples of the source."""
@@ -44,7 +52,7 @@ class Run:
         assert self.item is not None
         record = self._evaluation(self.state, self.step, self._n_samples, self.item, self.info)
         self.history.append(record)
-        self._evaluated = jax.tree.map(jnp.copy, self.state)
+        self._evaluated = copied(self.state)
         if record.held_out and record.objective < (math.inf if self._best is None else self._best[1].objective):
             self._best = self._evaluated, record  # the same copy
         reason = None if self._warned else why_nothing_is_learned(self.solver.penalty, self.state, self.item, self.info)

@@ -1,0 +1,34 @@
+"""Host memory for mini-batches that is used again."""
+
+from collections import deque
+from typing import Any
+
+from jax_mmf.core import aligned_empty
+from jax_mmf.typing import HostArray
+
+
+class Buffers:
+    """Buffers of one dtype, each of which holds a mini-batch until the step that reads it is done.
+
+    On CPU, JAX computes from a buffer without a copy. Fresh memory for each mini-batch would cost a page fault for each
+    page, and more time than to read the data. There are as many buffers as mini-batches are on their way at a time.
+
+    Args:
+      dtype: of the numbers.
+    """
+
+    def __init__(self, dtype: Any) -> None:
+        self._dtype = dtype
+        self._free: deque[HostArray] = deque()
+
+    def take(self, shape: tuple[int, int]) -> HostArray:
+        """Return a buffer of a shape that nothing else uses, with any content."""
+        while self._free:
+            buffer = self._free.popleft()
+            if buffer.shape == shape:  # others were for smaller batches, and are dropped
+                return buffer
+        return aligned_empty(shape, self._dtype)
+
+    def give_back(self, buffer: HostArray) -> None:
+        """Take a buffer back, whose content may be overwritten from now on."""
+        self._free.append(buffer)

@@ -1,0 +1,126 @@
+"""Samples on their way from a source to a mini-batch: read, reordered, converted, and checked."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jax_mmf.core import aligned_empty
+from jax_mmf.io import ChunkCache, MatrixSource, Source
+from jax_mmf.typing import HostArray
+
+_BYTES_IN_CACHE = 2**20  # of samples that are read, converted and checked together
+
+
+class SampleReader:
+    """Reader that fills memory with samples of a source.
+
+    Args:
+      source: read by its method ``read_into``, or by ``read`` if it has no such method.
+      dtype: of the samples, a floating dtype.
+      order: ``(p,)`` the column of the source for each feature of the samples; None for the order of the source.
+      n_chunks: number of decoded chunks of the source to keep, or 0.
+    """
+
+    def __init__(self, source: Source, dtype: Any, *, order: HostArray | None = None, n_chunks: int = 0) -> None:
+        self._source, self._dtype, self._order = source, np.dtype(dtype), order
+        self._chunks: ChunkCache | None = None
+        if n_chunks:
+            assert isinstance(source, MatrixSource)
+            self._chunks = ChunkCache(source, n_chunks)
+        self._scratch = np.empty((0, 0), source.dtype)
+
+    def read(self, rows: HostArray) -> HostArray:
+        """Read whole samples ``(b, p)`` into new memory; rows and errors as in `read_into`."""
+        out = aligned_empty((rows.size, self._source.n_features), self._dtype)
+        self.read_into(out, rows)
+        return out
+
+    def read_into(self, out: HostArray, rows: HostArray, features: HostArray | None = None) -> None:
+        """Read samples, or some of their features.
+
+        Args:
+          out: ``(b, s)`` memory for them, in C order.
+          rows: ``(b,)`` row numbers.
+          features: ``(s,)`` feature numbers, or None for all.
+
+        Raises:
+          ValueError: for NaN, infinity and numbers that the dtype can't hold, with the first place; and for a source
+            that gives another shape than is asked for.
+        """
+        columns = features if features is None or self._order is None else self._order[features]
+        order = self._order if features is None else None
+        as_it_is = order is None and self._source.dtype == self._dtype
+        found = columns if order is None else order  # the column of the source for each column of out
+        stored = self._source.permutation
+        names = found if stored is None else stored if found is None else stored[found]
+        # Sources whose rows are read one by one are read in pieces that are still in the cache when they are checked.
+        one_by_one = isinstance(self._source, MatrixSource) and self._source.rows_per_read == 1
+        height = rows_in_cache(out) if one_by_one else max(1, rows.size)
+        for first in range(0, rows.size, height):
+            some, place = rows[first : first + height], out[first : first + height]
+            write_samples(place, self._fetch(place if as_it_is else None, some, columns), order, some, names)
+
+    def _fetch(self, out: HostArray | None, rows: HostArray, columns: HostArray | None) -> HostArray:
+        """Read rows as they are in the source, into ``out`` if it is given and the source can write there."""
+        shape = (rows.size, self._source.n_features if columns is None else columns.size)
+        if not isinstance(self._source, MatrixSource):
+            x = np.asarray(self._source.read(rows, columns))
+            if x.shape != shape:
+                raise ValueError(
+                    f"source.read must give an array of shape {shape} for these rows and columns, got {x.shape}"
+                )
+            return x
+        if out is None:
+            if self._scratch.shape[1] != shape[1] or len(self._scratch) < shape[0]:
+                self._scratch = aligned_empty(shape, self._source.dtype)
+            out = self._scratch[: shape[0]]
+        if self._chunks is not None and columns is None:
+            self._chunks.read_into(out, rows)
+        else:
+            self._source.read_into(out, rows, columns)
+        return out
+
+
+def rows_in_cache(samples: HostArray) -> int:
+    """Return the number of rows of an array that stay in the cache together."""
+    return max(1, _BYTES_IN_CACHE // max(1, samples[:1].nbytes))
+
+
+def write_samples(
+    out: HostArray,
+    x: HostArray,
+    order: HostArray | None,
+    rows: Sequence[int] | HostArray,
+    features: HostArray | None = None,
+) -> None:
+    """Write samples into memory, in another order of their features and another dtype, and check that they are finite.
+
+    Args:
+      out: ``(b, s)`` of a floating dtype; ``x`` itself is checked only.
+      x: ``(b, s)``.
+      order: ``(s,)`` the column of x for each column of out, or None for the same.
+      rows: ``(b,)`` sample numbers, for error messages.
+      features: ``(s,)`` feature numbers of the columns of out, or None for 0, 1, 2, ...
+
+    Raises:
+      ValueError: for NaN, infinity, and numbers that the dtype of out can't hold, with the first place.
+    """
+    height = rows_in_cache(out)
+    for first in range(0, len(out), height):
+        some, place = x[first : first + height], out[first : first + height]
+        with np.errstate(over="ignore", invalid="ignore"):
+            if order is not None:
+                for row, here in zip(some, place, strict=True):
+                    here[:] = row[order]
+            elif x is not out:
+                place[:] = some
+        # Both propagate NaN.
+        if not (np.isfinite(place.min(initial=0)) and np.isfinite(place.max(initial=0))):
+            i, j = np.argwhere(~np.isfinite(place))[0]
+            value = some[i, j if order is None else order[j]]
+            text = f"{value}" if not np.isfinite(np.float64(value)) else f"{value}, too large for {out.dtype},"
+            raise ValueError(
+                f"source holds {text} at sample {rows[first + i]}, feature {j if features is None else features[j]}; "
+                "clean, impute or scale the data first"
+            )
