@@ -375,7 +375,7 @@ def test_samples_are_not_copied_on_their_way_to_a_step(monkeypatch):
 COPIES = """
 import re, jax, jax.numpy as jnp, jax_mmf as mmf
 from jax_mmf.training.fitting import _step_whole
-k, p, b = 40, 40_000, 8
+k, p, b = 40, 40_000, 24
 for subset in (mmf.FullSubset(), mmf.UniformSubset(4, width=16), mmf.BlockSubset(4)):
     solver = mmf.OnlineFactorization(n_components=k, penalty=mmf.Ridge(0.1), subset=subset)
     state = jax.eval_shape(lambda x: solver.init(jax.random.key(0), samples=x), jnp.ones((k, p)))
