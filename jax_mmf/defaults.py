@@ -22,12 +22,15 @@ FORGETTING_SCALE_NONNEG_RIDGE: Final = 32.0
 N_BLOCKS: Final = 32
 FEWEST_BLOCKS: Final = 16  # with fewer, partial statistics end measurably higher
 SLOW_STORAGE_REDUCTION: Final = 8
+GROUP_WIDTH: Final = 16  # features in a group: a cache line of float32 numbers
+GROUPS_PER_ATOM: Final = 10  # groups in a step, from which groups learn like single features
 
 # Gradient steps of `ProjectedGradient` on accelerators.
 ACCELERATOR_STEPS: Final = 4
 
 # Runs of `fit`.
 BATCH_SIZE: Final = 128
+SUBSET_BATCH_SIZE: Final = 50  # full B and features that are not seen in each step: they need more steps, not samples
 EVALUATIONS: Final = 40  # in a run whose length is known
 STEPS_PER_EVALUATION: Final = 50  # in one whose length is not known
 INITIAL_SAMPLES_PER_ATOM: Final = 4

@@ -136,7 +136,7 @@ def test_held_out_out_of_range(held_out, run, data, tmp_path):
         (["--init", "kmeans++"], {"initialization": mmf.KMeansPlusPlus()}),
         (["--forgetting", "power:0.9"], {"forgetting": mmf.PowerForgetting(0.9)}),
         (["--forgetting", "constant:0.01"], {"forgetting": mmf.ConstantForgetting(0.01)}),
-        (["--reduction", "2"], {"subset": mmf.BlockSubset(2.0), "partial_b": False}),
+        (["--reduction", "2"], {"subset": mmf.UniformSubset(2.0), "partial_b": False}),
         (["--reduction", "2", "--partial-b"], {"subset": mmf.BlockSubset(2.0), "partial_b": True}),
     ],
     ids=lambda v: "".join(v) if isinstance(v, list) else "",

@@ -23,8 +23,9 @@ from jax_mmf.cli.options import (
     seed,
 )
 from jax_mmf.cli.solver import CONSTRAINTS, INITS, PENALTIES, check_given, make_solver, resume_arguments
-from jax_mmf.defaults import BATCH_SIZE
+from jax_mmf.defaults import BATCH_SIZE, SUBSET_BATCH_SIZE
 from jax_mmf.io import HDF5_ENDINGS, needs_x64
+from jax_mmf.learning import default_batch_size
 from jax_mmf.training import Callback, FitResult, Record, deferred_interrupt
 
 _EPILOG = """\b
@@ -94,7 +95,11 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @option("--init", type=click.Choice(list(INITS)), default="samples", help="Initial dictionary.")
 @option("--epochs", type=click.IntRange(min=1), default=1,
         help="Passes over the data; with --resume, from the beginning of the run.")  # fmt: skip
-@option("--batch-size", type=click.IntRange(min=1), default=BATCH_SIZE, help="Samples per step.")
+@option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    help=f"Samples per step. By default {BATCH_SIZE}, or {SUBSET_BATCH_SIZE} with --reduction and --full-b.",
+)
 @option("--held-out", type=_HeldOut(), metavar="SHARE|NUMBER", default=0,
         help="Samples for evaluation, not used for learning: a share below 1, or a number.")  # fmt: skip
 @option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", help="Precision of the computation.")
@@ -129,15 +134,17 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
         if options["components"] is None:
             raise click.UsageError("give the number of atoms, -k")
         check_given(given, options)
-        solver, key = make_solver(options), jax.random.key(options["seed"])
+        source = open_data(data, dataset)
+        solver, key = make_solver(options, source.n_features), jax.random.key(options["seed"])
+        options["batch_size"] = options["batch_size"] or default_batch_size(solver)
         run = {name: options[name] for name in ("batch_size", "held_out", "revive_every")}
     else:
         model = mmf.load_model(resume)
         solver, state, history = model.solver, model.state, model.history
         run = resume_arguments(resume, model, given, options)
+        source = open_data(data, dataset)
     if plot is not None and run["held_out"] is None:
         raise click.UsageError("--plot draws the held-out objective; give --held-out too")
-    source = open_data(data, dataset)
     if not options["quiet"]:
         click.echo(report.described(data.name, source), err=True)
 

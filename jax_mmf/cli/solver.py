@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 import jax_mmf as mmf
+from jax_mmf.defaults import BATCH_SIZE
 from jax_mmf.io import SavedModel, describe
+from jax_mmf.learning import default_subset
 
 PENALTIES: dict[str, type[Any]] = {"ridge": mmf.Ridge, "lasso": mmf.Lasso, "elastic-net": mmf.ElasticNet}
 CONSTRAINTS: dict[str, type[Any]] = {
@@ -30,8 +32,8 @@ _FORGETTING: dict[str, tuple[Callable[[float], mmf.Forgetting], str]] = {
 }
 
 
-def make_solver(options: Mapping[str, Any]) -> mmf.OnlineFactorization:
-    """Make a solver from options."""
+def make_solver(options: Mapping[str, Any], n_features: int) -> mmf.OnlineFactorization:
+    """Make a solver from options, for data with so many features."""
     nonneg = options["nonneg"]
     codes, atoms = nonneg in ("codes", "both"), nonneg in ("atoms", "both")
     alpha, radius = options["alpha"], options["radius"]
@@ -50,7 +52,7 @@ def make_solver(options: Mapping[str, Any]) -> mmf.OnlineFactorization:
         n_components=options["components"],
         penalty=penalties[options["penalty"]](),
         constraint=constraints[options["constraint"]](),
-        subset=mmf.BlockSubset(options["reduction"]) if options["reduction"] > 1 else mmf.FullSubset(),
+        subset=default_subset(options["reduction"], n_features, options["components"], partial_b=options["partial_b"]),
         partial_b=options["partial_b"],
         forgetting=_forgetting(options["forgetting"]),
         initialization=INITS[options["init"]](),
@@ -111,6 +113,7 @@ def resume_arguments(
     """
     run = {k: model.run[k] for k in ("batch_size", "held_out", "revive_every", "shuffle") if k in model.run}
     known = options_of(model.solver) | {"dtype": str(model.state.dictionary.dtype)} | run
+    defaults = {**defaults, "batch_size": defaults["batch_size"] or BATCH_SIZE}
     for name, value in given.items():
         same = {
             "seed": lambda value: _same_key(model.state.key, value),

@@ -17,7 +17,8 @@ from jax_mmf.core.linalg import (
     self_product,
     solve_shifted,
 )
-from jax_mmf.core.padding import aligned_empty, filled_up
+from jax_mmf.core.memory import aligned_empty, reuse_memory
+from jax_mmf.core.padding import filled_up
 from jax_mmf.core.projection import nearest
 from jax_mmf.core.pytrees import (
     configuration_name,
@@ -83,6 +84,7 @@ __all__ = [
     "power_of_two_below",
     "register_configuration",
     "renamed",
+    "reuse_memory",
     "self_product",
     "short",
     "short_fields",

@@ -10,7 +10,9 @@ from jax_mmf.learning.dictionary_update import (
 from jax_mmf.learning.forgetting import ConstantForgetting, Forgetting, PowerForgetting, ScaledForgetting
 from jax_mmf.learning.initialization import Initialization, KMeansPlusPlus, RandomizedSVD, RandomSamples
 from jax_mmf.learning.online import OnlineFactorization
+from jax_mmf.learning.presets import default_batch_size as default_batch_size
 from jax_mmf.learning.presets import default_solver
+from jax_mmf.learning.presets import default_subset as default_subset
 from jax_mmf.learning.state import Info, State, map_arrays
 from jax_mmf.learning.statistics import (
     AveragedStatistics,

@@ -6,10 +6,17 @@ import jax
 
 from jax_mmf.constraints import Constraint
 from jax_mmf.core import check_choice
-from jax_mmf.defaults import ACCELERATOR_STEPS, SLOW_STORAGE_REDUCTION
+from jax_mmf.defaults import (
+    ACCELERATOR_STEPS,
+    BATCH_SIZE,
+    GROUP_WIDTH,
+    GROUPS_PER_ATOM,
+    SLOW_STORAGE_REDUCTION,
+    SUBSET_BATCH_SIZE,
+)
 from jax_mmf.learning.dictionary_update import ProjectedGradient
 from jax_mmf.learning.online import OnlineFactorization
-from jax_mmf.learning.subsampling import BlockSubset
+from jax_mmf.learning.subsampling import BlockSubset, FeatureSubset, FullSubset, UniformSubset
 from jax_mmf.penalties import AnyPenalty
 
 
@@ -56,3 +63,29 @@ def default_solver(
     if (platform or jax.default_backend()) != "cpu":
         chosen["dictionary_update"] = ProjectedGradient(ACCELERATOR_STEPS)
     return OnlineFactorization(n_components=n_components, penalty=penalty, constraint=constraint, **chosen | options)
+
+
+def default_subset(reduction: float, n_features: int, n_components: int, *, partial_b: bool) -> FeatureSubset:
+    """Choose the kind of subset for a reduction.
+
+    Args:
+      reduction: r >= 1.
+      n_features: p.
+      n_components: k.
+      partial_b: whether a step reads its features only.
+
+    Returns:
+      blocks for partial B, which files are read in; else random features, in groups if that does not matter.
+    """
+    if reduction == 1:
+        return FullSubset()
+    if partial_b:
+        return BlockSubset(reduction)
+    many = n_features / (reduction * GROUP_WIDTH) >= GROUPS_PER_ATOM * n_components
+    return UniformSubset(reduction, width=GROUP_WIDTH if many else 1)
+
+
+def default_batch_size(solver: OnlineFactorization) -> int:
+    """Return the number of samples per step that learns soonest with a solver."""
+    sees_all = solver.subset.reduction == 1 or solver.partial_b
+    return BATCH_SIZE if sees_all else SUBSET_BATCH_SIZE

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.core import check_count, check_shape, copied, warn, warn_of_blas_threads
-from jax_mmf.defaults import BATCH_SIZE, EVALUATIONS, INITIAL_SAMPLES_PER_ATOM, STEPS_PER_EVALUATION
+from jax_mmf.defaults import EVALUATIONS, INITIAL_SAMPLES_PER_ATOM, STEPS_PER_EVALUATION
 from jax_mmf.learning import (
     Info,
     Memory,
     OnlineFactorization,
     State,
     Subset,
+    default_batch_size,
     fill,
     of_samples,
     step_partial,
@@ -41,7 +42,7 @@ def fit(
     state: State | None = None,
     memory: Memory | None = None,
     n_epochs: int = 1,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     held_out: float | int | HostArray | Array | None = None,
     evaluate_every: int | None = None,
     callbacks: Sequence[Callback] = (),
@@ -67,8 +68,8 @@ def fit(
         stopped. ``n_epochs`` counts from the beginning of the run.
       memory: of averaged statistics, to resume a run.
       n_epochs: passes over the source; an iterator allows one pass.
-      batch_size: samples per step; the last batch of an epoch may be smaller. Iterables of batches have their own
-        sizes.
+      batch_size: samples per step; by default 128, or 50 if a step sees a subset of the features and updates all of B.
+        The last batch of an epoch may be smaller. Iterables of batches have their own sizes.
       held_out: samples for evaluation that are not used for training: a share of the source (float below 1), a number
         of its samples (int: 1 is one sample), or an array ``(m, p)``. They are kept in memory. The state with the best
         evaluation is kept as ``result.best``, a copy about as large as two dictionaries.
@@ -98,6 +99,7 @@ def fit(
     """
     if not isinstance(solver, OnlineFactorization):
         raise TypeError(f"solver must be an OnlineFactorization, got {type(solver).__name__}")
+    batch_size = default_batch_size(solver) if batch_size is None else batch_size
     _check_counts(n_epochs=n_epochs, batch_size=batch_size, evaluate_every=evaluate_every, revive_every=revive_every)
     check_count("read_ahead", read_ahead, low=0)
     if (key is None) == (state is None):
