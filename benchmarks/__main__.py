@@ -15,6 +15,7 @@ PARTS = {
     "codes": "benchmarks.codes",
     "dictionary": "benchmarks.dictionary",
     "step": "benchmarks.step",
+    "feed": "benchmarks.feed",
     "kernels": "benchmarks.kernels",
     "first_update": "benchmarks.first_update",
     "memory": "benchmarks.memory",

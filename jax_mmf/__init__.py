@@ -20,7 +20,7 @@ from jax_mmf.codes import (
     objective,
 )
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
-from jax_mmf.core import enable_compilation_cache, register_configuration, reuse_memory
+from jax_mmf.core import enable_compilation_cache, register_configuration
 from jax_mmf.io import Checkpoint, load_model, open_source, save_model, write_permuted
 from jax_mmf.learning import (
     AveragedStatistics,
@@ -141,7 +141,6 @@ __all__ = [
     "penalty_value",
     "register_configuration",
     "resolve_alpha",
-    "reuse_memory",
     "save_model",
     "write_permuted",
 ]

@@ -20,7 +20,6 @@ from jax_mmf.cli import demo, encode, fit, info, recommend
 
 def main() -> None:
     """Run the command; errors that a user can correct become one line and exit status 1."""
-    mmf.reuse_memory()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

@@ -16,6 +16,7 @@ from jax_mmf.core import (
     as_real_array,
     check_methods,
     check_shape,
+    inner_products,
     matmul,
     power_of_two_below,
     self_product,
@@ -160,7 +161,7 @@ def _encode(
         gram = _shared_gram(dictionary, shared_mask)
     mask = mask if shared_mask is None else shared_mask[None]
     if mask is None:
-        beta = matmul(x, dictionary.T)
+        beta = inner_products(x, dictionary)
         scale = power_of_two_below(x)
         sq_norm = jnp.sum(_divided(x, scale) ** 2, -1)
     else:

@@ -10,6 +10,7 @@ from jax_mmf.core.linalg import (
     cholesky,
     cholesky_shifted,
     in_tiles,
+    inner_products,
     largest_eigenvalue,
     map_rows,
     matmul,
@@ -17,7 +18,7 @@ from jax_mmf.core.linalg import (
     self_product,
     solve_shifted,
 )
-from jax_mmf.core.memory import aligned_empty, reuse_memory
+from jax_mmf.core.memory import aligned_empty
 from jax_mmf.core.padding import filled_up
 from jax_mmf.core.projection import nearest
 from jax_mmf.core.pytrees import (
@@ -72,6 +73,7 @@ __all__ = [
     "host_generator",
     "in_native_order",
     "in_tiles",
+    "inner_products",
     "is_in_memory",
     "is_scipy_sparse",
     "is_typed_key",
@@ -84,7 +86,6 @@ __all__ = [
     "power_of_two_below",
     "register_configuration",
     "renamed",
-    "reuse_memory",
     "self_product",
     "short",
     "short_fields",

@@ -31,9 +31,38 @@ def matmul(left: Array, right: Array) -> Array:
 
 
 @jax.custom_jvp
+def inner_products(left: Array, right: Array) -> Array:
+    """``L R^T``, the products of rows over many features: ``(m, p), (n, p) -> (m, n)``.
+
+    On CPU, a few thousand features at a time are multiplied, and the results added. XLA would copy both factors first,
+    which takes a quarter to half of the time for 128 samples of 200,000 features.
+    """
+    p = right.shape[1]
+    n_tiles = p // _TILE
+
+    def tiled(left: Array, right: Array) -> Array:
+        def add(i: Array, out: Array) -> Array:
+            take = lambda rows: lax.dynamic_slice_in_dim(rows, i * _TILE, _TILE, 1)  # noqa: E731
+            return out + matmul(take(left), take(right).T)
+
+        rest = matmul(left[:, n_tiles * _TILE :], right[:, n_tiles * _TILE :].T)
+        return lax.fori_loop(0, n_tiles, add, rest)
+
+    whole = lambda left, right: matmul(left, right.T)  # noqa: E731
+    return lax.platform_dependent(left, right, cpu=tiled, default=whole) if n_tiles > 1 else whole(left, right)
+
+
+@inner_products.defjvp
+def _inner_products_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """Differentiate the product itself: a loop would keep a copy of each tile for the way back."""
+    (left, right), (d_left, d_right) = primals, tangents
+    return inner_products(left, right), matmul(d_left, right.T) + matmul(left, d_right.T)
+
+
+@jax.custom_jvp
 def self_product(rows: Array) -> Array:
     """``D D^T`` of the rows of D: ``(k, p) -> (k, k)``."""
-    return matmul(rows, rows.T)
+    return inner_products(rows, rows)
 
 
 @self_product.defjvp

@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 
 from jax_mmf.codes import CodeProblem
-from jax_mmf.core import check_choice, check_real, matmul, register_configuration
+from jax_mmf.core import check_choice, check_real, inner_products, register_configuration
 from jax_mmf.typing import Array, Float
 
 
@@ -92,7 +92,7 @@ class MaskedStatistics:
     def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
         """Estimate the problem of a batch; arguments as in `Statistics.estimate`."""
         atoms, samples = view.dictionary_subset, view.x_subset
-        gram, beta = (view.reduction * matmul(m, atoms.T) for m in (atoms, samples))
+        gram, beta = (view.reduction * inner_products(m, atoms) for m in (atoms, samples))
         return CodeProblem(gram, beta, view.reduction * jnp.sum(samples**2, -1)), None
 
 
@@ -119,7 +119,7 @@ class FullStatistics:
         """Estimate the problem of a batch; arguments as in `Statistics.estimate`."""
         assert view.x is not None
         assert view.gram is not None
-        return CodeProblem(view.gram, matmul(view.x, view.dictionary.T), jnp.sum(view.x**2, -1)), None
+        return CodeProblem(view.gram, inner_products(view.x, view.dictionary), jnp.sum(view.x**2, -1)), None
 
 
 @register_configuration

@@ -10,7 +10,7 @@ from jax import lax
 
 from jax_mmf.codes import CodeSolver, places_of, power_of_two, solve_codes
 from jax_mmf.constraints import Constraint
-from jax_mmf.core import Stream, all_finite, filled_up, map_rows, matmul, stream_key
+from jax_mmf.core import Stream, all_finite, filled_up, inner_products, map_rows, stream_key
 from jax_mmf.learning.dictionary_update import DictionaryProblem, DictionaryUpdate
 from jax_mmf.learning.initialization import Initialization, RandomSamples
 from jax_mmf.learning.state import Info, State
@@ -94,7 +94,7 @@ def init_state(solver: Configuration, key: Key, given: Array, *, from_samples: b
         dictionary=dictionary,
         surrogate=init_surrogate(k, p, dtype, partial_b=solver.partial_b),
         gauge=constraint.gauge(dictionary),
-        gram=matmul(dictionary, dictionary.T) if solver.statistics.needs_gram else None,
+        gram=inner_products(dictionary, dictionary) if solver.statistics.needs_gram else None,
         update_state=solver.dictionary_update.init(dictionary),
     )
 
@@ -289,12 +289,12 @@ def _follow(
     gauge = outside + solver.constraint.gauge(after)
     gram = state.gram
     if subset.is_full:
-        return gauge, None if gram is None else matmul(after, after.T)
+        return gauge, None if gram is None else inner_products(after, after)
     if gram is not None:
-        gram = gram + matmul(after, after.T) - matmul(before, before.T)
+        gram = gram + inner_products(after, after) - inner_products(before, before)
 
     def afresh() -> tuple[Array, Array | None]:
-        exact = None if gram is None else matmul(dictionary, dictionary.T)
+        exact = None if gram is None else inner_products(dictionary, dictionary)
         return solver.constraint.gauge(dictionary), exact
 
     period = _REFRESHES * -(-subset.n_features // subset.size)
@@ -320,5 +320,5 @@ def revive(solver: Configuration, key: Key, state: State, samples: Array) -> Sta
             residual=without(surrogate.residual),
         ),
         gauge=jnp.where(dead, solver.constraint.gauge(dictionary), state.gauge),
-        gram=None if state.gram is None else matmul(dictionary, dictionary.T),
+        gram=None if state.gram is None else inner_products(dictionary, dictionary),
     )

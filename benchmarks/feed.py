@@ -1,0 +1,155 @@
+"""From the file to the step: the rate of `fit` against that of its own steps, and of steps against their products.
+
+4,000 frames of 201,840 voxels, 70 atoms in the l2 ball, ridge codes; all features in batches of 128, and r = 12 with
+full B in batches of 50. "steps" are the steps of `fit` on two mini-batches at hand. "products" are the products that a
+step can't do without: X D^T, D D^T and A^T X, of which the first two are on the features of the subset. Files are in
+the page cache. Ratios are to the steps. Targets: `fit` at most 1 / 0.9 from memory and 1 / 0.85 from HDF5; steps at
+most 1.4 (r = 1) and 1.5 (r = 12) times their products.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Contestant, race
+from benchmarks.problems import gaussian_maps_problem
+from benchmarks.report import Record, records_of
+
+Run = Callable[[], dict[str, Any]]
+K = 70
+CASES = {"r = 1, batches of 128": (1, 128, 12), "r = 12, full B, batches of 50": (12, 50, 60)}
+"""r, samples per step, steps in a turn."""
+
+
+def jax_steps(path: str, reduction: int, batch_size: int, n_steps: int) -> Run:
+    """Steps as `fit` makes them, on mini-batches that are there."""
+    import jax
+
+    from jax_mmf.training.fitting import _step_whole
+
+    solver, x = _solver(reduction), np.load(path, mmap_mode="r")
+    batches = [_aligned(x[i * batch_size : (i + 1) * batch_size]) for i in range(2)]
+    state = {"now": solver.init(jax.random.key(0), samples=np.array(x[: 4 * K]))}
+
+    def run() -> dict[str, Any]:
+        for i in range(n_steps):
+            state["now"], info = _step_whole(solver, state["now"], batches[i % 2], None, np.int32(batch_size))
+        jax.block_until_ready(info)
+        return {"rows_per_turn": n_steps * batch_size}
+
+    return run
+
+
+def jax_fit(path: str, storage: str, reduction: int, batch_size: int, n_steps: int) -> Run:
+    """`fit` on a source; its first steps are not counted."""
+    import h5py
+    import jax
+
+    import jax_mmf as mmf
+
+    sources: dict[str, Callable[[], Any]] = {
+        "memory": lambda: np.load(path),
+        "memory map": lambda: np.load(path, mmap_mode="r"),
+        ".npy": lambda: mmf.open_source(path),
+        "HDF5": lambda: h5py.File(Path(path).with_suffix(".h5"))["contiguous"],
+        "HDF5 in chunks": lambda: h5py.File(Path(path).with_suffix(".h5"))["chunked"],
+    }
+    solver, source, first = _solver(reduction), sources[storage](), 6
+
+    def run() -> dict[str, Any]:
+        times: list[float] = []
+
+        def stop(event: mmf.Event) -> bool:
+            times.append(time.perf_counter())
+            return event.step == first + n_steps
+
+        start = time.perf_counter()
+        mmf.fit(solver, source, key=jax.random.key(0), n_epochs=9, batch_size=batch_size, callbacks=[stop],
+                evaluate_every=10**6)  # fmt: skip
+        total = time.perf_counter() - start
+        # A step is called back when it is dispatched; not more than two are under way, at both ends.
+        return {"rows_per_turn": n_steps * batch_size, "scale": (times[-1] - times[-1 - n_steps]) / total}
+
+    return run
+
+
+def jax_products(path: str, reduction: int, batch_size: int, n_steps: int) -> Run:
+    """The large products of a step, each as fast as XLA computes it, with B updated in place."""
+    import jax
+    import jax.numpy as jnp
+
+    from jax_mmf.core import in_tiles, matmul
+
+    x = _aligned(np.load(path, mmap_mode="r")[:batch_size])
+    p = x.shape[1]
+    s = p // reduction
+    d, part = jax.random.normal(jax.random.key(0), (K, s)), x[:, :s]
+    codes, b = jax.random.normal(jax.random.key(1), (batch_size, K)), {"now": jnp.zeros((K, p))}
+    seen = jax.jit(lambda x, d: (matmul(x, d.T), matmul(d, d.T)))
+    add = jax.jit(
+        lambda b, a, x: in_tiles(lambda take, b: 0.9 * b + matmul(a.T, take(x)), b), donate_argnums=0
+    )  # fmt: skip
+
+    def run() -> dict[str, Any]:
+        for _ in range(n_steps):
+            jax.block_until_ready(seen(part, d))
+            b["now"] = jax.block_until_ready(add(b["now"], codes, x))
+        return {"rows_per_turn": n_steps * batch_size}
+
+    return run
+
+
+def _solver(reduction: int) -> Any:
+    import jax_mmf as mmf
+    from jax_mmf.learning import default_subset
+
+    subset = default_subset(reduction, 201_840, K, partial_b=False)
+    return mmf.OnlineFactorization(n_components=K, penalty=mmf.Ridge(0.1), constraint=mmf.L2Ball(), subset=subset)
+
+
+def _aligned(x: np.ndarray) -> Any:
+    import jax
+
+    from jax_mmf.core import aligned_empty
+
+    out = aligned_empty(x.shape, x.dtype)
+    out[:] = x
+    return jax.device_put(out)
+
+
+def _with_hdf5(path: Path) -> Path:
+    """Write the samples to HDF5 too, contiguous and in chunks as `write_permuted` writes them."""
+    import h5py
+
+    if not path.with_suffix(".h5").exists():
+        x, aside = np.load(path, mmap_mode="r"), path.with_suffix(".partial")
+        with h5py.File(aside, "w") as file:
+            file.create_dataset("contiguous", data=x)
+            file.create_dataset("chunked", data=x, chunks=(128, min(512, x.shape[1])))
+        aside.rename(path.with_suffix(".h5"))
+    return path
+
+
+def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[Record]:
+    grid = (15, 15, 14) if quick else (58, 60, 58)
+    path = _with_hdf5(gaussian_maps_problem(K, cache, grid=grid, **({"n": 1000} if quick else {}))["train"])
+    records: list[Record] = []
+    for n in threads:
+        for setting, (reduction, batch_size, n_steps) in CASES.items():
+            common: dict[str, Any] = {"path": path, "reduction": reduction, "batch_size": batch_size}
+            common["n_steps"] = 3 if quick else n_steps
+            fit = "benchmarks.feed:jax_fit"
+            contestants = [
+                Contestant("steps", "benchmarks.feed:jax_steps", n, **common),
+                Contestant("products", "benchmarks.feed:jax_products", n, **common),
+                *(
+                    Contestant(f"fit, {storage}", fit, n, storage=storage, **common)
+                    for storage in ("memory", "memory map", ".npy", "HDF5", "HDF5 in chunks")
+                ),
+            ]
+            outcomes = race(contestants, repeats)
+            records += records_of("feed", f"n = 4,000, p = 201,840, k = {K}", setting, outcomes)
+    return records
