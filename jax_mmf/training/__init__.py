@@ -1,4 +1,4 @@
-"""`fit`, which trains a solver on a source of samples, with its feed, evaluation and callbacks."""
+"""`fit`, which trains a solver on a source of samples, with its feed, evaluation and callbacks; codes of sources."""
 
 from jax_mmf.io import Record
 from jax_mmf.training.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start
@@ -6,6 +6,7 @@ from jax_mmf.training.feed import finite_samples
 from jax_mmf.training.fitting import fit
 from jax_mmf.training.interrupt import deferred_interrupt
 from jax_mmf.training.result import Best, FitResult
+from jax_mmf.training.streaming import encode, encode_with_info, explained_variance, objective
 
 __all__ = [
     "Best",
@@ -18,6 +19,10 @@ __all__ = [
     "Record",
     "Start",
     "deferred_interrupt",
+    "encode",
+    "encode_with_info",
+    "explained_variance",
     "finite_samples",
     "fit",
+    "objective",
 ]

@@ -1,0 +1,283 @@
+"""Samples of a source in order, a batch at a time, for functions that need each of them once."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mmf.core import as_real_array, check_count, check_shape, filled_up, is_in_memory, is_scipy_sparse
+from jax_mmf.io import BatchSource, FeaturePermutation, HDF5Source, Source, as_source
+from jax_mmf.training.feed import finite_samples
+from jax_mmf.training.prefetch import prefetch
+from jax_mmf.typing import Array, HostArray
+
+_MOST_BYTES = 2**26  # of the samples of a batch: three batches are in memory at a time
+_MOST_ROWS = 4096  # in a batch, as in a chunk of the code solvers
+_NO_SOURCES = (type, memoryview, str, bytes, Mapping, Set, Path)
+
+
+def is_source(x: Any) -> bool:
+    """Whether samples are read a batch at a time, and not an array in memory.
+
+    Sources are memory maps, sparse matrices of SciPy, other objects with two axes that are read by slices of rows
+    (`h5py.Dataset`, zarr, dask, xarray), objects of the class `Source`, and iterables of matrices. Anything with one
+    axis is a sample.
+
+    Args:
+      x: what a user gives as samples.
+    """
+    if isinstance(x, np.memmap):
+        return x.ndim > 1
+    if is_in_memory(x) or isinstance(x, _NO_SOURCES) or hasattr(x, "__jax_array__"):
+        return False
+    if isinstance(x, BatchSource | Source):
+        return True
+    shape = getattr(x, "shape", None)
+    if isinstance(shape, tuple):
+        return len(shape) > 1 and (is_scipy_sparse(x) or hasattr(x, "__getitem__"))
+    if isinstance(x, Sequence):
+        return len(x) > 0 and _n_axes(x[0]) == 2
+    return isinstance(x, Iterable) and not hasattr(x, "__array__")
+
+
+class Batch(NamedTuple):
+    """Consecutive samples, with what belongs to them.
+
+    Attributes:
+      first: number of the first sample.
+      n_samples: number of rows that are samples. Rows of zeros fill up a batch that is smaller than an earlier one.
+      x: ``(b, p)``, with the features in the order in which they are stored.
+      mask: ``(b, p)`` if each sample has its own; or the mask ``(p,)`` of all, or None.
+      codes: ``(b, k)``, or None.
+    """
+
+    first: int
+    n_samples: int
+    x: HostArray
+    mask: HostArray | None
+    codes: HostArray | None
+
+
+class Batches:
+    """The samples of a source, in batches that a thread reads ahead.
+
+    A pass over the batches is a pass over the source, which may allow one only.
+
+    Args:
+      x: a source, or anything of which `as_source` makes one.
+      dictionary: ``(k, p)``.
+      batch_size: samples per batch; by default 64 MB of samples and at most 4,096, in whole chunks of the file. An
+        iterable of batches determines this itself.
+      mask: None, ``(p,)``, or a matrix ``(n, p)`` whose rows are read together with the samples.
+      codes: None, or a matrix ``(n, k)`` likewise.
+      name: of the argument codes, for error messages.
+
+    Attributes:
+      dictionary: ``(k, p)``, with the features in the order in which they are stored.
+      n_samples: number of samples, or None if it is not known before they are read.
+
+    Raises:
+      TypeError: for what is no source, and a mask or codes that are no matrix.
+      ValueError: for shapes that do not fit.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        dictionary: Any,
+        batch_size: int | None,
+        *,
+        mask: Any = None,
+        codes: Any = None,
+        name: str = "init",
+    ) -> None:
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
+        self.dictionary: Array = as_real_array("dictionary", dictionary, ndim=(2,))
+        k, p = self.dictionary.shape
+        self._dtype, self._source = np.dtype(self.dictionary.dtype), as_source(x, "x")
+        self.n_samples: int | None = None
+        order: HostArray | None = None
+        if isinstance(self._source, Source):
+            self.n_samples = int(self._source.n_samples)
+            _check_width(p, (self.n_samples, int(self._source.n_features)))
+            order = self._source.permutation
+        if order is not None:
+            order = FeaturePermutation(np.asarray(order)).order
+            check_shape("the permutation of x", order, (p,), "(n_features,)")
+            self.dictionary = jnp.take(self.dictionary, order, axis=1)
+        self._order, self._given_size = order, batch_size
+        self._mask = _Mask(mask, self.n_samples, p, order, self._dtype)
+        self._codes = None if codes is None else _matrix(name, codes, self.n_samples, k, "(n_samples, n_components)")
+        self._codes_name = name
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Iterate over the batches, in order.
+
+        Raises:
+          ValueError: for NaN, infinity, and numbers that the dtype of the dictionary can't hold, with the sample and
+            the feature, unless a mask of zero excludes them; for batches of another width; and if there is none.
+        """
+        settings: Any = jax.config
+        x64, device = settings.jax_enable_x64, settings.jax_default_device
+
+        def read() -> Iterator[Batch]:
+            # These settings belong to a thread. The reader's thread takes over those of the caller's.
+            with jax.enable_x64(x64), jax.default_device(device):
+                yield from self._of_batches() if self.n_samples is None else self._of_rows(self.n_samples)
+
+        alone = self.n_samples is not None and self._batch_size(self.n_samples) >= self.n_samples
+        with closing(prefetch(read(), depth=0 if alone else 1)) as batches:
+            yield from batches
+
+    def _of_rows(self, n_samples: int) -> Iterator[Batch]:
+        source: Any = self._source
+        size = self._batch_size(n_samples)
+        if isinstance(source, HDF5Source) and source.chunks is not None:
+            source.warn_of_excess(np.arange(min(size, n_samples)), None, in_order=True)
+        for first in range(0, n_samples, size):
+            rows = np.arange(first, min(first + size, n_samples))
+            mask = self._mask.rows(rows)
+            x = read_samples(source, rows, self._dtype, self._order, mask)
+            yield self._batch(rows, x, mask, min(size, n_samples))
+
+    def _of_batches(self) -> Iterator[Batch]:
+        source: Any = self._source
+        first, size = 0, 0
+        with closing(iter(source)) as batches:
+            for x in batches:
+                _check_width(self.dictionary.shape[1], x.shape)
+                rows = np.arange(first, first + len(x))
+                mask = self._mask.rows(rows)
+                first, size = first + len(x), max(size, len(x))
+                yield self._batch(rows, checked(x, self._dtype, rows, None, mask), mask, size)
+        if first == 0:
+            raise ValueError("x gives no batches")
+        for name, matrix in (("mask", self._mask.matrix), (self._codes_name, self._codes)):
+            if matrix is not None and matrix.n_samples != first:
+                raise ValueError(f"{name} must have a row for each of the {first} samples of x, got {matrix.n_samples}")
+
+    def _batch(self, rows: HostArray, x: HostArray, mask: HostArray | None, size: int) -> Batch:
+        codes = None
+        if self._codes is not None:
+            codes = np.asarray(_read_rows(self._codes_name, self._codes, rows), self._dtype)
+        own, shared = (mask, None) if mask is not None and mask.ndim == 2 else (None, mask)
+        x, own, codes = filled_up((x, own, codes), size)
+        return Batch(int(rows[0]), rows.size, x, shared if own is None else own, codes)
+
+    def _batch_size(self, n_samples: int) -> int:
+        source: Any = self._source
+        if self._given_size is not None:
+            return min(self._given_size, n_samples)
+        row_bytes = source.n_features * max(self._dtype.itemsize, source.dtype.itemsize)
+        row_bytes *= 1 if self._mask.matrix is None else 2
+        return min(_default_size(row_bytes, max(1, int(source.rows_per_read))), n_samples)
+
+
+def read_samples(
+    source: Source, rows: HostArray, dtype: np.dtype[Any], features: HostArray | None, mask: HostArray | None
+) -> HostArray:
+    """Read rows of a source, convert them to a dtype, and check them.
+
+    Args:
+      source: of samples.
+      rows: ``(b,)`` row numbers.
+      dtype: a floating dtype.
+      features: feature numbers of the columns, or None for all in order.
+      mask: ``(p,)`` or ``(b, p)``, zero for numbers that are ignored; or None.
+
+    Returns:
+      ``(b, p)``, finite.
+
+    Raises:
+      ValueError: as `checked` does, and for a source that gives another shape.
+    """
+    x = np.asarray(source.read(rows))
+    wanted = (rows.size, int(source.n_features))
+    if x.shape != wanted:
+        raise ValueError(f"x.read must give an array of shape {wanted} for these rows, got {x.shape}")
+    return checked(x, dtype, rows, features, mask)
+
+
+def checked(
+    x: HostArray, dtype: np.dtype[Any], rows: HostArray, features: HostArray | None, mask: HostArray | None
+) -> HostArray:
+    """Convert samples to a dtype, with zeros where a mask is zero, and check that they are finite; see `read_samples`.
+
+    Raises:
+      ValueError: for NaN, infinity, and numbers that the dtype can't hold; the message names sample and feature.
+    """
+    if mask is not None:
+        x = np.where(mask != 0, x, np.zeros((), x.dtype))
+    return finite_samples(x, dtype, rows, features=features)
+
+
+class _Mask:
+    """A mask of features, the same for all samples or read with them, in the order of the features of the samples.
+
+    Attributes:
+      matrix: source ``(n, p)``, or None if the mask is None or the same for all samples.
+    """
+
+    def __init__(self, mask: Any, n_samples: int | None, p: int, order: HostArray | None, dtype: np.dtype[Any]) -> None:
+        self.matrix: Source | None = None
+        self._shared: HostArray | None = None
+        self._dtype, self._order = dtype, order
+        if mask is None:
+            return
+        if _n_axes(mask) == 1:
+            shared = np.asarray(as_real_array("mask", mask, ndim=(1,), dtype=dtype))
+            check_shape("mask", shared, (p,), "(n_features,) or the shape of x")
+            self._shared = shared if order is None else shared[order]
+            return
+        self.matrix = _matrix("mask", mask, n_samples, p, "(n_features,) or the shape of x")
+        if self.matrix.permutation is not None:
+            place = np.argsort(self.matrix.permutation)
+            self._order = place if order is None else place[order]
+
+    def rows(self, rows: HostArray) -> HostArray | None:
+        """Return the mask of some samples, ``(p,)`` or ``(b, p)``, or None."""
+        if self.matrix is None:
+            return self._shared
+        mask = np.asarray(_read_rows("mask", self.matrix, rows), self._dtype)
+        return mask if self._order is None else np.take(mask, self._order, axis=1)
+
+
+def _matrix(name: str, value: Any, n_samples: int | None, width: int, meaning: str) -> Source:
+    """Make a source of a matrix that has a row for each sample."""
+    matrix = as_source(value, name)
+    if isinstance(matrix, BatchSource):
+        raise TypeError(f"{name} must be a matrix {meaning}, got an iterable of batches")
+    shape = (int(matrix.n_samples), int(matrix.n_features))
+    check_shape(name, np.broadcast_to(0, shape), (n_samples, width), meaning)
+    return matrix
+
+
+def _read_rows(name: str, matrix: Source, rows: HostArray) -> HostArray:
+    if rows[-1] >= matrix.n_samples:
+        raise ValueError(f"{name} must have a row for each sample of x; it has {matrix.n_samples}, and x has more")
+    return np.asarray(matrix.read(rows))
+
+
+def _default_size(row_bytes: int, rows_per_read: int) -> int:
+    """Choose the number of samples in a batch: whole chunks of a file, unless they are too large."""
+    most = max(1, min(_MOST_ROWS, _MOST_BYTES // row_bytes))
+    if rows_per_read <= most:
+        return most - most % rows_per_read
+    return rows_per_read if rows_per_read * row_bytes <= _MOST_BYTES else most
+
+
+def _check_width(p: int, shape: tuple[int, ...]) -> None:
+    check_shape("x", np.broadcast_to(0, shape), (None, p), "(n_samples, n_features)")
+
+
+def _n_axes(value: Any) -> int | None:
+    """Return the number of axes of a value, or None if it has no shape."""
+    try:
+        return len(value.shape) if isinstance(getattr(value, "shape", None), tuple) else np.ndim(value)
+    except (ValueError, TypeError):
+        return None
