@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,8 +35,8 @@ def is_source(x: Any) -> bool:
         return x.ndim > 1
     if is_in_memory(x) or isinstance(x, _NO_SOURCES) or hasattr(x, "__jax_array__"):
         return False
-    if isinstance(x, BatchSource | Source):
-        return True
+    if isinstance(x, BatchSource | Source) or (isinstance(x, h5py.Dataset) and not x):
+        return True  # a data set is false if its file was closed, and an error says so when it is read
     shape = getattr(x, "shape", None)
     if isinstance(shape, tuple):
         return len(shape) > 1 and (is_scipy_sparse(x) or hasattr(x, "__getitem__"))

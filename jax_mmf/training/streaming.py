@@ -206,19 +206,19 @@ def explained_variance(
     return _scalar(1 - left / total if total > 0 else np.nan, batches.dictionary)
 
 
-def _in_memory(x: Any, others: Any, **options: Any) -> bool:
+def _in_memory(x: Any, others: tuple[Any, ...], **options: Any) -> bool:
     """Whether samples are computed with at once.
 
     Args:
       x: the samples.
-      others: pytree of the arguments of which one may be traced.
+      others: arguments that hold arrays, of which one may be traced.
       options: arguments that only make sense for a source, each None if it is not given.
     """
     given = [name for name, value in options.items() if value is not None]
     if not is_source(x) and not given:
         return True
-    leaves = jax.tree.leaves((x if isinstance(x, jax.Array) else None, others))
-    if not any(isinstance(leaf, jax.core.Tracer) for leaf in [*leaves, jnp.zeros(())]):
+    traced = (isinstance(leaf, jax.core.Tracer) for other in (x, *others) for leaf in _leaves(other))
+    if not any(traced) and not isinstance(jnp.zeros(()), jax.core.Tracer):
         return False
     if given:
         raise TypeError(
@@ -231,6 +231,12 @@ def _in_memory(x: Any, others: Any, **options: Any) -> bool:
             f"time; got {type(x).__name__}. Give an array, such as source.read(np.arange(1000)), or call this outside"
         )
     return True
+
+
+def _leaves(argument: Any) -> list[Any]:
+    """Return the arrays and numbers of an argument, which can be data of any kind."""
+    is_data = isinstance(argument, Iterator) or type(argument) in (list, tuple)
+    return [] if is_data else jax.tree.leaves(argument)
 
 
 def _solved(
