@@ -369,6 +369,32 @@ def test_batches_are_iterated_over_as_fit_does():
     assert caught.value.__notes__ == ["x raised this error at batch 1."]
 
 
+def test_buffers_may_be_filled_again():
+    """Reading ahead does not change the batch that is computed with."""
+    buffer = np.empty((2, P), "float32")
+
+    def batches():
+        for part in np.split(X, N // 2):
+            buffer[:] = part
+            yield buffer
+
+    class Reused(Own):
+        def read(self, rows, columns=None):
+            buffer[:] = self._x[rows]
+            return buffer
+
+    want = mmf.encode(D, X, PENALTY)
+    for x in (batches(), Reused(X)):
+        close(mmf.encode(D, x, PENALTY, batch_size=2), want, "float32")
+    close(mmf.encode(D, X, PENALTY, mask=Reused(np.ones_like(X)), batch_size=2), want, "float32")
+
+
+def test_warnings_point_at_the_caller(tmp_path):
+    with pytest.warns(UserWarning, match="x gives one sample at a time") as caught:
+        close(mmf.encode(D, iter(X), PENALTY), mmf.encode(D, X, PENALTY), "float32")
+    assert caught[0].filename == __file__
+
+
 def test_generators_are_closed_and_threads_end():
     closed = []
 
@@ -393,6 +419,9 @@ def test_sources_that_break_their_promises():
     with pytest.raises(
         ValueError, match=r"x.read must give an array of shape \(50, 12\) for these rows, got \(3, 12\)"
     ):
+        mmf.encode(D, source, PENALTY)
+    source.read = lambda rows, columns=None: np.full((rows.size, P), "a")
+    with pytest.raises(TypeError, match=r"x.read\(rows\) must hold real numbers; got dtype <U1"):
         mmf.encode(D, source, PENALTY)
     source = Own(X)
     source.permutation = np.arange(P - 1)
@@ -419,8 +448,9 @@ def test_closed_files_are_errors(tmp_path):
 def test_codes_must_fit(kind, codes):
     with pytest.raises(ValueError, match="codes must have"):
         mmf.explained_variance(D, KINDS[kind](None, X), codes, batch_size=BATCH)
-    with pytest.raises(TypeError, match="codes must be"):
-        mmf.explained_variance(D, KINDS[kind](None, X), "lasso")
+    for nothing in (None, "lasso"):
+        with pytest.raises(TypeError, match="codes must be an array"):
+            mmf.explained_variance(D, KINDS[kind](None, X), nothing)
     with pytest.raises(TypeError, match="codes must be a matrix"):
         mmf.explained_variance(D, KINDS[kind](None, X), iter([codes]))
 
@@ -457,7 +487,6 @@ def test_kinds_of_data_that_are_streamed(tmp_path):
         range(3),
         3.0,
         np.float32(3),
-        "x.npy",
         b"x",
         None,
         {"x": X},
@@ -468,6 +497,20 @@ def test_kinds_of_data_that_are_streamed(tmp_path):
         assert not is_source(x), type(x)
     np.testing.assert_array_equal(mmf.encode(D, mapped[0], PENALTY), mmf.encode(D, X[0], PENALTY))
     np.testing.assert_array_equal(mmf.encode(D, data_set(tmp_path, X[0]), PENALTY), mmf.encode(D, X[0], PENALTY))
+
+
+def test_paths_are_to_be_opened(tmp_path):
+    for path in (tmp_path / "x.npy", "x.npy"):
+        with pytest.raises(TypeError, match="x must be .*; got a path; open it with jax_mmf.open_source"):
+            mmf.encode(D, path, PENALTY)
+
+
+def test_no_samples_have_no_codes(tmp_path):
+    for x in (data_set(tmp_path, X[:0]), sparse("csr_array")(tmp_path, X[:0])):
+        assert mmf.encode(D, x, PENALTY).shape == (0, K)
+        for call in (mmf.objective, mmf.explained_variance):
+            with pytest.raises(ValueError, match="x must hold at least one sample"):
+                call(D, x, PENALTY)
 
 
 def test_data_of_more_axes_are_refused_before_they_are_read(tmp_path):
@@ -571,8 +614,10 @@ def test_one_program_serves_all_batches():
 def test_chunks_that_are_read_again_and_again_warn(tmp_path):
     x = np.zeros((4096, 600), "float32")
     rows = data_set(tmp_path, x, chunks=(4096, 600), compression="gzip")
-    with pytest.warns(UserWarning, match=r"stored in chunks of \(4096, 600\)"):
+    with pytest.warns(UserWarning, match=r"stored in chunks of \(4096, 600\)") as caught:
         mmf.objective(np.eye(2, 600, dtype="float32"), rows, mmf.Ridge(1.0), batch_size=512)
+    assert caught[0].filename == __file__
+    mmf.objective(np.eye(2, 600, dtype="float32"), rows, mmf.Ridge(1.0))  # the default is a whole chunk
 
 
 # Numbers

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,15 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.core import as_real_array, check_count, check_shape, filled_up, is_in_memory, is_scipy_sparse
-from jax_mmf.io import BatchSource, FeaturePermutation, HDF5Source, Source, as_source
+from jax_mmf.core import (
+    as_real_array,
+    check_count,
+    check_real_dtype,
+    check_shape,
+    filled_up,
+    is_in_memory,
+    is_scipy_sparse,
+)
+from jax_mmf.io import BatchSource, FeaturePermutation, HDF5Source, MatrixSource, Source, as_source
 from jax_mmf.training.feed import finite_samples
 from jax_mmf.training.prefetch import prefetch
 from jax_mmf.typing import Array, HostArray
 
 _MOST_BYTES = 2**26  # of the samples of a batch: three batches are in memory at a time
 _MOST_ROWS = 4096  # in a batch, as in a chunk of the code solvers
-_NO_SOURCES = (type, memoryview, str, bytes, Mapping, Set, Path)
+_NO_SOURCES = (type, memoryview, bytes, Mapping, Set)
 
 
 def is_source(x: Any) -> bool:
@@ -26,7 +35,7 @@ def is_source(x: Any) -> bool:
 
     Sources are memory maps, sparse matrices of SciPy, other objects with two axes that are read by slices of rows
     (`h5py.Dataset`, zarr, dask, xarray), objects of the class `Source`, and iterables of matrices. Anything with one
-    axis is a sample.
+    axis is a sample, and no samples are an array. Paths count as sources, which tell how to open them.
 
     Args:
       x: what a user gives as samples.
@@ -35,11 +44,11 @@ def is_source(x: Any) -> bool:
         return x.ndim > 1
     if is_in_memory(x) or isinstance(x, _NO_SOURCES) or hasattr(x, "__jax_array__"):
         return False
-    if isinstance(x, BatchSource | Source) or (isinstance(x, h5py.Dataset) and not x):
+    if isinstance(x, BatchSource | Source | str | Path) or (isinstance(x, h5py.Dataset) and not x):
         return True  # a data set is false if its file was closed, and an error says so when it is read
     shape = getattr(x, "shape", None)
     if isinstance(shape, tuple):
-        return len(shape) > 1 and (is_scipy_sparse(x) or hasattr(x, "__getitem__"))
+        return len(shape) > 1 and shape[0] != 0 and (is_scipy_sparse(x) or hasattr(x, "__getitem__"))
     if isinstance(x, Sequence):
         return len(x) > 0 and _n_axes(x[0]) == 2
     return isinstance(x, Iterable) and not hasattr(x, "__array__")
@@ -123,39 +132,33 @@ class Batches:
           ValueError: for NaN, infinity, and numbers that the dtype of the dictionary can't hold, with the sample and
             the feature, unless a mask of zero excludes them; for batches of another width; and if there is none.
         """
-        settings: Any = jax.config
-        x64, device = settings.jax_enable_x64, settings.jax_default_device
+        if isinstance(self._source, BatchSource):
+            with closing(iter(self._source)) as given:
+                # The first batch is taken in this thread, so that warnings about it point at the caller.
+                yield from _ahead(self._of_batches(chain(list(islice(given, 1)), given)), depth=1)
+            return
+        n_samples = int(self._source.n_samples)
+        size = self._batch_size(self._source)
+        if isinstance(self._source, HDF5Source) and self._source.chunks is not None:
+            self._source.warn_of_excess(np.arange(size), None, in_order=True)
+        yield from _ahead(self._of_rows(self._source, n_samples, size), depth=0 if size == n_samples else 1)
 
-        def read() -> Iterator[Batch]:
-            # These settings belong to a thread. The reader's thread takes over those of the caller's.
-            with jax.enable_x64(x64), jax.default_device(device):
-                yield from self._of_batches() if self.n_samples is None else self._of_rows(self.n_samples)
-
-        alone = self.n_samples is not None and self._batch_size(self.n_samples) >= self.n_samples
-        with closing(prefetch(read(), depth=0 if alone else 1)) as batches:
-            yield from batches
-
-    def _of_rows(self, n_samples: int) -> Iterator[Batch]:
-        source: Any = self._source
-        size = self._batch_size(n_samples)
-        if isinstance(source, HDF5Source) and source.chunks is not None:
-            source.warn_of_excess(np.arange(min(size, n_samples)), None, in_order=True)
+    def _of_rows(self, source: Source, n_samples: int, size: int) -> Iterator[Batch]:
         for first in range(0, n_samples, size):
             rows = np.arange(first, min(first + size, n_samples))
             mask = self._mask.rows(rows)
             x = read_samples(source, rows, self._dtype, self._order, mask)
-            yield self._batch(rows, x, mask, min(size, n_samples))
+            yield self._batch(rows, x, mask, size)
 
-    def _of_batches(self) -> Iterator[Batch]:
-        source: Any = self._source
+    def _of_batches(self, batches: Iterable[HostArray]) -> Iterator[Batch]:
         first, size = 0, 0
-        with closing(iter(source)) as batches:
-            for x in batches:
-                _check_width(self.dictionary.shape[1], x.shape)
-                rows = np.arange(first, first + len(x))
-                mask = self._mask.rows(rows)
-                first, size = first + len(x), max(size, len(x))
-                yield self._batch(rows, checked(x, self._dtype, rows, None, mask), mask, size)
+        for x in batches:
+            _check_width(self.dictionary.shape[1], x.shape)
+            rows = np.arange(first, first + len(x))
+            mask = self._mask.rows(rows)
+            first, size = first + len(x), max(size, len(x))
+            # The iterable may give the same buffer again, filled with the next batch, while this one is computed with.
+            yield self._batch(rows, _apart(checked(x, self._dtype, rows, None, mask), x), mask, size)
         if first == 0:
             raise ValueError("x gives no batches")
         for name, matrix in (("mask", self._mask.matrix), (self._codes_name, self._codes)):
@@ -165,18 +168,31 @@ class Batches:
     def _batch(self, rows: HostArray, x: HostArray, mask: HostArray | None, size: int) -> Batch:
         codes = None
         if self._codes is not None:
-            codes = np.asarray(_read_rows(self._codes_name, self._codes, rows), self._dtype)
+            codes = _read_rows(self._codes_name, self._codes, rows, self._dtype)
         own, shared = (mask, None) if mask is not None and mask.ndim == 2 else (None, mask)
         x, own, codes = filled_up((x, own, codes), size)
         return Batch(int(rows[0]), rows.size, x, shared if own is None else own, codes)
 
-    def _batch_size(self, n_samples: int) -> int:
-        source: Any = self._source
+    def _batch_size(self, source: Source) -> int:
+        n_samples = int(source.n_samples)
         if self._given_size is not None:
             return min(self._given_size, n_samples)
-        row_bytes = source.n_features * max(self._dtype.itemsize, source.dtype.itemsize)
+        row_bytes = int(source.n_features) * max(self._dtype.itemsize, np.dtype(source.dtype).itemsize)
         row_bytes *= 1 if self._mask.matrix is None else 2
         return min(_default_size(row_bytes, max(1, int(source.rows_per_read))), n_samples)
+
+
+def _ahead(batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
+    """Iterate over batches in a thread with the settings of this one, up to a number of batches ahead."""
+    settings: Any = jax.config
+    x64, device = settings.jax_enable_x64, settings.jax_default_device
+
+    def read() -> Iterator[Batch]:
+        with jax.enable_x64(x64), jax.default_device(device):
+            yield from batches
+
+    with closing(prefetch(read(), depth)) as ready:
+        yield from ready
 
 
 def read_samples(
@@ -198,10 +214,12 @@ def read_samples(
       ValueError: as `checked` does, and for a source that gives another shape.
     """
     x = np.asarray(source.read(rows))
+    check_real_dtype("x.read(rows)", x.dtype)
     wanted = (rows.size, int(source.n_features))
     if x.shape != wanted:
         raise ValueError(f"x.read must give an array of shape {wanted} for these rows, got {x.shape}")
-    return checked(x, dtype, rows, features, mask)
+    found = checked(x, dtype, rows, features, mask)
+    return found if isinstance(source, MatrixSource) else _apart(found, x)
 
 
 def checked(
@@ -215,6 +233,11 @@ def checked(
     if mask is not None:
         x = np.where(mask != 0, x, np.zeros((), x.dtype))
     return finite_samples(x, dtype, rows, features=features)
+
+
+def _apart(array: HostArray, other: HostArray) -> HostArray:
+    """Return an array that does not share the memory of another one."""
+    return array.copy() if np.may_share_memory(array, other) else array
 
 
 class _Mask:
@@ -244,7 +267,7 @@ class _Mask:
         """Return the mask of some samples, ``(p,)`` or ``(b, p)``, or None."""
         if self.matrix is None:
             return self._shared
-        mask = np.asarray(_read_rows("mask", self.matrix, rows), self._dtype)
+        mask = _read_rows("mask", self.matrix, rows, self._dtype)
         return mask if self._order is None else np.take(mask, self._order, axis=1)
 
 
@@ -258,10 +281,10 @@ def _matrix(name: str, value: Any, n_samples: int | None, width: int, meaning: s
     return matrix
 
 
-def _read_rows(name: str, matrix: Source, rows: HostArray) -> HostArray:
+def _read_rows(name: str, matrix: Source, rows: HostArray, dtype: np.dtype[Any]) -> HostArray:
     if rows[-1] >= matrix.n_samples:
         raise ValueError(f"{name} must have a row for each sample of x; it has {matrix.n_samples}, and x has more")
-    return np.asarray(matrix.read(rows))
+    return np.array(matrix.read(rows), dtype)
 
 
 def _default_size(row_bytes: int, rows_per_read: int) -> int:

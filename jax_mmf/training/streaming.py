@@ -192,6 +192,8 @@ def explained_variance(
     """
     if _in_memory(x, (dictionary, codes, solver), batch_size=batch_size):
         return of_arrays.explained_variance(dictionary, x, codes, solver=solver)
+    if codes is None or isinstance(codes, str):
+        raise TypeError(f"codes must be an array (n, k), or a penalty such as Lasso(0.1); got {codes!r}")
     if isinstance(codes, Penalty | ProximalPenalty):
         batches = Batches(x, dictionary, batch_size)
         pairs = ((batch, found) for batch, found, _ in _solved(batches, codes, solver))
@@ -217,8 +219,8 @@ def _in_memory(x: Any, others: tuple[Any, ...], **options: Any) -> bool:
     given = [name for name, value in options.items() if value is not None]
     if not is_source(x) and not given:
         return True
-    traced = (isinstance(leaf, jax.core.Tracer) for other in (x, *others) for leaf in _leaves(other))
-    if not any(traced) and not isinstance(jnp.zeros(()), jax.core.Tracer):
+    traced = (isinstance(leaf, jax.core.Tracer) for other in others for leaf in _leaves(other))
+    if not any(traced) and not isinstance(x, jax.core.Tracer) and not isinstance(jnp.zeros(()), jax.core.Tracer):
         return False
     if given:
         raise TypeError(
