@@ -593,6 +593,8 @@ def test_a_large_source_is_not_loaded():
         (4, 16, 4096),
         (400, 100, 4000),  # whole chunks
         (400, 10_000, 10_000),  # a chunk that fits
+        (64_000, 1, 1024),  # which the code solvers do not fill up
+        (64_000, 100, 1000),
         (2**20, 1, 64),
         (2**20, 48, 48),
         (2**20, 100, 64),  # a chunk that does not

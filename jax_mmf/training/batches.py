@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_mmf.codes import power_of_two
 from jax_mmf.core import (
     as_real_array,
     check_count,
@@ -44,8 +45,9 @@ def is_source(x: Any) -> bool:
         return x.ndim > 1
     if is_in_memory(x) or isinstance(x, _NO_SOURCES) or hasattr(x, "__jax_array__"):
         return False
-    if isinstance(x, BatchSource | Source | str | Path) or (isinstance(x, h5py.Dataset) and not x):
-        return True  # a data set is false if its file was closed, and an error says so when it is read
+    # A data set whose file was closed is false and has no shape. An error says so when it is read.
+    if (isinstance(x, h5py.Dataset) and not x) or isinstance(x, str | Path | BatchSource | Source):
+        return True
     shape = getattr(x, "shape", None)
     if isinstance(shape, tuple):
         return len(shape) > 1 and shape[0] != 0 and (is_scipy_sparse(x) or hasattr(x, "__getitem__"))
@@ -289,7 +291,8 @@ def _read_rows(name: str, matrix: Source, rows: HostArray, dtype: np.dtype[Any])
 
 def _default_size(row_bytes: int, rows_per_read: int) -> int:
     """Choose the number of samples in a batch: whole chunks of a file, unless they are too large."""
-    most = max(1, min(_MOST_ROWS, _MOST_BYTES // row_bytes))
+    # The code solvers work on chunks of powers of two, and fill up the last one.
+    most = min(_MOST_ROWS, max(1, power_of_two(_MOST_BYTES // row_bytes + 1) // 2))
     if rows_per_read <= most:
         return most - most % rows_per_read
     return rows_per_read if rows_per_read * row_bytes <= _MOST_BYTES else most

@@ -184,7 +184,8 @@ def explained_variance(
       batch_size: samples of a source that are read at a time, as in `encode`.
 
     Returns:
-      a scalar, at most 1; NaN if X is zero. Over the batches of a source, squares are added up in float64.
+      a scalar, at most 1; NaN if X is zero. Over the batches of a source, squares are added up in float64, and the
+      scalar has the dtype of the dictionary.
 
     Raises:
       ValueError: for shapes that do not fit, no samples, and as `encode` does.
