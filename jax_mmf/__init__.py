@@ -13,11 +13,7 @@ from jax_mmf.codes import (
     SolveInfo,
     UnrolledFISTA,
     decode,
-    encode,
-    encode_with_info,
-    explained_variance,
     match_atoms,
-    objective,
 )
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
 from jax_mmf.core import enable_compilation_cache, register_configuration
@@ -62,7 +58,22 @@ from jax_mmf.penalties import (
     penalty_value,
     resolve_alpha,
 )
-from jax_mmf.training import Best, Callback, EarlyStopping, Event, FitResult, JSONLines, ProgressBar, Record, Start, fit
+from jax_mmf.training import (
+    Best,
+    Callback,
+    EarlyStopping,
+    Event,
+    FitResult,
+    JSONLines,
+    ProgressBar,
+    Record,
+    Start,
+    encode,
+    encode_with_info,
+    explained_variance,
+    fit,
+    objective,
+)
 
 __version__ = version("jax-mmf")
 

@@ -12,9 +12,7 @@ from tqdm import tqdm
 
 import jax_mmf as mmf
 from jax_mmf.cli.options import Command, Output, cache, check_outputs, dataset, open_data, option, quiet
-from jax_mmf.core import filled_up
 from jax_mmf.io import HDF5_ENDINGS, hdf5_written_aside, needs_x64, written_aside
-from jax_mmf.training import SampleReader
 from jax_mmf.typing import HostArray
 
 _EPILOG = """\b
@@ -29,36 +27,47 @@ Example:
 @dataset
 @option("-o", "--output", type=Output("an HDF5 file or a NumPy array", (*HDF5_ENDINGS, ".npy")), required=True,
         help="File for the codes (n, k): .h5, data set “codes”, or .npy.")  # fmt: skip
-@option("--batch-size", type=click.IntRange(min=1), default=1024, help="Samples per batch.")
+@option("--batch-size", type=click.IntRange(min=1),
+        help="Samples per batch. [default: 64 MB of them, and at most 4096]")  # fmt: skip
 @cache
 @quiet
-def command(model: Path, data: Path, dataset: str | None, output: Path, batch_size: int, quiet: bool) -> None:
+def command(model: Path, data: Path, dataset: str | None, output: Path, batch_size: int | None, quiet: bool) -> None:
     """Compute codes of the samples in DATA, with the dictionary and the penalty of MODEL."""
     check_outputs({"--output": output}, data, model)
     if needs_x64(model):
         jax.config.update("jax_enable_x64", True)
     solver, state, *_ = mmf.load_model(model)
     source = open_data(data, dataset)
-    dictionary = state.dictionary
-    if source.n_features != dictionary.shape[1]:
-        raise ValueError(f"{data} has {source.n_features} features, and {model} was trained on {dictionary.shape[1]}")
-    if source.permutation is not None:
-        dictionary = dictionary[:, source.permutation]
-    dtype = np.dtype(dictionary.dtype)
-    reader = SampleReader(source, dtype)
+    if source.n_features != state.dictionary.shape[1]:
+        raise ValueError(
+            f"{data} has {source.n_features} features, and {model} was trained on {state.dictionary.shape[1]}"
+        )
     n, k = source.n_samples, solver.n_components
     with (
-        _codes_file(output, (n, k), dtype, model) as write,
+        _codes_file(output, (n, k), np.dtype(state.dictionary.dtype), model) as write,
         tqdm(total=n, unit="sample", desc="compiling", disable=quiet or None) as bar,
     ):
-        for first in range(0, n, batch_size):
-            rows = np.arange(first, min(first + batch_size, n))
-            x = reader.read(rows)
-            x = filled_up(x, min(batch_size, n))
-            write(first, np.asarray(mmf.encode(dictionary, x, solver.penalty))[: rows.size])
-            bar.set_description("encoding", refresh=False)
-            bar.update(rows.size)
+        codes = _Codes((n, k), write, bar)
+        mmf.encode(state.dictionary, source, solver.penalty, out=codes, batch_size=batch_size)
     click.echo(f"codes of {n:,} samples, {k} atoms: {output}")
+
+
+class _Codes:
+    """The file of codes, as an array that is written from its first row to its last one, with a progress bar.
+
+    Args:
+      shape: ``(n, k)``.
+      write: function that writes the next codes, given the number of their first row.
+      bar: progress bar.
+    """
+
+    def __init__(self, shape: tuple[int, int], write: Callable[[int, HostArray], Any], bar: Any) -> None:
+        self.shape, self._write, self._bar = shape, write, bar
+
+    def __setitem__(self, rows: slice, codes: HostArray) -> None:
+        self._write(rows.start, codes)
+        self._bar.set_description("encoding", refresh=False)
+        self._bar.update(len(codes))
 
 
 @contextmanager

@@ -6,7 +6,8 @@ from jax_mmf.codes import CodeSolver
 from jax_mmf.core import short
 from jax_mmf.io import Record
 from jax_mmf.learning import Memory, OnlineFactorization, State
-from jax_mmf.typing import Array, ArrayLike
+from jax_mmf.training.streaming import encode
+from jax_mmf.typing import Array
 
 
 class Best(NamedTuple):
@@ -61,9 +62,21 @@ class FitResult(NamedTuple):
         """The last one of the history, NaN if that is empty."""
         return self.history[-1].objective if self.history else float("nan")
 
-    def encode(self, x: ArrayLike, *, mask: ArrayLike | None = None, solver: CodeSolver | None = None) -> Array:
-        """Compute codes ``(n, k)`` of samples ``(n, p)`` in the last dictionary, with the penalty of the run."""
-        return self.solver.encode(self.dictionary, x, mask=mask, solver=solver)
+    def encode(
+        self,
+        x: Any,
+        *,
+        mask: Any = None,
+        solver: CodeSolver | None = None,
+        out: Any = None,
+        batch_size: int | None = None,
+    ) -> Any:
+        """Compute codes ``(n, k)`` of samples or of a source ``(n, p)``, with the last dictionary and the penalty.
+
+        Arguments are those of `jax_mmf.encode`.
+        """
+        penalty = self.solver.penalty
+        return encode(self.dictionary, x, penalty, mask=mask, solver=solver, out=out, batch_size=batch_size)
 
     def plot(self, axes: Any = None, *, against: str = "n_samples") -> Any:
         """Draw the objective as the run went on. Needs matplotlib (extra ``plot``).

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.core import aligned_empty
+from jax_mmf.core import aligned_empty, check_real_dtype
 from jax_mmf.io import ChunkCache, MatrixSource, Source
 from jax_mmf.typing import HostArray
 
@@ -20,10 +20,13 @@ class SampleReader:
       dtype: of the samples, a floating dtype.
       order: ``(p,)`` the column of the source for each feature of the samples; None for the order of the source.
       n_chunks: number of decoded chunks of the source to keep, or 0.
+      name: of the source, for error messages.
     """
 
-    def __init__(self, source: Source, dtype: Any, *, order: HostArray | None = None, n_chunks: int = 0) -> None:
-        self._source, self._dtype, self._order = source, np.dtype(dtype), order
+    def __init__(
+        self, source: Source, dtype: Any, *, order: HostArray | None = None, n_chunks: int = 0, name: str = "source"
+    ) -> None:
+        self._source, self._dtype, self._order, self._name = source, np.dtype(dtype), order, name
         self._chunks: ChunkCache | None = None
         if n_chunks:
             assert isinstance(source, MatrixSource)
@@ -36,13 +39,16 @@ class SampleReader:
         self.read_into(out, rows)
         return out
 
-    def read_into(self, out: HostArray, rows: HostArray, features: HostArray | None = None) -> None:
+    def read_into(
+        self, out: HostArray, rows: HostArray, features: HostArray | None = None, mask: HostArray | None = None
+    ) -> None:
         """Read samples, or some of their features.
 
         Args:
           out: ``(b, s)`` memory for them, in C order.
           rows: ``(b,)`` row numbers.
           features: ``(s,)`` feature numbers, or None for all.
+          mask: ``(s,)`` or ``(b, s)``; where it is zero, samples are replaced by zeros, whatever they are. Or None.
 
         Raises:
           ValueError: for NaN, infinity and numbers that the dtype can't hold, with the first place; and for a source
@@ -59,16 +65,19 @@ class SampleReader:
         height = rows_in_cache(out) if one_by_one else max(1, rows.size)
         for first in range(0, rows.size, height):
             some, place = rows[first : first + height], out[first : first + height]
-            write_samples(place, self._fetch(place if as_it_is else None, some, columns), order, some, names)
+            x = self._fetch(place if as_it_is else None, some, columns)
+            own = mask if mask is None or mask.ndim == 1 else mask[first : first + height]
+            write_samples(place, x, order, some, names, mask=own, name=self._name)
 
     def _fetch(self, out: HostArray | None, rows: HostArray, columns: HostArray | None) -> HostArray:
         """Read rows as they are in the source, into ``out`` if it is given and the source can write there."""
         shape = (rows.size, self._source.n_features if columns is None else columns.size)
         if not isinstance(self._source, MatrixSource):
             x = np.asarray(self._source.read(rows, columns))
+            check_real_dtype(f"{self._name}.read(rows)", x.dtype)
             if x.shape != shape:
                 raise ValueError(
-                    f"source.read must give an array of shape {shape} for these rows and columns, got {x.shape}"
+                    f"{self._name}.read must give an array of shape {shape} for these rows and columns, got {x.shape}"
                 )
             return x
         if out is None:
@@ -93,6 +102,9 @@ def write_samples(
     order: HostArray | None,
     rows: Sequence[int] | HostArray,
     features: HostArray | None = None,
+    *,
+    mask: HostArray | None = None,
+    name: str = "source",
 ) -> None:
     """Write samples into memory, in another order of their features and another dtype, and check that they are finite.
 
@@ -102,6 +114,8 @@ def write_samples(
       order: ``(s,)`` the column of x for each column of out, or None for the same.
       rows: ``(b,)`` sample numbers, for error messages.
       features: ``(s,)`` feature numbers of the columns of out, or None for 0, 1, 2, ...
+      mask: ``(s,)`` or ``(b, s)``; where it is zero, zeros are written. Or None.
+      name: of the source, for error messages.
 
     Raises:
       ValueError: for NaN, infinity, and numbers that the dtype of out can't hold, with the first place.
@@ -115,12 +129,14 @@ def write_samples(
                     here[:] = row[order]
             elif x is not out:
                 place[:] = some
+            if mask is not None:
+                place[np.broadcast_to(mask if mask.ndim == 1 else mask[first : first + height], place.shape) == 0] = 0
         # Both propagate NaN.
         if not (np.isfinite(place.min(initial=0)) and np.isfinite(place.max(initial=0))):
             i, j = np.argwhere(~np.isfinite(place))[0]
             value = some[i, j if order is None else order[j]]
             text = f"{value}" if not np.isfinite(np.float64(value)) else f"{value}, too large for {out.dtype},"
             raise ValueError(
-                f"source holds {text} at sample {rows[first + i]}, feature {j if features is None else features[j]}; "
+                f"{name} holds {text} at sample {rows[first + i]}, feature {j if features is None else features[j]}; "
                 "clean, impute or scale the data first"
             )
