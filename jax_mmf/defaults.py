@@ -23,13 +23,18 @@ N_BLOCKS: Final = 32
 FEWEST_BLOCKS: Final = 16  # with fewer, partial statistics end measurably higher
 SLOW_STORAGE_REDUCTION: Final = 8
 GROUP_WIDTH: Final = 16  # features in a group: a cache line of float32 numbers
-GROUPS_PER_ATOM: Final = 10  # groups in a step, from which groups learn like single features
+GROUPS_PER_ATOM: Final = 15  # groups in a subset, from which groups learn like single features
+# Codes from a subset of their own: features for each atom, and limits of the reduction. Below the lower limit, a step
+# gains little; the upper one is the largest that was measured.
+CODE_FEATURES_PER_ATOM: Final = 100
+CODE_REDUCTIONS: Final = (4.0, 12.0)
 
 # Gradient steps of `ProjectedGradient` on accelerators.
 ACCELERATOR_STEPS: Final = 4
 
 # Runs of `fit`.
 BATCH_SIZE: Final = 128
+SUBSAMPLED_BATCH_SIZE: Final = 256  # codes from a subset: the update of the dictionary is most of a step
 SUBSET_BATCH_SIZE: Final = 50  # full B and features that are not seen in each step: they need more steps, not samples
 EVALUATIONS: Final = 40  # in a run whose length is known
 STEPS_PER_EVALUATION: Final = 50  # in one whose length is not known

@@ -166,6 +166,7 @@ SUBSETS = {
 }
 STATISTICS = {
     "masked": mmf.MaskedStatistics(),
+    "subsampled": mmf.SubsampledStatistics(mmf.UniformSubset(2.0)),
     "full": mmf.FullStatistics(),
     "full_gram_averaged": mmf.AveragedStatistics(0.8, gram="full"),
     "averaged": mmf.AveragedStatistics(0.8, gram="averaged"),

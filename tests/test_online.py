@@ -9,7 +9,9 @@ from sklearn.datasets import load_digits
 from sklearn.decomposition import NMF, MiniBatchDictionaryLearning, sparse_encode
 
 import jax_mmf as mmf
+from jax_mmf.core import Stream, stream_key
 from jax_mmf.datasets import make_sparse_codes
+from jax_mmf.learning import default_batch_size
 
 
 def make(**kwargs):
@@ -420,3 +422,80 @@ def test_default_forgetting_by_penalty(penalty, partial_b, scale):
     copied = jax.tree.map(lambda leaf: leaf, solver)
     assert copied == solver
     assert make(penalty=penalty, forgetting=mmf.PowerForgetting()).step_forgetting == mmf.PowerForgetting()
+
+
+# Codes from a subset of their own
+
+
+def test_codes_of_subsampled_statistics_are_ridge_codes_of_their_subset(x64):
+    """And B and the dictionary see all features: the closed form, in NumPy, for some steps."""
+    rng = np.random.default_rng(0)
+    x, alpha, k = rng.standard_normal((9, 40)), 0.3, 3
+    statistics = mmf.SubsampledStatistics(mmf.UniformSubset(4, width=2))
+    solver = mmf.OnlineFactorization(
+        n_components=k, penalty=mmf.Ridge(alpha), statistics=statistics, forgetting=mmf.ConstantForgetting(0.1)
+    )
+    state = solver.init(jax.random.key(0), samples=x)
+    seen = set()
+    for _ in range(5):
+        d = np.asarray(state.dictionary)
+        drawn = statistics.subset.draw(stream_key(state.key, Stream.STATISTICS), state.step, 40)
+        columns, r = np.asarray(drawn.indices), float(drawn.reduction)
+        seen |= set(columns.tolist())
+        codes = np.linalg.solve(
+            r * d[:, columns] @ d[:, columns].T + alpha * np.eye(k), r * d[:, columns] @ x[:, columns].T
+        ).T
+        before, (state, info) = state, solver.update(state, x)
+        np.testing.assert_allclose(info.codes, codes, atol=1e-9)
+        weight = float(info.weight)
+        b = (1 - weight) * np.asarray(before.surrogate.b) + weight * codes.T @ x / 9
+        np.testing.assert_allclose(state.surrogate.b, b, atol=1e-9)
+        moved = np.asarray(state.dictionary) != d
+        assert moved.any(0).all()
+    assert len(seen) > 10
+
+
+def test_subsampled_statistics_of_all_features_are_masked_ones():
+    x = np.random.default_rng(0).standard_normal((9, 40)).astype("float32")
+    make = lambda statistics: mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1), statistics=statistics)
+    solvers = make(mmf.SubsampledStatistics(mmf.UniformSubset(1))), make(mmf.MaskedStatistics())
+    one, other = (solver.update(solver.init(jax.random.key(0), samples=x), x)[0].dictionary for solver in solvers)
+    np.testing.assert_array_equal(one, other)
+    with pytest.raises(TypeError, match="subset"):
+        mmf.SubsampledStatistics(4.0)
+
+
+def test_default_solver_subsamples_ridge_codes_of_many_features():
+    ridge = mmf.Ridge(0.1)
+    default = lambda k, p, penalty=ridge, **options: mmf.default_solver(
+        k, penalty, mmf.L2Ball(), n_features=p, **options
+    )
+    solver = default(70, 201_840)
+    assert solver.statistics == mmf.SubsampledStatistics(mmf.UniformSubset(12.0, width=16))
+    assert default_batch_size(solver) == 256
+    assert default(70, 50_000).statistics == mmf.SubsampledStatistics(mmf.UniformSubset(50_000 / 7000))
+    for other in (
+        default(70, 20_000),
+        default(70, 201_840, mmf.Lasso(0.1)),
+        default(70, 201_840, mmf.Ridge(0.1, nonneg=True)),
+        mmf.default_solver(70, mmf.Ridge(0.1), mmf.L2Ball()),
+    ):
+        assert other.statistics == mmf.MaskedStatistics()
+        assert default_batch_size(other) == 128
+    slow = default(70, 201_840, storage="slow")
+    assert slow.partial_b
+    assert slow.statistics == mmf.MaskedStatistics()
+    assert default_batch_size(mmf.OnlineFactorization(n_components=2, subset=mmf.UniformSubset(4))) == 50
+
+
+def test_subsampled_codes_learn_planted_atoms():
+    x = mmf.datasets.make_sparse_codes(jax.random.key(0), n_samples=1500, n_features=600, n_components=4).x
+    solver = mmf.OnlineFactorization(
+        n_components=4, penalty=mmf.Ridge(1e-3), statistics=mmf.SubsampledStatistics(mmf.UniformSubset(5))
+    )
+    result = mmf.fit(solver, x, key=jax.random.key(1), n_epochs=3, held_out=100, batch_size=50)
+    full = mmf.fit(
+        mmf.OnlineFactorization(n_components=4, penalty=mmf.Ridge(1e-3)),
+        x, key=jax.random.key(1), n_epochs=3, held_out=100, batch_size=50,
+    )  # fmt: skip
+    assert result.objective < 1.05 * full.objective

@@ -17,7 +17,7 @@ from jax_mmf.learning.surrogate import Surrogate, update_surrogate
 
 K, P, BATCH, RAGGED, STEPS = 5, 62, 10, 7, 20
 
-STATISTICS = {name: part for name, part in helpers.STATISTICS.items() if name != "own"}
+STATISTICS = {name: part for name, part in helpers.STATISTICS.items() if name not in ("own", "subsampled")}
 PENALTIES = {
     "ridge": mmf.Ridge(0.3),
     "lasso": mmf.Lasso(0.2),

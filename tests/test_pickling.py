@@ -49,6 +49,7 @@ OBJECTS = {
     "L2Ball": mmf.L2Ball(2.0),
     "Lasso": mmf.Lasso(0.1),
     "MaskedStatistics": mmf.MaskedStatistics(),
+    "SubsampledStatistics": mmf.SubsampledStatistics(mmf.UniformSubset(2.0)),
     "Memory": mmf.AveragedStatistics().init_memory(4, 3, jnp.dtype("float32")),
     "OnlineFactorization": SOLVER,
     "PowerForgetting": mmf.PowerForgetting(0.8),

@@ -23,7 +23,7 @@ from jax_mmf.cli.options import (
     seed,
 )
 from jax_mmf.cli.solver import CONSTRAINTS, INITS, PENALTIES, check_given, make_solver, resume_arguments
-from jax_mmf.defaults import BATCH_SIZE, SUBSET_BATCH_SIZE
+from jax_mmf.defaults import BATCH_SIZE, SUBSAMPLED_BATCH_SIZE, SUBSET_BATCH_SIZE
 from jax_mmf.io import HDF5_ENDINGS, needs_x64
 from jax_mmf.learning import default_batch_size
 from jax_mmf.training import Callback, FitResult, Record, deferred_interrupt
@@ -88,6 +88,9 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @option("--partial-b/--full-b", default=False,
         help="With --reduction: partial b reads only the features of the step, and averages each one over the samples "
              "in which it was seen; full b reads whole samples, and averages over all.")  # fmt: skip
+@option("--code-reduction", type=click.FloatRange(min=1), metavar="R",
+        help="Each step computes codes from a random 1/R of the features, and updates b and the atoms on all. By "
+             "default 1; with ridge codes and at least 400 features for each atom, up to 12.")  # fmt: skip
 @option("--forgetting", metavar="RULE:VALUE", default=None, show_default="scaled, C by the penalty",
         help="How fast old samples lose weight. scaled:C: the last 1/C of the samples count most. power:U: sample i "
              "has weight i^-U, as in the papers. constant:W: a new sample has weight W, for a memory of 1/W "
@@ -98,7 +101,8 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help=f"Samples per step. By default {BATCH_SIZE}, or {SUBSET_BATCH_SIZE} with --reduction and --full-b.",
+    help=f"Samples per step. By default {BATCH_SIZE}; {SUBSET_BATCH_SIZE} with --reduction and --full-b; and "
+    f"{SUBSAMPLED_BATCH_SIZE} where codes are computed from a part of the features.",
 )
 @option("--held-out", type=_HeldOut(), metavar="SHARE|NUMBER", default=0,
         help="Samples for evaluation, not used for learning: a share below 1, or a number.")  # fmt: skip

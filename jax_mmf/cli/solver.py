@@ -11,7 +11,7 @@ import numpy as np
 import jax_mmf as mmf
 from jax_mmf.defaults import BATCH_SIZE
 from jax_mmf.io import SavedModel, describe
-from jax_mmf.learning import default_subset
+from jax_mmf.learning import default_code_reduction, default_statistics, default_subset
 
 PENALTIES: dict[str, type[Any]] = {"ridge": mmf.Ridge, "lasso": mmf.Lasso, "elastic-net": mmf.ElasticNet}
 CONSTRAINTS: dict[str, type[Any]] = {
@@ -48,12 +48,17 @@ def make_solver(options: Mapping[str, Any], n_features: int) -> mmf.OnlineFactor
         "elastic-net": lambda: mmf.ElasticNetBall(options["atom_l1_ratio"], radius, nonneg=atoms),
         "simplex": lambda: mmf.Simplex(radius),
     }
+    penalty, k, reduction = penalties[options["penalty"]](), options["components"], options["code_reduction"]
+    if reduction is None:
+        sees_all = options["reduction"] == 1
+        reduction = default_code_reduction(n_features, k, penalty) if sees_all else 1
     return mmf.OnlineFactorization(
-        n_components=options["components"],
-        penalty=penalties[options["penalty"]](),
+        n_components=k,
+        penalty=penalty,
         constraint=constraints[options["constraint"]](),
         subset=default_subset(options["reduction"], n_features, options["components"], partial_b=options["partial_b"]),
         partial_b=options["partial_b"],
+        statistics=default_statistics(reduction, n_features, k),
         forgetting=_forgetting(options["forgetting"]),
         initialization=INITS[options["init"]](),
     )
@@ -92,6 +97,11 @@ def check_given(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
             raise click.UsageError(f"{_flag(name)} is for {_flag(other)} {value}; this run has {options[other]}")
     if given.get("partial_b") and options["reduction"] == 1:
         raise click.UsageError("--partial-b needs steps that see only some of the features; give a --reduction above 1")
+    if (given.get("code_reduction") or 1) > 1 and options["reduction"] > 1:
+        raise click.UsageError(
+            "--code-reduction is for steps that update the atoms on all features; with --reduction, codes are computed "
+            "from the features of the step. Give one of the two"
+        )
 
 
 def resume_arguments(
@@ -155,12 +165,19 @@ def options_of(solver: mmf.OnlineFactorization) -> dict[str, Any]:
         ],
         "reduction": solver.subset.reduction,
         "partial_b": solver.partial_b,
+        "code_reduction": _code_reduction(solver.statistics),
         "init": _name(INITS, solver.initialization),
     }
     for rule, (kind, field) in _FORGETTING.items():
         if type(forgetting) is kind:
             options["forgetting"] = f"{rule}:{getattr(forgetting, field)}"
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _code_reduction(statistics: Any) -> float | None:
+    if isinstance(statistics, mmf.SubsampledStatistics):
+        return statistics.subset.reduction
+    return 1.0 if isinstance(statistics, mmf.MaskedStatistics) else None
 
 
 _NONNEG = {(False, False): "none", (True, False): "codes", (False, True): "atoms", (True, True): "both"}

@@ -22,6 +22,7 @@ class Stream(IntEnum):
     REVIVAL = 3
     EPOCH = 4
     TRIAL = 5
+    STATISTICS = 6
 
 
 class HostStream(IntEnum):

@@ -11,7 +11,9 @@ from jax_mmf.learning.forgetting import ConstantForgetting, Forgetting, PowerFor
 from jax_mmf.learning.initialization import Initialization, KMeansPlusPlus, RandomizedSVD, RandomSamples
 from jax_mmf.learning.online import OnlineFactorization
 from jax_mmf.learning.presets import default_batch_size as default_batch_size
+from jax_mmf.learning.presets import default_code_reduction as default_code_reduction
 from jax_mmf.learning.presets import default_solver
+from jax_mmf.learning.presets import default_statistics as default_statistics
 from jax_mmf.learning.presets import default_subset as default_subset
 from jax_mmf.learning.state import Info, State, map_arrays
 from jax_mmf.learning.statistics import (
@@ -20,6 +22,7 @@ from jax_mmf.learning.statistics import (
     MaskedStatistics,
     Memory,
     Statistics,
+    SubsampledStatistics,
     View,
 )
 from jax_mmf.learning.step import draw_subset, fill, of_samples, step_partial, step_whole
@@ -52,6 +55,7 @@ __all__ = [
     "ScaledForgetting",
     "State",
     "Statistics",
+    "SubsampledStatistics",
     "Subset",
     "Surrogate",
     "UniformSubset",

@@ -63,8 +63,8 @@ class OnlineFactorization:
       forgetting: weight of a mini-batch: `ScaledForgetting`, `PowerForgetting`, `ConstantForgetting`. None (default)
         stands for ``ScaledForgetting(c)``, with c = 4 for ridge codes and full B, 32 for non-negative codes without an
         l1 penalty, and 8 otherwise (docs/defaults.md has the figures). `step_forgetting` is the rule that is used.
-      statistics: estimators that codes are computed from: `MaskedStatistics` (default), `FullStatistics`, or
-        `AveragedStatistics`.
+      statistics: estimators that codes are computed from: `MaskedStatistics` (default), `FullStatistics`,
+        `SubsampledStatistics` (for many more features than atoms, see `default_solver`), or `AveragedStatistics`.
       partial_b: whether B is updated on the subset only, with counters per feature [ICML16] (static). Then a step needs
         only the subset of its samples, and costs r times less. If not [TSP18] (default), B is updated on all
         features, which needs whole samples, is far less noisy, and costs one product of codes and samples.

@@ -11,8 +11,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import jax.numpy as jnp
 
 from jax_mmf.codes import CodeProblem
-from jax_mmf.core import check_choice, check_real, inner_products, register_configuration
-from jax_mmf.typing import Array, Float
+from jax_mmf.core import check_choice, check_methods, check_real, inner_products, register_configuration
+from jax_mmf.learning.subsampling import FeatureSubset
+from jax_mmf.typing import Array, Float, Key
 
 
 class Memory(NamedTuple):
@@ -41,6 +42,8 @@ class View(NamedTuple):
       dictionary_subset: ``(k, s)``.
       gram: ``(k, k)`` the Gram matrix of the whole dictionary, or None unless ``needs_gram``.
       reduction: scalar, the inverse of the probability that a feature is in the subset.
+      key: PRNG key of the statistics, the same for the whole run, or None.
+      step: int32 scalar, number of the step.
     """
 
     x: Array | None
@@ -49,6 +52,8 @@ class View(NamedTuple):
     dictionary_subset: Array
     gram: Array | None
     reduction: Array
+    key: Key | None = None
+    step: Array | int = 0
 
 
 @runtime_checkable
@@ -94,6 +99,53 @@ class MaskedStatistics:
         atoms, samples = view.dictionary_subset, view.x_subset
         gram, beta = (view.reduction * inner_products(m, atoms) for m in (atoms, samples))
         return CodeProblem(gram, beta, view.reduction * jnp.sum(samples**2, -1)), None
+
+
+@register_configuration
+@dataclass(frozen=True)
+class SubsampledStatistics:
+    """Estimates from a subset of their own, ``G = r D_S D_S^T`` and ``beta = r X_S D_S^T``, in O((b + k) k p / r).
+
+    They are for solvers whose dictionary and B see all features. On data with many more features than atoms, a small
+    part of the features determines the codes, while each feature of the dictionary needs all samples. A step then
+    costs the update of B, of the dictionary, and little else.
+
+    Attributes:
+      subset: `UniformSubset`, or any `FeatureSubset` that does not need permuted data. About 200 times as many features
+        as atoms are enough (docs/subsampling.md).
+
+    Raises:
+      TypeError: for a subset that lacks a method.
+    """
+
+    subset: FeatureSubset
+
+    def __post_init__(self) -> None:
+        check_methods("subset", self.subset, "feature subset", ("draw", "reduction", "n_blocks"))
+
+    @property
+    def needs_whole_samples(self) -> bool:
+        """True: the subset is not that of the step."""
+        return True
+
+    @property
+    def needs_gram(self) -> bool:
+        """False: the Gram matrix is that of the subset."""
+        return False
+
+    def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
+        """Return None: there is no memory of samples."""
+        return None
+
+    def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
+        """Estimate the problem of a batch; arguments as in `Statistics.estimate`."""
+        assert view.x is not None
+        assert view.key is not None
+        subset = self.subset.draw(view.key, jnp.asarray(view.step), view.dictionary.shape[1])
+        atoms, samples = subset.gather(view.dictionary), subset.gather(view.x)
+        reduction = jnp.asarray(subset.reduction, view.x.dtype)
+        masked = view._replace(x_subset=samples, dictionary_subset=atoms, reduction=reduction)
+        return MaskedStatistics().estimate(masked, memory)
 
 
 @register_configuration

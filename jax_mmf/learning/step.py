@@ -224,7 +224,8 @@ def _step(
     atoms = subset.gather(dictionary)
 
     reduction = jnp.asarray(subset.reduction, dtype)
-    view = View(x, x_subset, dictionary, atoms, state.gram, reduction)
+    key = stream_key(state.key, Stream.STATISTICS)
+    view = View(x, x_subset, dictionary, atoms, state.gram, reduction, key, state.step)
     if filled is None:
         weight = solver.batch_weight(state.n_samples, x_subset.shape[0]).astype(dtype)
     else:
