@@ -254,9 +254,10 @@ class Feed:
         return jax.device_put(buffer), buffer
 
     def _read_whole(self, rows: HostArray) -> Array:
-        return jax.device_put(self._sample_reader().read(np.sort(rows)))
+        # In ascending order, each chunk is decoded once if the last one is kept.
+        return jax.device_put(self._sample_reader(min(1, self._n_chunks)).read(np.sort(rows)))
 
-    def _sample_reader(self, n_chunks: int = 0) -> SampleReader:
+    def _sample_reader(self, n_chunks: int) -> SampleReader:
         """Make a reader; a thread needs one of its own."""
         order = None if self._mix is None else self._mix.order
         return SampleReader(self._source, self.dtype, order=order, n_chunks=n_chunks)
