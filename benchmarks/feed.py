@@ -1,10 +1,11 @@
 """From the file to the step: the rate of `fit` against that of its own steps, and of steps against their products.
 
-4,000 frames of 201,840 voxels, 70 atoms in the l2 ball, ridge codes; all features in batches of 128, and r = 12 with
-full B in batches of 50. "steps" are the steps of `fit` on two mini-batches at hand. "products" are the products that a
-step can't do without: X D^T, D D^T and A^T X, of which the first two are on the features of the subset. Files are in
-the page cache. Ratios are to the steps. Targets: `fit` at most 1 / 0.9 from memory and 1 / 0.85 from HDF5; steps at
-most 1.4 (r = 1) and 1.5 (r = 12) times their products.
+4,000 frames of 201,840 voxels, 70 atoms in the l2 ball, ridge codes: all features in batches of 128; r = 12 with full B
+in batches of 50; and codes from a twelfth of the features in batches of 256, with dictionary and B on all. "steps" are
+the steps of `fit` on two mini-batches at hand. "products" are the products that a step can't do without: X D^T, D D^T
+and A^T X, of which the first two are on the features of the subset. Files are in the page cache. Ratios are to the
+steps. Targets: `fit` at most 1 / 0.9 from memory and 1 / 0.85 from HDF5; steps at most 1.4 (r = 1) and 1.5 (r = 12)
+times their products.
 """
 
 import time
@@ -20,17 +21,21 @@ from benchmarks.report import Record, records_of
 
 Run = Callable[[], dict[str, Any]]
 K = 70
-CASES = {"r = 1, batches of 128": (1, 128, 12), "r = 12, full B, batches of 50": (12, 50, 60)}
-"""r, samples per step, steps in a turn."""
+CASES = {
+    "r = 1, batches of 128": ("all", 128, 12),
+    "r = 12, full B, batches of 50": ("subset", 50, 60),
+    "codes from a twelfth, batches of 256": ("codes", 256, 6),
+}
+"""Kind of step, samples per step, steps in a turn."""
 
 
-def jax_steps(path: str, reduction: int, batch_size: int, n_steps: int) -> Run:
+def jax_steps(path: str, kind: str, batch_size: int, n_steps: int) -> Run:
     """Steps as `fit` makes them, on mini-batches that are there."""
     import jax
 
     from jax_mmf.training.fitting import _step_whole
 
-    solver, x = _solver(reduction), np.load(path, mmap_mode="r")
+    solver, x = _solver(kind), np.load(path, mmap_mode="r")
     batches = [_aligned(x[i * batch_size : (i + 1) * batch_size]) for i in range(2)]
     state = {"now": solver.init(jax.random.key(0), samples=np.array(x[: 4 * K]))}
 
@@ -43,7 +48,7 @@ def jax_steps(path: str, reduction: int, batch_size: int, n_steps: int) -> Run:
     return run
 
 
-def jax_fit(path: str, storage: str, reduction: int, batch_size: int, n_steps: int) -> Run:
+def jax_fit(path: str, storage: str, kind: str, batch_size: int, n_steps: int) -> Run:
     """`fit` on a source; its first steps are not counted."""
     import h5py
     import jax
@@ -57,7 +62,7 @@ def jax_fit(path: str, storage: str, reduction: int, batch_size: int, n_steps: i
         "HDF5": lambda: h5py.File(Path(path).with_suffix(".h5"))["contiguous"],
         "HDF5 in chunks": lambda: h5py.File(Path(path).with_suffix(".h5"))["chunked"],
     }
-    solver, source, first = _solver(reduction), sources[storage](), 6
+    solver, source, first = _solver(kind), sources[storage](), 6
 
     def run() -> dict[str, Any]:
         times: list[float] = []
@@ -76,7 +81,7 @@ def jax_fit(path: str, storage: str, reduction: int, batch_size: int, n_steps: i
     return run
 
 
-def jax_products(path: str, reduction: int, batch_size: int, n_steps: int) -> Run:
+def jax_products(path: str, kind: str, batch_size: int, n_steps: int) -> Run:
     """The large products of a step, each as fast as XLA computes it, with B updated in place."""
     import jax
     import jax.numpy as jnp
@@ -85,7 +90,7 @@ def jax_products(path: str, reduction: int, batch_size: int, n_steps: int) -> Ru
 
     x = _aligned(np.load(path, mmap_mode="r")[:batch_size])
     p = x.shape[1]
-    s = p // reduction
+    s = p if kind == "all" else p // 12
     d, part = jax.random.normal(jax.random.key(0), (K, s)), x[:, :s]
     codes, b = jax.random.normal(jax.random.key(1), (batch_size, K)), {"now": jnp.zeros((K, p))}
     seen = jax.jit(lambda x, d: (matmul(x, d.T), matmul(d, d.T)))
@@ -102,12 +107,14 @@ def jax_products(path: str, reduction: int, batch_size: int, n_steps: int) -> Ru
     return run
 
 
-def _solver(reduction: int) -> Any:
+def _solver(kind: str) -> Any:
     import jax_mmf as mmf
-    from jax_mmf.learning import default_subset
 
-    subset = default_subset(reduction, 201_840, K, partial_b=False)
-    return mmf.OnlineFactorization(n_components=K, penalty=mmf.Ridge(0.1), constraint=mmf.L2Ball(), subset=subset)
+    subset = mmf.UniformSubset(12, width=16)
+    part: dict[str, Any] = {"subset": {"subset": subset}, "codes": {"statistics": mmf.SubsampledStatistics(subset)}}
+    return mmf.OnlineFactorization(
+        n_components=K, penalty=mmf.Ridge(0.1), constraint=mmf.L2Ball(), **part.get(kind, {})
+    )
 
 
 def _aligned(x: np.ndarray) -> Any:
@@ -138,8 +145,8 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
     path = _with_hdf5(gaussian_maps_problem(K, cache, grid=grid, **({"n": 1000} if quick else {}))["train"])
     records: list[Record] = []
     for n in threads:
-        for setting, (reduction, batch_size, n_steps) in CASES.items():
-            common: dict[str, Any] = {"path": path, "reduction": reduction, "batch_size": batch_size}
+        for setting, (kind, batch_size, n_steps) in CASES.items():
+            common: dict[str, Any] = {"path": path, "kind": kind, "batch_size": batch_size}
             common["n_steps"] = 3 if quick else n_steps
             fit = "benchmarks.feed:jax_fit"
             contestants = [

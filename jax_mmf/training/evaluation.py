@@ -56,7 +56,8 @@ class Evaluation:
             with suppress(Exception), jax.enable_x64(x64), jax.default_device(device):
                 objective(jax.device_put(nothing), piece, self._solver.penalty)
 
-        self._compiling = threading.Thread(target=work, name="jax-mmf-compiler", daemon=True)
+        # Not a daemon: Python waits for it before it ends, since XLA must not be compiling then.
+        self._compiling = threading.Thread(target=work, name="jax-mmf-compiler")
         self._compiling.start()
 
     def __call__(self, state: State, step: int, n_samples: int, item: Item, info: Info) -> Record:
