@@ -13,7 +13,7 @@ import jax_mmf
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SLOW = ("guide.md", "derivatives.md")
+SLOW = ("README.md", "guide.md", "derivatives.md", "extending.md")
 MODULES = [m.name for m in pkgutil.walk_packages(jax_mmf.__path__, "jax_mmf.") if not m.name.endswith("__main__")]
 
 

@@ -89,7 +89,7 @@ def test_every_part_of_a_solver_comes_back(field, value, tmp_path):
 def test_arrays_of_every_dtype_come_back(k, partial_b, dtype, tmp_path):
     """Also p = k, where the Gram matrix and the dictionary have one shape."""
     statistics = mmf.MaskedStatistics() if partial_b else mmf.FullStatistics()
-    solver = make(n_components=k, statistics=statistics, partial_b=partial_b)
+    solver = make(n_components=k, penalty=mmf.Ridge(0.1), statistics=statistics, partial_b=partial_b)
     state = stepped(solver, X[:, :k].astype(dtype))
     mmf.save_model(tmp_path / "m.h5", solver, state)
     model = mmf.load_model(tmp_path / "m.h5")

@@ -134,6 +134,7 @@ def test_projections_and_their_derivatives(name):
         assert jax.eval_shape(jax.vmap(constraint.project), array(K, P), array(K)).shape == (K, P)
 
 
+@pytest.mark.slow
 def test_no_tracer_is_left_behind():
     """Of a scan of steps, over several solvers at once."""
 
