@@ -57,7 +57,7 @@ class HDF5Source(MatrixSource):
                 left += b - a
             top += last - first
         n_read = max(place.size, out.size * self.excess(rows, columns))
-        self.bytes_read += round(n_read * self._dataset.dtype.itemsize * self._compression)
+        self.bytes_read += round(n_read * self.dtype.itemsize * self._compression)
         if place is not out:
             out[:] = place[:, columns]
 
@@ -85,8 +85,9 @@ class HDF5Source(MatrixSource):
         Returns:
           a number of at least 1.
         """
-        fits = self.n_samples * self._bytes_per_row <= self._cache_bytes
-        if self.chunks is None or not self._reads_whole_chunks or fits:
+        if self.chunks is None or not self._reads_whole_chunks:
+            return 1.0
+        if self.n_samples * self._bytes_per_row <= self._cache_bytes:
             return 1.0
         n_rows = _covered(stretches(rows), self.chunks[0])
         n_columns = _covered(self._column_stretches(columns) or [(0, self.n_features)], self.chunks[1])
@@ -129,11 +130,11 @@ class HDF5Source(MatrixSource):
         stored: int = self._dataset.id.get_storage_size()
         return stored / (self.n_samples * self._bytes_per_row) if self._has_filters and stored else 1.0
 
-    @property
+    @cached_property
     def _bytes_per_row(self) -> int:
         return self.n_features * self._dataset.dtype.itemsize
 
-    @property
+    @cached_property
     def _cache_bytes(self) -> int:
         return int(self._dataset.id.get_access_plist().get_chunk_cache()[1])
 
