@@ -156,7 +156,7 @@ def gaussian_maps_problem(
     """``train`` (n, p), ``held_out`` and ``init``: maps of one to three Gaussian bumps on a grid of p points.
 
     Their time courses are autoregressive, with innovations from a Laplace distribution. Noise is smooth in space, of
-    rank 100 and white in time, and a little is white. The mean squared norm of a frame is 1. Frames are in random order.
+    rank 100 and white in time, and a little is white. The mean squared norm of frames is 1; their order is random.
     """
     p = int(np.prod(grid))
 
