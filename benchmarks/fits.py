@@ -112,7 +112,7 @@ def jax_mmf_fit(
 
 def jax_mmf_curves(
     samples: str, held_out: str, init: str, penalty: dict[str, Any], ball: str, runs: list[dict[str, Any]],
-    max_samples: int, radius: float = 1.0, batch_size: int = 128, checkpoints: int = 24, max_seconds: float = np.inf,
+    max_samples: int, radius: float = 1.0, batch_size: int = 128, checkpoints: int = 20, max_seconds: float = np.inf,
     in_memory: bool = True, **options: Any,
 ) -> tuple[Run, Callable[[dict[str, Any]], dict[str, Any]]]:  # fmt: skip
     """As `jax_mmf_fit`, with checkpoints at geometrically spaced numbers of samples, evaluated in this process.
@@ -145,7 +145,7 @@ def jax_mmf_curves(
         number = len(curves) % len(runs)
         solver = solvers[number]
         width = start.shape[1] if solver.needs_whole_samples else -(-start.shape[1] // round(solver.subset.reduction))
-        due = list(np.geomspace(4 * batch_size, max_samples, checkpoints))
+        due = list(np.geomspace(max_samples / 24, max_samples, checkpoints))
         kept, seen, begin = list[tuple[np.ndarray, float, int, int]](), 0, time.perf_counter()
 
         def callback(event: mmf.Event) -> bool:
