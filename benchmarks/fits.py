@@ -162,12 +162,13 @@ def jax_mmf_curves(
             return not due or seconds > max_seconds
 
         fit(solver, runs[number].get("seed", 0), x, 10**6, callback)
-        return as_arrays(kept)
+        return {"kept": kept}
 
-    def finish(arrays: dict[str, Any]) -> dict[str, Any]:
-        objective = [mean_objective(d, rows, Penalty(**penalty)) for d in arrays["dictionaries"]]
-        own = {"run": runs[len(curves) % len(runs)], "objective": objective}
-        curves.append(own | {name: array.tolist() for name, array in arrays.items() if name != "dictionaries"})
+    def finish(result: dict[str, Any]) -> dict[str, Any]:
+        dictionaries, *columns = zip(*result["kept"], strict=True)
+        objective = [mean_objective(d, rows, Penalty(**penalty)) for d in dictionaries]
+        axes = dict(zip(("seconds", "n_samples", "bytes_read"), columns, strict=True))
+        curves.append({"run": runs[len(curves) % len(runs)], "objective": objective} | axes)
         return {"curves": curves, "compile_seconds": compile_seconds}
 
     return run, finish
