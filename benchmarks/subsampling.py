@@ -100,13 +100,14 @@ def races(quick: bool, cache: Path, *, small: bool = False) -> list[Race]:
     full = lambda c, *pairs: tuple(Setting(r, False, b, c) for r, b in pairs)  # noqa: E731
     partial = lambda c: (Setting(4, True, 128, c),)  # noqa: E731
     few = (*papers, *whole(4), *full(4, (4, 20), (4, 50), (12, 20)), *partial(4))
+    frames = (*papers, Setting(1, False, 50, 8), *whole(8), *full(4, (4, 20), (12, 20)), *partial(2))
     large = (*papers, *whole(2), *full(2, (8, 50), (12, 20), (12, 50), (24, 20)), *partial(2))
     middle = (*papers, *whole(2), *full(2, (4, 20), (12, 20), (12, 50)), *partial(2))
     lasso = (*papers, *whole(8), *full(8, (4, 20), (4, 50), (12, 20)), *partial(8))
     found = [
         Race("Gaussian maps", "ridge codes, l2 atoms", maps, Penalty(0.0, 0.1), "l2", 1.0, 6000, large),
         Race("synthetic fMRI", "ridge codes, l1 atoms", synthetic, RIDGE, "l1", 60.0, 8000, middle),
-        Race("cortical fMRI", "ridge codes, l1 atoms", cortex, RIDGE, "l1", 30.0, 6000, few),
+        Race("cortical fMRI", "ridge codes, l1 atoms", cortex, RIDGE, "l1", 30.0, 6000, frames),
         Race("Indian Pines", "ridge codes, l1 atoms", pines, RIDGE, "l1", 30.0, 40_000, few),
         Race("Indian Pines", "lasso codes, l2 atoms", pines, LASSO, "l2", 1.0, 40_000, lasso),
     ]
