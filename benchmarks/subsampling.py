@@ -64,7 +64,7 @@ class Setting(NamedTuple):
 
 
 class Race(NamedTuple):
-    """A set, what is learned from it, the largest number of samples of a run, and the contestants."""
+    """A set, what is learned from it, the largest number of whole samples of a run, and the contestants."""
 
     name: str
     setting: str
@@ -75,13 +75,13 @@ class Race(NamedTuple):
     max_samples: int
     contestants: Sequence[Setting]
 
-    def common(self) -> dict[str, Any]:
-        """Arguments of all contestants."""
-        paths = self.paths()
+    def common(self, setting: Setting) -> dict[str, Any]:
+        """Arguments of a contestant but its options. All may read as many bytes, so partial B sees more samples."""
+        paths, passes = self.paths(), setting.reduction if setting.partial else 1
         return {
             **{"samples": paths["train"], "held_out": paths["held_out"], "init": paths["init"], "in_memory": False},
             **{"penalty": self.penalty._asdict(), "ball": self.ball, "radius": self.radius},
-            "max_samples": self.max_samples,
+            "max_samples": passes * self.max_samples,
         }
 
 
@@ -120,7 +120,7 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
         seeds = range(2 if quick else SEEDS)
         contestants = [
             Contestant(
-                setting.name, "benchmarks.fits:jax_mmf_curves", threads[-1], **one.common(), **setting.options(),
+                setting.name, "benchmarks.fits:jax_mmf_curves", threads[-1], **one.common(setting), **setting.options(),
                 runs=[{"seed": seed, "forgetting": setting.rule()} for seed in seeds],
             )
             for setting in one.contestants

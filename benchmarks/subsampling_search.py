@@ -46,7 +46,12 @@ def _outcomes(one: Race, group: list[Setting], threads: int) -> list[dict]:
     """An outcome for each forgetting of a group, which share a process; one group at a time, for memory."""
     runs = [{"seed": 0, "forgetting": setting.rule()} for setting in group]
     contestant = Contestant(
-        group[0].group, "benchmarks.fits:jax_mmf_curves", threads, **one.common(), **group[0].options(), runs=runs
+        group[0].group,
+        "benchmarks.fits:jax_mmf_curves",
+        threads,
+        **one.common(group[0]),
+        **group[0].options(),
+        runs=runs,
     )
     (outcome,) = race([contestant], len(runs) - 1, limit=600)
     if "error" in outcome:
