@@ -23,6 +23,8 @@ PARTS = {
     "convergence": "benchmarks.convergence",
     "storage": "benchmarks.storage",
     "papers": "benchmarks.papers",
+    "subsampling": "benchmarks.subsampling",
+    "subsampling_search": "benchmarks.subsampling_search",
     "forgetting": "benchmarks.forgetting",
     "defaults": "benchmarks.defaults",
     "derivatives": "benchmarks.derivatives",

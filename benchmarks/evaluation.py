@@ -100,6 +100,16 @@ def held_out_objective(dictionary: np.ndarray, x: np.ndarray, penalty: Penalty) 
     return {"objective": float(np.concatenate(values).mean()), "mean_gap": float(np.concatenate(gaps).mean())}
 
 
+def mean_objective(dictionary: np.ndarray, x: np.ndarray, penalty: Penalty) -> float:
+    """Mean objective at the best codes; for ridge codes from Gram matrix and correlations, without residuals."""
+    if penalty.l1 > 0 or penalty.nonneg:
+        return float(objective_per_sample(dictionary, x, best_codes(dictionary, x, penalty), penalty).mean())
+    atoms, rows = np.asarray(dictionary, np.float64), np.asarray(x, np.float64)
+    gram, correlation = atoms @ atoms.T + penalty.l2 * np.eye(len(atoms)), rows @ atoms.T
+    explained = np.sum(correlation * np.linalg.solve(gram, correlation.T).T, 1)
+    return float(0.5 * np.mean(np.sum(rows**2, 1) - explained))
+
+
 def as_jax_mmf(penalty: Penalty) -> Any:
     """The same penalty as a class of jax_mmf."""
     import jax_mmf as mmf

@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.evaluation import Penalty, as_jax_mmf
+from benchmarks.evaluation import Penalty, as_jax_mmf, mean_objective
+
+_EVALUATED = 256  # held-out rows of a curve that is evaluated in the process of a contestant
 
 Run = Callable[[], dict[str, Any]]
 
@@ -75,16 +77,8 @@ def jax_mmf_fit(
 
     import jax_mmf as mmf
 
-    def resolve(value: Any) -> Any:
-        return getattr(mmf, value[0])(**value[1]) if isinstance(value, list) else value
-
     start = np.load(init)
-    solver = mmf.default_solver(
-        len(start),
-        as_jax_mmf(Penalty(**penalty)),
-        {"l1": mmf.L1Ball, "l2": mmf.L2Ball}[ball[:2]](radius, nonneg=ball.endswith("nonneg")),
-        **{name: resolve(value) for name, value in options.items()},
-    )
+    solver = _solver(len(start), penalty, ball, radius, options)
     x = np.load(samples, mmap_mode=None if in_memory else "r")[:n_samples]
     width = start.shape[1] if solver.needs_whole_samples else -(-start.shape[1] // round(solver.subset.reduction))
 
@@ -114,6 +108,79 @@ def jax_mmf_fit(
         return recorder.arrays() | compiled
 
     return run
+
+
+def jax_mmf_curves(
+    samples: str, held_out: str, init: str, penalty: dict[str, Any], ball: str, runs: list[dict[str, Any]],
+    max_samples: int, radius: float = 1.0, batch_size: int = 128, checkpoints: int = 20, max_seconds: float = np.inf,
+    in_memory: bool = True, **options: Any,
+) -> tuple[Run, Callable[[dict[str, Any]], dict[str, Any]]]:  # fmt: skip
+    """As `jax_mmf_fit`, with checkpoints at geometrically spaced numbers of samples, evaluated in this process.
+
+    Each call is another of ``runs``: options of a solver, and ``seed``, of the order of samples and features. The
+    result has ``curves`` of all calls so far: what their run was, ``objective``, ``seconds``, ``n_samples`` and
+    ``bytes_read``.
+    """
+    import jax
+
+    import jax_mmf as mmf
+
+    start = np.load(init)
+    x, rows = np.load(samples, mmap_mode=None if in_memory else "r"), np.load(held_out)[:_EVALUATED]
+    solvers = [
+        _solver(len(start), penalty, ball, radius, options | {n: v for n, v in own.items() if n != "seed"})
+        for own in runs
+    ]
+
+    def fit(solver: mmf.OnlineFactorization, seed: int, source: np.ndarray, n_epochs: int, *callbacks: Any) -> None:
+        state = solver.init(jax.random.key(seed), dictionary=start)
+        common = {"batch_size": batch_size, "evaluate_every": 10**9, "callbacks": callbacks}
+        mmf.fit(solver, source, state=state, n_epochs=n_epochs, **common)
+
+    begin = time.perf_counter()
+    fit(solvers[0], 0, x[: batch_size + len(x) % batch_size], 1)
+    compile_seconds, curves = time.perf_counter() - begin, list[dict[str, Any]]()
+
+    def run() -> dict[str, Any]:
+        number = len(curves) % len(runs)
+        solver = solvers[number]
+        width = start.shape[1] if solver.needs_whole_samples else -(-start.shape[1] // round(solver.subset.reduction))
+        due = list(np.geomspace(max_samples / 24, max_samples, checkpoints))
+        kept, seen, begin = list[tuple[np.ndarray, float, int, int]](), 0, time.perf_counter()
+
+        def callback(event: mmf.Event) -> bool:
+            nonlocal seen, begin
+            seen += len(event.info.codes)
+            if seen < due[0]:
+                return False
+            jax.block_until_ready(event.info.weight)  # steps run behind the host
+            seconds = time.perf_counter() - begin
+            kept.append((np.array(event.state.dictionary), seconds, seen, 4 * seen * width))
+            while due and due[0] <= seen:
+                due.pop(0)
+            begin = time.perf_counter() - seconds  # the clock stands still meanwhile
+            return not due or seconds > max_seconds
+
+        fit(solver, runs[number].get("seed", 0), x, 10**6, callback)
+        return {"kept": kept}
+
+    def finish(result: dict[str, Any]) -> dict[str, Any]:
+        dictionaries, *columns = zip(*result["kept"], strict=True)
+        objective = [mean_objective(d, rows, Penalty(**penalty)) for d in dictionaries]
+        axes = dict(zip(("seconds", "n_samples", "bytes_read"), columns, strict=True))
+        curves.append({"run": runs[len(curves) % len(runs)], "objective": objective} | axes)
+        return {"curves": curves, "compile_seconds": compile_seconds}
+
+    return run, finish
+
+
+def _solver(k: int, penalty: dict[str, Any], ball: str, radius: float, options: dict[str, Any]) -> Any:
+    """`default_solver`; an object among the options is [name, arguments]."""
+    import jax_mmf as mmf
+
+    constraint = {"l1": mmf.L1Ball, "l2": mmf.L2Ball}[ball[:2]](radius, nonneg=ball.endswith("nonneg"))
+    resolved = {name: getattr(mmf, v[0])(**v[1]) if isinstance(v, list) else v for name, v in options.items()}
+    return mmf.default_solver(k, as_jax_mmf(Penalty(**penalty)), constraint, **resolved)
 
 
 def spams_fit(

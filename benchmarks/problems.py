@@ -144,6 +144,45 @@ def synthetic_fmri_problem(k: int, cache: Path, *, n: int = 20_000, p: int = 200
     return cached(cache, f"synthetic-fmri-{n}-{p}-{k}", write)
 
 
+def gaussian_maps_problem(
+    k: int,
+    cache: Path,
+    *,
+    grid: tuple[int, int, int] = (58, 60, 58),
+    n: int = 4000,
+    n_maps: int = 70,
+    n_held_out: int = 256,
+) -> Paths:
+    """``train`` (n, p), ``held_out`` and ``init``: maps of one to three Gaussian bumps on a grid of p points.
+
+    Their time courses are autoregressive, with innovations from a Laplace distribution. Noise is smooth in space, of
+    rank 100 and white in time, and a little is white. The mean squared norm of frames is 1; their order is random.
+    """
+    p = int(np.prod(grid))
+
+    def write(folder: Path) -> None:
+        rng = np.random.default_rng(0)
+        maps, smooth = _gaussian_maps(rng, n_maps, grid), _smooth_fields(rng, 100, grid)
+        total = n + n_held_out
+        courses = _autoregressive(rng, total, n_maps, 0.7, lambda shape: rng.laplace(scale=0.5**0.5, size=shape))
+        # Shares of the variance of a frame: 60 % from the maps, some stronger than others, 30 % smooth, 10 % white.
+        strength = rng.lognormal(sigma=0.4, size=n_maps)
+        courses *= np.sqrt(0.6 / np.sum(strength**2)) * strength
+        fields = np.concatenate([maps, smooth])
+        order = rng.permutation(total)
+        for name, rows in (("train", order[:n]), ("held_out", order[n:])):
+            chunks = (
+                np.hstack([courses[part], np.sqrt(0.003) * rng.standard_normal((len(part), 100))]).astype(np.float32)
+                @ fields
+                + np.float32(np.sqrt(0.1 / p)) * rng.standard_normal((len(part), p), np.float32)
+                for part in np.array_split(rows, -(-len(rows) // 256))
+            )
+            _write_rows(folder / f"{name}.npy", chunks, (len(rows), p))
+        _save_init(folder, k)
+
+    return cached(cache, f"gaussian-maps-{n}-{'x'.join(map(str, grid))}-{n_maps}-{k}", write)
+
+
 def _pictures() -> list[np.ndarray]:
     import skimage
 
@@ -239,11 +278,42 @@ def _bumps(rng: np.random.Generator, k: int, p: int, width: float) -> np.ndarray
     return _unit(np.where(np.abs(maps) < 0.1, 0, maps))
 
 
-def _autoregressive(rng: np.random.Generator, n: int, k: int, correlation: float) -> np.ndarray:
-    """Loadings of unit variance: ``(n, k)``, each frame correlated with the one before."""
+def _gaussian_maps(rng: np.random.Generator, k: int, grid: tuple[int, int, int]) -> np.ndarray:
+    """Maps of one to three Gaussian bumps, in the unit of the longest side: ``(k, p)`` of unit norm."""
+    axes = [(np.arange(side) + 0.5) / max(grid) for side in grid]
+    maps = np.zeros((k, *grid), np.float32)
+    for j in range(k):
+        for _ in range(rng.integers(1, 4)):
+            width, sign, centre = rng.uniform(0.03, 0.09), rng.choice([-1, 1], p=[0.3, 0.7]), rng.uniform(size=3)
+            bumps = [
+                np.exp(-((axis - axis[-1] * place) ** 2) / (2 * width**2))
+                for axis, place in zip(axes, centre, strict=True)
+            ]
+            maps[j] += sign * np.einsum("i,j,k->ijk", *bumps)
+    return _unit(maps.reshape(k, -1))
+
+
+def _smooth_fields(rng: np.random.Generator, k: int, grid: tuple[int, int, int]) -> np.ndarray:
+    """White noise smoothed over a fifteenth of the longest side: ``(k, p)`` of unit norm."""
+    from scipy.ndimage import gaussian_filter
+
+    fields = [
+        gaussian_filter(rng.standard_normal(grid, np.float32), max(grid) / 15, mode="wrap").ravel() for _ in range(k)
+    ]
+    return _unit(np.stack(fields))
+
+
+def _autoregressive(
+    rng: np.random.Generator,
+    n: int,
+    k: int,
+    correlation: float,
+    draw: Callable[[tuple[int, int]], np.ndarray] | None = None,
+) -> np.ndarray:
+    """Loadings of unit variance: ``(n, k)``, each frame correlated with the one before; innovations are Gaussian."""
     from scipy.signal import lfilter
 
-    noise = np.sqrt(1 - correlation**2) * rng.standard_normal((n, k))
+    noise = np.sqrt(1 - correlation**2) * (draw or rng.standard_normal)((n, k))
     return lfilter([1], [1, -correlation], noise, axis=0).astype(np.float32)
 
 
