@@ -179,8 +179,16 @@ def _solver(k: int, penalty: dict[str, Any], ball: str, radius: float, options: 
     import jax_mmf as mmf
 
     constraint = {"l1": mmf.L1Ball, "l2": mmf.L2Ball}[ball[:2]](radius, nonneg=ball.endswith("nonneg"))
-    resolved = {name: getattr(mmf, v[0])(**v[1]) if isinstance(v, list) else v for name, v in options.items()}
-    return mmf.default_solver(k, as_jax_mmf(Penalty(**penalty)), constraint, **resolved)
+    return mmf.default_solver(k, as_jax_mmf(Penalty(**penalty)), constraint, **_resolved(options))
+
+
+def _resolved(value: Any) -> Any:
+    """Make the objects of options, each of which is a name in jax_mmf and its arguments."""
+    import jax_mmf as mmf
+
+    if isinstance(value, dict):
+        return {name: _resolved(each) for name, each in value.items()}
+    return getattr(mmf, value[0])(**_resolved(value[1])) if isinstance(value, list) else value
 
 
 def spams_fit(

@@ -1,7 +1,7 @@
 """Feature subsets against all features: samples, bytes and seconds to within 1 % of the best objective of all.
 
 "full B" is masked statistics with B of all features ([TSP18]), "partial B" sees the features of its subset only
-([ICML16]). All start from one dictionary; the data are in memory, and the objective is that of 256 held-out rows with
+([ICML16]), and "codes from 1/r" updates the dictionary on all features too (`SubsampledStatistics`). All start from one dictionary; the data are in memory, and the objective is that of 256 held-out rows with
 exact codes. Contestants are the best of the part `subsampling_search` for each r, and those of the papers: batches of
 50 and weights of exponent u = 0.917. Figures are medians over three seeds of the order of samples and features, and the
 range; a seed that does not reach the target counts as infinite. Samples and bytes do not depend on the load of the
@@ -34,27 +34,43 @@ AXES = {"seconds": "s", "n_samples": "samples", "bytes_read": "GB"}
 
 
 class Setting(NamedTuple):
-    """One contestant: r, whether B is partial, samples per mini-batch, and c of `ScaledForgetting`, or an exponent."""
+    """One contestant.
+
+    Attributes:
+      reduction: r.
+      partial: whether B is partial.
+      batch_size: samples per mini-batch.
+      forgetting: c of `ScaledForgetting`, or an exponent.
+      codes: reduction of the features that codes are computed from, with r = 1.
+    """
 
     reduction: int
     partial: bool
     batch_size: int
     forgetting: float
+    codes: int = 1
 
     @property
     def group(self) -> str:
         """Name without the forgetting."""
         kind = "r = 1" if self.reduction == 1 else f"r = {self.reduction}, {'partial' if self.partial else 'full'} B"
+        kind = kind if self.codes == 1 else f"codes from 1/{self.codes}"
         return f"{kind}, batches of {self.batch_size}"
 
     @property
     def name(self) -> str:
         return f"{self.group}, {'u' if self.forgetting < 1 else 'c'} = {self.forgetting:g}"
 
-    def options(self) -> dict[str, Any]:
-        """Those of the solver, but the forgetting."""
-        subset = ["BlockSubset", {"reduction": self.reduction}] if self.reduction > 1 else ["FullSubset", {}]
-        return {"subset": subset, "partial_b": self.partial, "batch_size": self.batch_size}
+    def options(self, width: int) -> dict[str, Any]:
+        """Return those of the solver, without the forgetting, given the features in a group of `UniformSubset`."""
+        options: dict[str, Any] = {"partial_b": self.partial, "batch_size": self.batch_size}
+        drawn = lambda r: ["UniformSubset", {"reduction": r, "width": width}]  # noqa: E731
+        if self.codes > 1:
+            options["statistics"] = ["SubsampledStatistics", {"subset": drawn(self.codes)}]
+        if self.reduction > 1:
+            blocks = ["BlockSubset", {"reduction": self.reduction}]
+            options["subset"] = blocks if self.partial else drawn(self.reduction)
+        return options
 
     def rule(self) -> list[Any]:
         """The forgetting, as an option of the solver."""
@@ -74,6 +90,7 @@ class Race(NamedTuple):
     radius: float
     max_samples: int
     contestants: Sequence[Setting]
+    width: int = 1
 
     def common(self, setting: Setting) -> dict[str, Any]:
         """Arguments of a contestant but its options. All may read as many bytes, so partial B sees more samples."""
@@ -100,12 +117,13 @@ def races(quick: bool, cache: Path, *, small: bool = False) -> list[Race]:
     full = lambda c, *pairs: tuple(Setting(r, False, b, c) for r, b in pairs)  # noqa: E731
     partial = lambda c: (Setting(4, True, 128, c),)  # noqa: E731
     few = (*papers, *whole(4), *full(4, (4, 20), (4, 50), (12, 20)), *partial(4))
-    frames = (*papers, Setting(1, False, 50, 8), *whole(8), *full(4, (4, 20), (12, 20)), *partial(2))
-    large = (*papers, *whole(2), *full(2, (8, 50), (12, 20), (12, 50), (24, 20)), *partial(2))
-    middle = (*papers, *whole(2), *full(2, (4, 20), (12, 20), (12, 50)), *partial(2))
+    codes = lambda r, c: (Setting(1, False, 128, c, r), Setting(1, False, 256, c, r))  # noqa: E731
+    frames = (*papers, Setting(1, False, 50, 8), *whole(8), *codes(8, 8), *full(4, (4, 20), (12, 20)), *partial(2))
+    large = (*papers, *whole(2), *codes(12, 2), *full(2, (8, 50), (12, 20), (12, 50), (24, 20)), *partial(2))
+    middle = (*papers, *whole(2), *codes(7, 2), *full(2, (4, 20), (12, 20), (12, 50)), *partial(2))
     lasso = (*papers, *whole(8), *full(8, (4, 20), (4, 50), (12, 20)), *partial(8))
     found = [
-        Race("Gaussian maps", "ridge codes, l2 atoms", maps, Penalty(0.0, 0.1), "l2", 1.0, 6000, large),
+        Race("Gaussian maps", "ridge codes, l2 atoms", maps, Penalty(0.0, 0.1), "l2", 1.0, 6000, large, 16),
         Race("synthetic fMRI", "ridge codes, l1 atoms", synthetic, RIDGE, "l1", 60.0, 8000, middle),
         Race("cortical fMRI", "ridge codes, l1 atoms", cortex, RIDGE, "l1", 30.0, 6000, frames),
         Race("Indian Pines", "ridge codes, l1 atoms", pines, RIDGE, "l1", 30.0, 40_000, few),
@@ -120,7 +138,7 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
         seeds = range(2 if quick else SEEDS)
         contestants = [
             Contestant(
-                setting.name, "benchmarks.fits:jax_mmf_curves", threads[-1], **one.common(setting), **setting.options(),
+                setting.name, "benchmarks.fits:jax_mmf_curves", threads[-1], **one.common(setting), **setting.options(one.width),
                 runs=[{"seed": seed, "forgetting": setting.rule()} for seed in seeds],
             )
             for setting in one.contestants

@@ -50,7 +50,7 @@ def _outcomes(one: Race, group: list[Setting], threads: int) -> list[dict]:
         "benchmarks.fits:jax_mmf_curves",
         threads,
         **one.common(group[0]),
-        **group[0].options(),
+        **group[0].options(one.width),
         runs=runs,
     )
     (outcome,) = race([contestant], len(runs) - 1, limit=600)
