@@ -1,11 +1,12 @@
 """Feature subsets against all features: samples, bytes and seconds to within 1 % of the best objective of all.
 
 "full B" is masked statistics with B of all features ([TSP18]), "partial B" sees the features of its subset only
-([ICML16]), and "codes from 1/r" updates the dictionary on all features too (`SubsampledStatistics`). All start from one dictionary; the data are in memory, and the objective is that of 256 held-out rows with
-exact codes. Contestants are the best of the part `subsampling_search` for each r, and those of the papers: batches of
-50 and weights of exponent u = 0.917. Figures are medians over three seeds of the order of samples and features, and the
-range; a seed that does not reach the target counts as infinite. Samples and bytes do not depend on the load of the
-machine. Seconds do; they are without compilation.
+([ICML16]), and "codes from 1/r" updates the dictionary on all features too (`SubsampledStatistics`). All start from one
+dictionary; the data are in memory, and the objective is that of 256 held-out rows with exact codes. Contestants are the
+best of the part `subsampling_search` for each r, and those of the papers: batches of 50 and weights of exponent u =
+0.917. Figures are medians over three seeds of the order of samples and features, and the range; a seed that does not
+reach the target counts as infinite. Samples and bytes do not depend on the load of the machine. Seconds do; they are
+without compilation.
 """
 
 from collections.abc import Callable, Sequence
@@ -138,7 +139,8 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
         seeds = range(2 if quick else SEEDS)
         contestants = [
             Contestant(
-                setting.name, "benchmarks.fits:jax_mmf_curves", threads[-1], **one.common(setting), **setting.options(one.width),
+                setting.name, "benchmarks.fits:jax_mmf_curves", threads[-1],
+                **one.common(setting), **setting.options(one.width),
                 runs=[{"seed": seed, "forgetting": setting.rule()} for seed in seeds],
             )
             for setting in one.contestants
