@@ -49,17 +49,31 @@ class HDF5Source(MatrixSource):
         column_stretches = wanted or [(0, self.n_features)]
         place = out if columns is None or wanted else np.empty((rows.size, self.n_features), self.dtype)
         top = 0
-        for first, last in stretches(rows):
+        for some in self._read_together(rows):
+            first, last = int(some[0]), int(some[-1]) + 1
+            here = place[top : top + some.size]
+            # Rows that are left out, such as held-out samples, are read too: HDF5 would read each chunk for each gap.
+            target = here if last - first == some.size else np.empty((last - first, place.shape[1]), self.dtype)
             left = 0
             for a, b in column_stretches:
-                here = np.s_[top : top + last - first, left : left + b - a]
-                self._dataset.read_direct(place, np.s_[first:last, a:b], here)
+                self._dataset.read_direct(target, np.s_[first:last, a:b], np.s_[:, left : left + b - a])
                 left += b - a
-            top += last - first
+            if target is not here:
+                here[:] = target[some - first]
+            top += some.size
         n_read = max(place.size, out.size * self.excess(rows, columns))
         self.bytes_read += round(n_read * self.dtype.itemsize * self._compression)
         if place is not out:
             out[:] = place[:, columns]
+
+    def _read_together(self, rows: HostArray) -> list[HostArray]:
+        """Split rows into parts, each of which one read gives: consecutive rows, or rows of one row of chunks."""
+        if rows.size == 0:
+            return []
+        apart = np.diff(rows) != 1
+        if self.chunks is not None and self._reads_whole_chunks:
+            apart &= (np.diff(rows // self.chunks[0]) != 0) | (np.diff(rows) < 0)
+        return np.split(rows, np.flatnonzero(apart) + 1)
 
     def _column_stretches(self, columns: HostArray | None) -> list[tuple[int, int]] | None:
         """Return the stretches of columns to read, or None if it is faster to read whole rows."""
@@ -89,7 +103,8 @@ class HDF5Source(MatrixSource):
             return 1.0
         if self.n_samples * self._bytes_per_row <= self._cache_bytes:
             return 1.0
-        n_rows = _covered(stretches(rows), self.chunks[0])
+        spans = [(int(some[0]), int(some[-1]) + 1) for some in self._read_together(rows)]
+        n_rows = _covered(spans, self.chunks[0])
         n_columns = _covered(self._column_stretches(columns) or [(0, self.n_features)], self.chunks[1])
         return n_rows * n_columns / (rows.size * (self.n_features if columns is None else columns.size))
 
