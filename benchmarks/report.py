@@ -144,7 +144,7 @@ def _section(part: str, section: dict[str, Any]) -> str:
     conditions = (
         f"{host['date']}, commit {host['commit']}; {host['cpu']}, {host['cores']} cores, JAX on {device};"
         f" {said}. Python {host['python']}, {packages}."
-    ) + (f" Kernels: {', '.join(section['kernels'])}." if section["kernels"] else "")
+    ) + (f" Kernels: {', '.join(section['kernels'])}." if section.get("kernels") else "")
     blocks = [f"## {part.capitalize()}", section["description"], conditions]
     if "figure" in section:
         blocks.append(f"![{part}]({section['figure']})")
