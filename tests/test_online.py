@@ -463,6 +463,8 @@ def test_subsampled_statistics_of_all_features_are_masked_ones():
     np.testing.assert_array_equal(one, other)
     with pytest.raises(TypeError, match="subset"):
         mmf.SubsampledStatistics(4.0)
+    with pytest.raises(ValueError, match="UniformSubset"):
+        mmf.SubsampledStatistics(mmf.BlockSubset(4))
 
 
 def test_default_solver_subsamples_ridge_codes_of_many_features():
@@ -482,6 +484,7 @@ def test_default_solver_subsamples_ridge_codes_of_many_features():
     ):
         assert other.statistics == mmf.MaskedStatistics()
         assert default_batch_size(other) == 128
+    assert default(70, 201_840, subset=mmf.UniformSubset(12)).statistics == mmf.MaskedStatistics()
     slow = default(70, 201_840, storage="slow")
     assert slow.partial_b
     assert slow.statistics == mmf.MaskedStatistics()

@@ -169,7 +169,7 @@ def test_runs_of_rows_stay_together(order, epoch):
 
 @given(orders, st.integers(1, 60), st.integers(1, 9), st.integers(0, 2))
 def test_mixed_runs_are_used_up_one_after_another(order, batch_size, window, epoch):
-    """A cache of as many runs as a feed keeps reads each of them once, from any step on."""
+    """A cache of as many runs as a feed keeps reads each of them at most once an epoch, whatever it kept before."""
     order = order._replace(window=window, shuffle=True)
     n_kept = window + 2 * -(-batch_size // order.stretch) + 2
     reads = Counter()
@@ -186,13 +186,16 @@ def test_mixed_runs_are_used_up_one_after_another(order, batch_size, window, epo
     if order.stretch > 1:
         mixed, kept = _window(source, batch_size)
         assert kept - mixed == n_kept - window
+    before = -1
     for at, rows in order.batches(batch_size, epoch + 1):
-        if at == epoch:
-            out = np.empty((rows.size, 1))
-            cache.read_into(out, rows)
-            np.testing.assert_array_equal(out[:, 0], rows)
-            assert len(cache._kept) <= n_kept
-    assert set(reads.values()) == {1}
+        if at != before:
+            reads.clear()
+            before = at
+        out = np.empty((rows.size, 1))
+        cache.read_into(out, rows)
+        np.testing.assert_array_equal(out[:, 0], rows)
+        assert len(cache._kept) <= n_kept
+        assert max(reads.values(), default=1) == 1
 
 
 @given(orders)

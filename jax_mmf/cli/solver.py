@@ -56,7 +56,7 @@ def make_solver(options: Mapping[str, Any], n_features: int) -> mmf.OnlineFactor
         n_components=k,
         penalty=penalty,
         constraint=constraints[options["constraint"]](),
-        subset=default_subset(options["reduction"], n_features, options["components"], partial_b=options["partial_b"]),
+        subset=default_subset(options["reduction"], n_features, k, partial_b=options["partial_b"]),
         partial_b=options["partial_b"],
         statistics=default_statistics(reduction, n_features, k),
         forgetting=_forgetting(options["forgetting"]),

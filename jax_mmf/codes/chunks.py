@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.codes.solver import is_sequential
-from jax_mmf.core import aligned_empty, filled_up
+from jax_mmf.core import aligned_empty, filled_up, with_settings_of_this_thread
 from jax_mmf.typing import HostArray
 
 _MOST = 4096  # samples in a chunk
@@ -89,19 +89,7 @@ def at_once(function: Callable[[], Any]) -> Any:
     if not isinstance(jnp.zeros(()), jax.core.Tracer):
         return function()
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(_with_settings_of_this_thread(function)).result()
-
-
-def _with_settings_of_this_thread(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a function for another thread, which would otherwise have the settings that JAX started with."""
-    settings: Any = jax.config
-    x64, device = settings.jax_enable_x64, settings.jax_default_device
-
-    def call(*args: Any) -> Any:
-        with jax.enable_x64(x64), jax.default_device(device):
-            return function(*args)
-
-    return call
+        return thread.submit(with_settings_of_this_thread(function)).result()
 
 
 def in_chunks(function: Callable[[Any], Any], rows: Any, chunks: Chunks) -> Any:
@@ -120,7 +108,7 @@ def in_chunks(function: Callable[[Any], Any], rows: Any, chunks: Chunks) -> Any:
         return jax.tree.map(lambda a: a[:n_samples], function(filled_up(rows, size)))
     on_host = jax.tree.map(np.asarray, rows)
 
-    @_with_settings_of_this_thread
+    @with_settings_of_this_thread
     def chunk(first: int) -> Any:
         cut = jax.tree.map(lambda a: a[first : first + size], on_host)
         return jax.tree.map(np.asarray, function(jax.device_put(filled_up(cut, size))))

@@ -82,11 +82,11 @@ def explained_variance(
         raise ValueError(f"x must hold at least one sample, got shape {x.shape}")
     chunks = chunks_of(None, (x, codes), dictionary)
     if chunks is None:
-        left, total, _ = (a.sum() for a in _squares(dictionary, x, codes))
+        left, total, _ = (a.sum() for a in squares(dictionary, x, codes))
         return jnp.where(total > 0, 1 - left / total, jnp.nan)
 
     def share() -> Array:
-        each = in_chunks(lambda rows: _squares(dictionary, *rows), (x, codes), chunks)
+        each = in_chunks(lambda rows: squares(dictionary, *rows), (x, codes), chunks)
         left, total, scale = (np.asarray(a, np.float64) for a in each)
         everything = (total * scale**2).sum()
         value = 1 - (left * scale**2).sum() / everything if everything > 0 else np.nan
@@ -101,7 +101,7 @@ def _objectives(*args: Any) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _squares(dictionary: Array, x: Array, codes: Array) -> tuple[Array, Array, Array]:
+def squares(dictionary: Array, x: Array, codes: Array) -> tuple[Array, Array, Array]:
     """Return squared norms of residuals and of samples, over the square of a scale, and the scale: ``(n,)`` each."""
     scale = power_of_two_below(x).max(initial=0)
     scale = jnp.where(scale > 0, scale, 1)

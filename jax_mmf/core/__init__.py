@@ -30,6 +30,7 @@ from jax_mmf.core.pytrees import (
     short_fields,
 )
 from jax_mmf.core.random import HostStream, Stream, host_generator, is_typed_key, stream_key
+from jax_mmf.core.thread_settings import with_settings_of_this_thread
 from jax_mmf.core.user_warnings import renamed, warn, warn_of_blas_threads
 from jax_mmf.core.validation import (
     as_computing_dtype,
@@ -94,4 +95,5 @@ __all__ = [
     "text_of",
     "warn",
     "warn_of_blas_threads",
+    "with_settings_of_this_thread",
 ]

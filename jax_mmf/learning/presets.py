@@ -48,7 +48,7 @@ def default_solver(
       n_components: k, number of atoms.
       penalty: on the codes.
       constraint: of the atoms.
-      n_features: p; None computes codes from all features.
+      n_features: p; None computes codes from all features, or from those of ``subset`` if it is among the options.
       storage: ``"memory"``, ``"disk"`` or ``"slow"``.
       platform: the JAX platform, ``"cpu"``, ``"gpu"`` or ``"tpu"``; by default that of this process.
       **options: arguments of `OnlineFactorization`, which take precedence.
@@ -69,7 +69,7 @@ def default_solver(
     chosen: dict[str, Any] = {}
     if storage == "slow":
         chosen |= {"subset": BlockSubset(SLOW_STORAGE_REDUCTION), "partial_b": True}
-    elif n_features is not None:
+    elif n_features is not None and not {"subset", "partial_b"} & options.keys():
         reduction = default_code_reduction(n_features, n_components, penalty)
         chosen["statistics"] = default_statistics(reduction, n_features, n_components)
     if (platform or jax.default_backend()) != "cpu":

@@ -111,17 +111,23 @@ class SubsampledStatistics:
     costs the update of B, of the dictionary, and little else.
 
     Attributes:
-      subset: `UniformSubset`, or any `FeatureSubset` that does not need permuted data. About 200 times as many features
-        as atoms are enough (docs/subsampling.md).
+      subset: `UniformSubset`, or any `FeatureSubset` that does not need permuted data. 100 to 200 times as many
+        features as atoms are enough (docs/subsampling.md).
 
     Raises:
       TypeError: for a subset that lacks a method.
+      ValueError: for blocks, such as those of `BlockSubset`, which need permuted features.
     """
 
     subset: FeatureSubset
 
     def __post_init__(self) -> None:
         check_methods("subset", self.subset, "feature subset", ("draw", "reduction", "n_blocks"))
+        if self.subset.n_blocks is not None and self.subset.reduction > 1:
+            raise ValueError(
+                f"subset must not consist of wide blocks, which are random only if the features are permuted; got "
+                f"{self.subset!r}. Use UniformSubset({self.subset.reduction:g}, width=16)"
+            )
 
     @property
     def needs_whole_samples(self) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -190,15 +189,8 @@ class Batches:
         return min(_default_size(row_bytes, max(1, int(source.rows_per_read))), n_samples)
 
     def _ahead(self, batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
-        """Iterate over batches in a thread with the settings of this one, up to a number of batches ahead."""
-        settings: Any = jax.config
-        x64, device = settings.jax_enable_x64, settings.jax_default_device
-
-        def read() -> Iterator[Batch]:
-            with jax.enable_x64(x64), jax.default_device(device):
-                yield from batches
-
-        with closing(prefetch(read(), depth)) as ready:
+        """Iterate over batches, and use the memory of each one again when the next one is asked for."""
+        with closing(prefetch(batches, depth)) as ready:
             for batch in ready:
                 yield batch
                 self._buffers.give_back(batch.x)

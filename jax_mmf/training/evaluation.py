@@ -4,14 +4,13 @@ import threading
 import time
 import warnings
 from contextlib import suppress
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.codes import ConvergenceWarning, objective
-from jax_mmf.core import filled_up, matmul
+from jax_mmf.core import filled_up, matmul, with_settings_of_this_thread
 from jax_mmf.io import Record
 from jax_mmf.learning import Info, OnlineFactorization, State, Subset
 from jax_mmf.penalties import AnyPenalty, alpha_max, is_weighted, penalty_value
@@ -47,17 +46,15 @@ class Evaluation:
         if not self._pieces:
             return
         piece = self._pieces[0]
-        settings: Any = jax.config
-        x64, device = settings.jax_enable_x64, settings.jax_default_device  # those of this thread
         nothing = np.zeros((self._solver.n_components, piece.shape[1]), piece.dtype)
 
         def work() -> None:
             # Errors are raised again by the evaluation itself.
-            with suppress(Exception), jax.enable_x64(x64), jax.default_device(device):
+            with suppress(Exception):
                 objective(jax.device_put(nothing), piece, self._solver.penalty)
 
         # Not a daemon: Python waits for it before it ends, since XLA must not be compiling then.
-        self._compiling = threading.Thread(target=work, name="jax-mmf-compiler")
+        self._compiling = threading.Thread(target=with_settings_of_this_thread(work), name="jax-mmf-compiler")
         self._compiling.start()
 
     def __call__(self, state: State, step: int, n_samples: int, item: Item, info: Info) -> Record:

@@ -82,8 +82,6 @@ class Feed:
         check_process()
         self._solver, self._key, self._n_epochs, self._batch_size = solver, key, n_epochs, batch_size
         source = as_source(source)
-        settings: Any = jax.config
-        self._x64, self._device = settings.jax_enable_x64, settings.jax_default_device
         self._order: SampleOrder | None = None
         self._bytes_apart = source.bytes_read  # bytes read before the run, or for evaluation
         self._stored: HostArray | None = None
@@ -193,12 +191,10 @@ class Feed:
 
     def items(self, first_step: int, *, with_rows: bool) -> Iterator[Item]:
         """Iterate over the mini-batches from a step on, in order, possibly in another thread."""
-        # These settings belong to a thread. The reader's thread takes over those of the caller's.
-        with jax.enable_x64(self._x64), jax.default_device(self._device):
-            if self._order is None:
-                yield from self._items_of_batches(first_step)
-            else:
-                yield from self._items_of_source(self._order, first_step, with_rows=with_rows)
+        if self._order is None:
+            yield from self._items_of_batches(first_step)
+        else:
+            yield from self._items_of_source(self._order, first_step, with_rows=with_rows)
 
     def _items_of_source(self, order: SampleOrder, first_step: int, *, with_rows: bool) -> Iterator[Item]:
         all_batches = order.batches(self._batch_size, self._n_epochs, first_step)

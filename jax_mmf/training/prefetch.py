@@ -5,11 +5,13 @@ import threading
 from collections.abc import Generator, Iterable
 from typing import TypeVar
 
+from jax_mmf.core import with_settings_of_this_thread
+
 T = TypeVar("T")
 
 
 def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T]:
-    """Iterate over items in a thread, up to ``depth`` of them ahead.
+    """Iterate over items in a thread with the settings of JAX of this one, up to ``depth`` of them ahead.
 
     An exception of the iterable is raised in the caller, after the items before it. The thread ends when this generator
     is closed, and closes ``items`` if they are a generator.
@@ -48,7 +50,7 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T]:
         else:
             put("end", None)
 
-    thread = threading.Thread(target=work, name="jax-mmf-reader", daemon=True)
+    thread = threading.Thread(target=with_settings_of_this_thread(work), name="jax-mmf-reader", daemon=True)
     thread.start()
     try:
         while True:

@@ -26,8 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf import codes as of_arrays
-from jax_mmf.codes import CodeSolver, ConvergenceWarning, SolveInfo
-from jax_mmf.core import filled_up, matmul, power_of_two_below, warn
+from jax_mmf.codes import CodeSolver, ConvergenceWarning, SolveInfo, squares
+from jax_mmf.core import filled_up, warn
 from jax_mmf.io import BatchSource, Source
 from jax_mmf.penalties import AnyPenalty, Penalty, ProximalPenalty
 from jax_mmf.training.batches import Batch, Batches, is_source
@@ -204,8 +204,8 @@ def explained_variance(
     left = total = 0.0
     for batch, found in pairs:
         filled = filled_up(found, len(batch.x))  # by rows of zeros, which add nothing
-        *squares, scale = (np.asarray(a, np.float64) for a in _squares(batches.dictionary, batch.x, filled))
-        left, total = (s + float(a.sum() * scale**2) for s, a in zip((left, total), squares, strict=True))
+        *each, scale = (np.asarray(a, np.float64) for a in squares(batches.dictionary, batch.x, filled))
+        left, total = (s + float((a * scale**2).sum()) for s, a in zip((left, total), each, strict=True))
     return _scalar(1 - left / total if total > 0 else np.nan, batches.dictionary)
 
 
@@ -336,12 +336,3 @@ class _Codes:
 def _scalar(value: float, dictionary: Array) -> Array:
     with np.errstate(over="ignore"):  # infinite, then
         return jnp.asarray(np.float64(value).astype(dictionary.dtype))
-
-
-@jax.jit
-def _squares(dictionary: Array, x: Array, codes: Array) -> tuple[Array, Array, Array]:
-    """Return squared norms ``(n,)`` of residuals and of samples, over the square of a scale, and the scale."""
-    scale = power_of_two_below(x).max(initial=0)
-    scale = jnp.where(scale > 0, scale, 1)
-    x, codes = x / scale, codes / scale
-    return jnp.sum((x - matmul(codes, dictionary)) ** 2, -1), jnp.sum(x**2, -1), scale
