@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 import warnings
 from fractions import Fraction
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
-from jax_mmf.io import HDF5Source
+from jax_mmf.io import HDF5Source, MatrixSource
 from jax_mmf.training import feed
 from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out
@@ -360,6 +361,32 @@ def test_memory_is_not_overwritten_while_a_step_reads_it(kind, read_ahead, monke
     assert Poisoned.taken >= 140
     # One is filled, those that wait, one is in the hand of the caller, and two are read by steps.
     assert len(Poisoned.known) <= read_ahead + 5
+
+
+@pytest.mark.parametrize("slow", ["reads", "steps"])
+def test_memory_is_not_overwritten_when_one_side_waits_for_the_other(slow, monkeypatch):
+    """200 steps each, in which the reader or the steps are behind."""
+    x = np.random.default_rng(0).standard_normal((400, 3000)).astype("float32")
+
+    class Source(MatrixSource):
+        def _read_into(self, out, rows, columns):
+            time.sleep(0.003 * (slow == "reads"))
+            out[:] = x[rows]
+
+    def wait(event):
+        time.sleep(0.003 * (slow == "steps"))
+
+    run = lambda **options: mmf.fit(
+        SOLVER, Source("source", x.shape, x.dtype), key=KEY, batch_size=20, n_epochs=10, **options
+    )
+    monkeypatch.setattr(feed, "Buffers", Fresh)
+    expected = run(read_ahead=0)
+    monkeypatch.setattr(feed, "Buffers", Poisoned)
+    Poisoned.taken, Poisoned.known = 0, []
+    result = run(callbacks=[wait])
+    np.testing.assert_array_equal(result.state.dictionary, expected.state.dictionary)
+    assert Poisoned.taken == 200
+    assert len(Poisoned.known) <= 2 + 5
 
 
 def test_samples_are_not_copied_on_their_way_to_a_step(monkeypatch):
