@@ -5,6 +5,7 @@ from jax_mmf.io.atomic import HDF5_ENDINGS as HDF5_ENDINGS
 from jax_mmf.io.atomic import hdf5_written_aside as hdf5_written_aside
 from jax_mmf.io.atomic import written_aside as written_aside
 from jax_mmf.io.chunk_cache import ChunkCache as ChunkCache
+from jax_mmf.io.device_source import DeviceSource
 from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import MatrixSource
@@ -25,6 +26,7 @@ __all__ = [
     "ArraySource",
     "BatchSource",
     "Checkpoint",
+    "DeviceSource",
     "FeaturePermutation",
     "HDF5Source",
     "MatrixSource",

@@ -33,6 +33,8 @@ class HDF5Source(MatrixSource):
         self.chunks: tuple[int, ...] | None = dataset.chunks
         self.rows_per_read = self.chunks[0] if self.chunks else ROWS_PER_SEEK
         self.rows_per_chunk = self.chunks[0] if self.chunks and self._has_filters else 1
+        self._raw = _contiguous(dataset)
+        self.reads_in_parallel = self._raw is not None
         reference = dataset.attrs.get("feature_permutation")
         self.permutation = None if reference is None else dataset.file[reference][...]
 
@@ -45,6 +47,10 @@ class HDF5Source(MatrixSource):
     def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         if not self._dataset:
             raise ValueError(f"{self._name} can't be read, since its file was closed; open it again")
+        if self._raw is not None and columns is None:
+            self._raw.read_into(out, rows)
+            self._count(out.nbytes)
+            return
         wanted = self._column_stretches(columns)
         column_stretches = wanted or [(0, self.n_features)]
         place = out if columns is None or wanted else np.empty((rows.size, self.n_features), self.dtype)
@@ -152,6 +158,23 @@ class HDF5Source(MatrixSource):
     @cached_property
     def _cache_bytes(self) -> int:
         return int(self._dataset.id.get_access_plist().get_chunk_cache()[1])
+
+
+def _contiguous(dataset: h5py.Dataset) -> MatrixSource | None:
+    """Return a source of the bytes of a data set that the file holds in one piece, which threads can read together."""
+    from jax_mmf.io.sources import RawSource
+
+    file, place = dataset.file, dataset.id.get_offset()
+    if (
+        place is None
+        or dataset.chunks
+        or dataset.is_virtual
+        or file.driver != "sec2"
+        or file.mode != "r"
+        or file.userblock_size
+    ):
+        return None
+    return RawSource(file.filename, place, dataset.shape, dataset.dtype)
 
 
 def _covered(spans: list[tuple[int, int]], length: int) -> int:

@@ -1,5 +1,6 @@
 """Base class of sources that read rows of a matrix."""
 
+import threading
 from types import TracebackType
 from typing import Any, Self
 
@@ -9,6 +10,7 @@ from jax_mmf.core import check_real_dtype
 from jax_mmf.typing import HostArray
 
 ROWS_PER_SEEK = 16  # consecutive rows read from a disk: enough to amortise a seek, few enough to mix a mini-batch
+_counting = threading.Lock()
 
 
 class MatrixSource:
@@ -29,6 +31,7 @@ class MatrixSource:
       permutation: the original feature of each column ``(p,)``, or None.
       feature_names: names of the columns, or None.
       bytes_read: number of bytes read so far.
+      reads_in_parallel: whether several threads may read at once, and need less time then.
 
     Raises:
       TypeError: if the dtype is not of real numbers.
@@ -37,6 +40,7 @@ class MatrixSource:
 
     rows_per_read: int = 1
     rows_per_chunk: int = 1
+    reads_in_parallel: bool = False
     permutation: HostArray | None = None
     feature_names: tuple[str, ...] | None = None
 
@@ -77,11 +81,14 @@ class MatrixSource:
           ValueError: as `read` does.
           IndexError: as `read` does.
         """
-        if self._closed:
-            raise ValueError(f"{self._name} was closed; read it inside of the with block, or open it again")
+        self._check_open()
         if rows.size and not (rows.min() >= 0 and rows.max() < self.n_samples):
             raise IndexError(f"{self._name} has rows 0 to {self.n_samples - 1}, got {rows.min()} to {rows.max()}")
         self._read_into(out, rows, columns)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"{self._name} was closed; read it inside of the with block, or open it again")
 
     def close(self) -> None:
         """Release the data and their file. Further calls have no effect."""
@@ -96,6 +103,11 @@ class MatrixSource:
     ) -> None:
         """Close the source."""
         self.close()
+
+    def _count(self, n_bytes: int) -> None:
+        """Add to ``bytes_read``, possibly in several threads."""
+        with _counting:
+            self.bytes_read += n_bytes
 
     def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         """Read rows, and add to ``bytes_read``; arguments as in `read_into`."""

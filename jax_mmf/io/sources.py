@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jax_mmf.core import as_array, feature_names, in_native_order, is_in_memory, is_scipy_sparse, text_of, warn
+from jax_mmf.io.device_source import DeviceSource
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, check_matrix, stretches
 from jax_mmf.typing import HostArray
@@ -86,7 +87,7 @@ def as_source(data: Any, name: str = "source") -> "Source | BatchSource":
         return SparseSource(data, name)
     has_rows = isinstance(data, list | tuple) and len(data) > 0 and all(_n_axes(row) == 1 for row in data)
     if has_rows or is_in_memory(data):
-        return ArraySource(_stacked(data, name) if has_rows else data, name)
+        return _source_of_array(_stacked(data, name) if has_rows else data, name)
     shape = getattr(data, "shape", None)
     if isinstance(shape, tuple) and hasattr(data, "__getitem__") and not isinstance(data, type):
         return SlicedSource(data, name)
@@ -106,6 +107,8 @@ class ArraySource(MatrixSource):
       array: ``(n, p)`` real numbers, or any data that `jax_mmf.core.foreign.as_array` converts to an array.
       name: of the array, for error messages.
     """
+
+    reads_in_parallel = True
 
     def __init__(self, array: Any, name: str = "source") -> None:
         values = as_array(name, array)
@@ -127,7 +130,7 @@ class ArraySource(MatrixSource):
             np.take(self._array, rows, axis=0, out=out, mode="clip")  # other modes make a copy first
         else:  # another byte order
             out[:] = self._array[rows]
-        self.bytes_read += out.nbytes
+        self._count(out.nbytes)
 
 
 class SparseSource(MatrixSource):
@@ -207,6 +210,7 @@ class RawSource(MatrixSource):
     """
 
     rows_per_read = ROWS_PER_SEEK
+    reads_in_parallel = True
 
     def __init__(self, path: str | Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         super().__init__(str(path), shape, dtype)
@@ -229,7 +233,7 @@ class RawSource(MatrixSource):
                     piece.byteswap(inplace=True)
                 if columns is not None:
                     place[:] = piece[:, columns]
-                self.bytes_read += piece.nbytes
+                self._count(piece.nbytes)
 
 
 class BatchSource:
@@ -295,6 +299,12 @@ class BatchSource:
             raise ValueError(f"{name} must have the columns {self.feature_names} of the first batch, got {names}")
         self.bytes_read += array.nbytes
         return in_native_order(array)
+
+
+def _source_of_array(array: Any, name: str) -> "DeviceSource | ArraySource":
+    if isinstance(array, jax.Array) and any(device.platform != "cpu" for device in array.devices()):
+        return DeviceSource(array, name)
+    return ArraySource(array, name)
 
 
 def _read_exactly(file: FileIO, out: HostArray) -> None:
