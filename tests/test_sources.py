@@ -604,7 +604,8 @@ def test_a_file_that_became_shorter_is_an_error(tmp_path):
     with (tmp_path / "x.npy").open("r+b") as file:
         file.truncate(2000)
     with pytest.raises(
-        BadFileError, match=r"x\.npy can't be read at rows 0 to 19: .* ended after 2000 bytes.* truncated"
+        BadFileError,
+        match=r"x\.npy can't be read at rows 0 to 19: .* truncated after it was opened: 2000 bytes instead of 96128",
     ):
         source.read(np.arange(20))
 

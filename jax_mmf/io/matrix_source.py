@@ -94,7 +94,7 @@ class MatrixSource:
             raise
         except Exception as error:  # libraries raise errors of any kind for damaged files
             text = f"{self._name} can't be read at rows {rows.min()} to {rows.max()}"
-            raise BadFileError(f"{text}: {str(error) or type(error).__name__}") from error
+            raise BadFileError(f"{text}: {self._reason(error)}") from error
 
     def close(self) -> None:
         """Release the data and their file. Further calls have no effect."""
@@ -117,6 +117,14 @@ class MatrixSource:
 
     def _check_unchanged(self) -> None:
         """Raise a `BadFileError` if the file changed since it was opened."""
+
+    def _reason(self, error: Exception) -> str:
+        """Return why a read failed: since the file changed, or as the error says."""
+        try:
+            self._check_unchanged()
+        except BadFileError as change:
+            return str(change)
+        return str(error) or type(error).__name__
 
     def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         """Read rows, and add to ``bytes_read``; arguments as in `read_into`."""
