@@ -17,7 +17,7 @@ from jax_mmf.codes import (
 )
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
 from jax_mmf.core import enable_compilation_cache, register_configuration
-from jax_mmf.io import Checkpoint, load_model, open_source, save_model, write_permuted
+from jax_mmf.io import BadFileError, Checkpoint, load_model, open_source, save_model, write_permuted
 from jax_mmf.learning import (
     AveragedStatistics,
     BlockCoordinateDescent,
@@ -82,6 +82,7 @@ __all__ = [
     "FISTA",
     "ActiveSet",
     "AveragedStatistics",
+    "BadFileError",
     "Best",
     "BlockCoordinateDescent",
     "BlockSubset",

@@ -36,7 +36,7 @@ class SampleReader:
             assert isinstance(source, MatrixSource)
             self._chunks = ChunkCache(source, n_chunks)
         # Threads share the source, which must allow it.
-        self._parallel = isinstance(source, MatrixSource) and source.reads_in_parallel
+        self._parallel = isinstance(source, MatrixSource) and source.reads_in_parallel and not n_chunks
         self._n_threads = _n_threads() if self._parallel else 1
         self._local = threading.local()
 
