@@ -44,6 +44,7 @@ from jax_mmf.learning import (
     Statistics,
     SubsampledStatistics,
     Subset,
+    SubsetPerShare,
     UniformSubset,
     default_solver,
 )
@@ -133,6 +134,7 @@ __all__ = [
     "Statistics",
     "SubsampledStatistics",
     "Subset",
+    "SubsetPerShare",
     "UniformSubset",
     "UnrolledFISTA",
     "__version__",
