@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import click
 import h5py
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ import pytest
 
 import jax_mmf as mmf
 from jax_mmf import cli, completion
-from jax_mmf.cli.options import check_outputs
+from jax_mmf.io import check_outputs
 
 N, P, K = 80, 64, 4
 OPTIONS = ["-k", str(K), "--batch-size", "16", "--quiet"]
@@ -382,9 +381,9 @@ def test_names_promise_the_format_that_is_written(step, arguments, words, run, d
 def test_outputs_are_not_one_file(run, tmp_path):
     """Only a name without an ending could be two outputs of fit; two of recommend have no ending in common."""
     (tmp_path / "folder").mkdir()
-    with pytest.raises(click.UsageError, match=r"--output and --log are both folder/\.\./out"):
+    with pytest.raises(ValueError, match=r"--output and --log are both folder/\.\./out"):
         check_outputs({"--output": Path("out"), "--log": Path("folder/../out"), "--plot": None})
-    with pytest.raises(click.UsageError, match="--log and --plot"):
+    with pytest.raises(ValueError, match="--log and --plot"):
         check_outputs({"--output": Path("a"), "--log": Path("b"), "--plot": Path("b")})
 
 

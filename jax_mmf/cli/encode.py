@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 import jax_mmf as mmf
-from jax_mmf.cli.options import Command, Output, cache, check_outputs, dataset, open_data, option, quiet
-from jax_mmf.io import HDF5_ENDINGS, hdf5_written_aside, needs_x64, written_aside
+from jax_mmf.cli.options import Command, Output, cache, dataset, open_data, option, quiet
+from jax_mmf.io import HDF5_ENDINGS, check_outputs, hdf5_written_aside, needs_x64, written_aside
 from jax_mmf.typing import HostArray
 
 _EPILOG = """\b

@@ -15,7 +15,6 @@ from jax_mmf.cli.options import (
     Real,
     TextOutput,
     cache,
-    check_outputs,
     dataset,
     open_data,
     option,
@@ -24,7 +23,7 @@ from jax_mmf.cli.options import (
 )
 from jax_mmf.cli.solver import CONSTRAINTS, INITS, PENALTIES, check_given, make_solver, resume_arguments
 from jax_mmf.defaults import BATCH_SIZE, SUBSAMPLED_BATCH_SIZE, SUBSET_BATCH_SIZE
-from jax_mmf.io import HDF5_ENDINGS, needs_x64
+from jax_mmf.io import HDF5_ENDINGS, check_outputs, needs_x64
 from jax_mmf.learning import default_batch_size
 from jax_mmf.training import Callback, FitResult, Record, deferred_interrupt
 

@@ -113,33 +113,6 @@ _CONVERSIONS = {  # skiprows=0 is written out for users with a header line
 }
 
 
-def check_outputs(outputs: dict[str, Path | None], *inputs: Path | None) -> None:
-    """Check before the work that outputs can be written, and are different from each other and from the inputs.
-
-    Args:
-      outputs: paths, or None, by the name of their option.
-      inputs: files that must not be overwritten.
-
-    Raises:
-      click.UsageError: if two outputs are one file.
-      ValueError: if an output is an input.
-      OSError: if an output can't be written.
-    """
-    seen: dict[Path, str] = {}
-    for name, path in outputs.items():
-        if path is None:
-            continue
-        other = seen.setdefault(path.resolve(), name)
-        if other != name:
-            raise click.UsageError(f"{other} and {name} are both {path}; give them different names")
-        if any(i is not None and path.exists() and i.exists() and path.samefile(i) for i in inputs):
-            raise ValueError(f"{name} {path} is an input too; give the output another name")
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in; make it first")
-        if not os.access(path.parent, os.W_OK) or path.is_dir():
-            raise PermissionError(f"can't write {path}")
-
-
 class _Seed(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic in new versions of click alone
     name = "integer"
 

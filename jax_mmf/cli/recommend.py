@@ -8,8 +8,8 @@ import click
 import jax
 from tqdm import tqdm
 
-from jax_mmf.cli.options import Command, Output, Real, cache, check_outputs, option, quiet, seed
-from jax_mmf.io import HDF5_ENDINGS
+from jax_mmf.cli.options import Command, Output, Real, cache, option, quiet, seed
+from jax_mmf.io import HDF5_ENDINGS, check_outputs
 
 _EPILOG = """\b
 Example:

@@ -2,6 +2,7 @@
 
 from jax_mmf.core import renamed
 from jax_mmf.io.atomic import HDF5_ENDINGS as HDF5_ENDINGS
+from jax_mmf.io.atomic import check_outputs as check_outputs
 from jax_mmf.io.atomic import hdf5_written_aside as hdf5_written_aside
 from jax_mmf.io.atomic import written_aside as written_aside
 from jax_mmf.io.chunk_cache import ChunkCache as ChunkCache

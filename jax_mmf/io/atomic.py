@@ -1,58 +1,110 @@
 """Atomic writing of files: they are written under a temporary name, then renamed."""
 
+import errno
 import os
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
 
+from jax_mmf.io.hdf5_output import HDF5Output
+from jax_mmf.io.leftovers import remove_leftovers, temporary_prefix
+
 HDF5_ENDINGS = (".h5", ".hdf5")
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)  # errors of a write, which name no file
 
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which is renamed to ``path`` at the end, or removed after an error.
 
+    File and folder are synchronised with the disk before and after the renaming. An existing file is replaced only at
+    the end, and its permissions stay as they are. A symbolic link stays, and the file that it leads to is replaced.
+    Temporary files that killed processes left for the same path are removed first.
+
     Args:
-      path: of the file to write. An existing file is replaced only at the end.
+      path: of the file to write.
 
     Raises:
-      OSError: if the folder does not exist or can't be written.
+      OSError: if the folder does not exist or can't be written, the name belongs to a folder, a device or a pipe, or
+        the disk is full.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    path, shown = _target(path), path
+    remove_leftovers(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), suffix=path.suffix, dir=path.parent)
     except OSError as error:
-        raise type(error)(f"can't write {path}: {error.strerror or error}") from error
+        raise type(error)(f"can't write {shown}: {error.strerror or error}") from error
     os.close(handle)
     aside = Path(name)
-    # Files of mkstemp are private. The result should have the permissions of any new file.
-    mask = os.umask(0)
-    os.umask(mask)
-    aside.chmod(0o666 & ~mask)
     try:
+        _set_permissions(aside, path)
         yield aside
+        _synchronise(aside)
         aside.replace(path)
+        _synchronise(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno in _NO_ROOM:
+            error.filename = str(shown)
+        raise
     finally:
         with suppress(FileNotFoundError):
             aside.unlink()
 
 
 @contextmanager
-def hdf5_written_aside(path: str | Path) -> Iterator[h5py.File]:
+def hdf5_written_aside(path: str | Path, **options: int) -> Iterator[h5py.File]:
     """Yield a new HDF5 file, open for writing, which is renamed to ``path`` at the end, or removed after an error.
+
+    Args:
+      path: of the file to write.
+      options: of `h5py.File`, such as ``userblock_size``.
 
     Raises:
       ValueError: if the name does not end in .h5 or .hdf5.
-      OSError: if the folder does not exist or can't be written.
+      OSError: as of `written_aside`.
     """
     check_ending(path, HDF5_ENDINGS)
-    with written_aside(path) as aside, h5py.File(aside, "w") as file:
-        yield file
+    with written_aside(path) as aside, HDF5Output(aside) as output, h5py.File(output, "w", **options) as file:
+        try:
+            yield file
+        finally:
+            output.give_up_quietly()
+
+
+def check_outputs(outputs: Mapping[str, str | Path | None], *inputs: str | Path | None) -> None:
+    """Check before the work that outputs can be written, and are different from each other and from the inputs.
+
+    Two paths are one file if they lead to one place, by links too.
+
+    Args:
+      outputs: paths, or None, by the name of their option or argument.
+      inputs: files that must not be overwritten, or None.
+
+    Raises:
+      ValueError: if two outputs are one file, or an output is an input.
+      OSError: if an output can't be written: its folder does not exist or may not be written, or the name is too long
+        or belongs to a folder, a device or a pipe.
+    """
+    seen: dict[str, Path] = {}
+    for name, given in outputs.items():
+        if given is None:
+            continue
+        path = Path(given)
+        for other, earlier in seen.items():
+            if _is_same_file(path, earlier):
+                raise ValueError(f"{other} and {name} are both {path}; give them different names")
+        if any(_is_same_file(path, Path(i)) for i in inputs if i is not None):
+            raise ValueError(f"{name} {path} is an input too; give the output another name")
+        folder = _target(path).parent
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no folder {folder} to write {path.name} in; make it first")
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(f"can't write {path}")
+        seen[name] = path
 
 
 def check_ending(path: str | Path, endings: tuple[str, ...]) -> None:
@@ -61,3 +113,50 @@ def check_ending(path: str | Path, endings: tuple[str, ...]) -> None:
     if path.suffix.lower() not in endings and not path.is_dir():
         advice = f"call it {path.with_suffix(endings[0]).name}" if path.name else "give the name of a file"
         raise ValueError(f"{path} must end in {' or '.join(endings)}, the format that is written; {advice}")
+
+
+def _target(path: str | Path) -> Path:
+    """Return the path of the regular file to write, at the end of symbolic links; the file need not exist."""
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return path.resolve() if path.is_symlink() else path
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder; give the name of a file")
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(f"{path} is a device or a pipe, which a file would replace; give the name of a file")
+    return path.resolve() if path.is_symlink() else path
+
+
+def _is_same_file(path: Path, other: Path) -> bool:
+    if path.exists() and other.exists():
+        return path.samefile(other)
+    return path.resolve() == other.resolve()
+
+
+def _set_permissions(aside: Path, path: Path) -> None:
+    """Give a private file of mkstemp the owner and mode of the file that it replaces, or those of any new file."""
+    with suppress(FileNotFoundError):
+        there = path.stat()
+        with suppress(PermissionError, AttributeError):  # Windows has no owners
+            os.chown(aside, there.st_uid, there.st_gid)
+        aside.chmod(stat.S_IMODE(there.st_mode))
+        return
+    mask = os.umask(0)
+    os.umask(mask)
+    aside.chmod(0o666 & ~mask)
+
+
+def _synchronise(path: Path) -> None:
+    """Wait until a file or folder is on the disk; some file systems can't do that for folders."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
