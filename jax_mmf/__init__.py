@@ -17,7 +17,7 @@ from jax_mmf.codes import (
 )
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
 from jax_mmf.core import enable_compilation_cache, register_configuration
-from jax_mmf.io import Checkpoint, load_model, open_source, save_model, write_permuted
+from jax_mmf.io import load_model, open_source, save_model, write_permuted
 from jax_mmf.learning import (
     AveragedStatistics,
     BlockCoordinateDescent,
@@ -62,6 +62,7 @@ from jax_mmf.penalties import (
 from jax_mmf.training import (
     Best,
     Callback,
+    Checkpoint,
     EarlyStopping,
     Event,
     FitResult,
@@ -73,6 +74,7 @@ from jax_mmf.training import (
     encode_with_info,
     explained_variance,
     fit,
+    load_checkpoint,
     objective,
 )
 
@@ -146,6 +148,7 @@ __all__ = [
     "explained_variance",
     "extending",
     "fit",
+    "load_checkpoint",
     "load_model",
     "match_atoms",
     "objective",

@@ -2,6 +2,7 @@
 
 from jax_mmf.core import renamed
 from jax_mmf.io.atomic import HDF5_ENDINGS as HDF5_ENDINGS
+from jax_mmf.io.atomic import check_ending as check_ending
 from jax_mmf.io.atomic import check_outputs as check_outputs
 from jax_mmf.io.atomic import hdf5_written_aside as hdf5_written_aside
 from jax_mmf.io.atomic import written_aside as written_aside
@@ -9,7 +10,7 @@ from jax_mmf.io.chunk_cache import ChunkCache as ChunkCache
 from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import MatrixSource
-from jax_mmf.io.model_file import Checkpoint, SavedModel, load_model, save_model
+from jax_mmf.io.model_file import SavedModel, load_model, save_model
 from jax_mmf.io.model_file import build as build
 from jax_mmf.io.model_file import describe as describe
 from jax_mmf.io.model_file import needs_x64 as needs_x64
@@ -17,6 +18,10 @@ from jax_mmf.io.model_file import read_array as read_array
 from jax_mmf.io.model_file import write_array as write_array
 from jax_mmf.io.permutation import FeaturePermutation, write_permuted
 from jax_mmf.io.record import Record
+from jax_mmf.io.run_file import Best as Best
+from jax_mmf.io.run_file import SavedRun
+from jax_mmf.io.run_file import load_run as load_run
+from jax_mmf.io.run_file import save_run as save_run
 from jax_mmf.io.sources import ArraySource, BatchSource, RawSource, SlicedSource, Source, SparseSource, as_source
 
 __getattr__ = renamed(__name__, {"Model": "SavedModel"})
@@ -25,13 +30,13 @@ __getattr__ = renamed(__name__, {"Model": "SavedModel"})
 __all__ = [
     "ArraySource",
     "BatchSource",
-    "Checkpoint",
     "FeaturePermutation",
     "HDF5Source",
     "MatrixSource",
     "RawSource",
     "Record",
     "SavedModel",
+    "SavedRun",
     "SlicedSource",
     "Source",
     "SparseSource",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.core import (
-    check_count,
     check_process,
     check_shape,
     configuration_name,
@@ -23,7 +22,7 @@ from jax_mmf.core import (
     is_typed_key,
     matmul,
 )
-from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, hdf5_written_aside
+from jax_mmf.io.atomic import hdf5_written_aside
 from jax_mmf.io.record import Record, as_record
 from jax_mmf.learning import GradientUpdate, OnlineFactorization, State, map_arrays
 from jax_mmf.penalties import has_relative_alpha
@@ -75,6 +74,18 @@ def save_model(
       ValueError: if the path has another ending, or alpha is a `RelativeAlpha`, whose value the solver does not know.
       OSError: if the file can't be written.
     """
+    write_model(path, solver, state, history, run)
+
+
+def write_model(
+    path: str | Path,
+    solver: OnlineFactorization,
+    state: State,
+    history: Iterable[Record | Mapping[str, Any]] | None,
+    run: Mapping[str, Any] | None,
+    *more: Callable[[h5py.File], None],
+) -> None:
+    """Write a model file as `save_model` does, and more into it."""
     if has_relative_alpha(solver.penalty):
         raise ValueError(
             "solver.penalty has a RelativeAlpha; save result.solver, where fit has replaced it by a number"
@@ -93,6 +104,8 @@ def save_model(
         file["key"] = np.asarray(jax.random.key_data(state.key) if typed else state.key)
         file["key"].attrs["implementation"] = str(jax.random.key_impl(state.key)) if typed else "raw"
         map_arrays(lambda name, _, array: write_array(file, name, array), state)
+        for write in more:
+            write(file)
 
 
 def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -> SavedModel:
@@ -130,29 +143,6 @@ def needs_x64(path: str | Path) -> bool:
     with suppress(OSError, KeyError), h5py.File(path, "r") as file:
         return bool(file["dictionary"].dtype == np.float64)
     return False
-
-
-class Checkpoint:
-    """Callback of `jax_mmf.fit` that writes a model file now and then.
-
-    Args:
-      path: of the file, .h5 or .hdf5, which each checkpoint replaces.
-      every: number of steps between checkpoints.
-      run: arguments of `jax_mmf.fit` to keep in the file, as in `save_model`.
-
-    Raises:
-      ValueError: if the path has another ending, or ``every`` is not positive.
-    """
-
-    def __init__(self, path: str | Path, *, every: int, run: Mapping[str, Any] | None = None) -> None:
-        check_count("every", every)
-        check_ending(path, HDF5_ENDINGS)
-        self.path, self.every, self.run = Path(path), every, run
-
-    def __call__(self, event: Any) -> None:
-        """Write the model if it is time; ``event`` is a `jax_mmf.training.Event`."""
-        if event.step % self.every == 0:
-            save_model(self.path, event.solver, event.state, event.history, run=self.run)
 
 
 def write_array(file: h5py.File, name: str, value: Any) -> None:

@@ -1,5 +1,6 @@
 """The feed of a run, which reads the samples of each step, on all or some of their features."""
 
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
@@ -60,11 +61,13 @@ class Feed:
       dtype: of the mini-batches, float32 or float64; or None for that of the source if it is one of them.
 
     Attributes:
+      key: of the run.
       n_samples: number of samples of the source, or None if it is an iterable of batches.
       n_features: p.
       n_steps: number of steps of the whole run, or None.
       dtype: of the mini-batches.
       feature_names: names of the columns of the source, a tuple of p strings; None if they have no names.
+      order: what determines the order of the samples and which are held out: numbers and text by name.
     """
 
     def __init__(
@@ -80,7 +83,7 @@ class Feed:
         dtype: Any,
     ) -> None:
         check_process()
-        self._solver, self._key, self._n_epochs, self._batch_size = solver, key, n_epochs, batch_size
+        self._solver, self.key, self._n_epochs, self._batch_size = solver, key, n_epochs, batch_size
         source = as_source(source)
         self._order: SampleOrder | None = None
         self._bytes_apart = source.bytes_read  # bytes read before the run, or for evaluation
@@ -116,9 +119,11 @@ class Feed:
         self._permutation = self._mix if self._stored is None else FeaturePermutation(self._stored)
         self._buffers = Buffers(self.dtype)
         self._given: Array | None = None
+        checksum = None
         if not is_count_or_share(held_out):
             given = samples_held_out(held_out, self.n_features, self.dtype, self.feature_names)
-            self._given = self.to_inside(given)
+            self._given, checksum = self.to_inside(given), _checksum(given)
+        self.order = self._described(batch_size, checksum)
         if isinstance(source, HDF5Source) and self._order is not None and not self._n_chunks:
             rows = next(self._order.batches(batch_size, 1))[1]
             source.warn_of_excess(rows, self._columns(self._subset(0)), in_order=not shuffle)
@@ -253,6 +258,26 @@ class Feed:
         # In ascending order, each chunk is decoded once if the last one is kept.
         return jax.device_put(self._sample_reader(min(1, self._n_chunks)).read(np.sort(rows)))
 
+    def _described(self, batch_size: int, held_out_samples: int | None) -> dict[str, Any]:
+        """Describe what determines the order of the samples; of an iterable of batches, only their width."""
+        described: dict[str, Any] = {"n_features": int(self.n_features), "held_out_samples": held_out_samples}
+        if self._order is None:
+            return described
+        order, before = self._order, self._source.bytes_read
+        n_samples = int(order.n_samples)
+        few = self._source.read(np.unique([0, n_samples // 2, n_samples - 1]))
+        self._bytes_apart += self._source.bytes_read - before
+        described |= {
+            "n_samples": n_samples,
+            "source": _checksum(few),
+            "source_dtype": str(np.dtype(self._source.dtype)),
+            "batch_size": int(batch_size),
+            "held_out": int(order.n_held_out),
+            "shuffle": bool(order.shuffle),
+        }
+        # The way of reading plays no part where nothing is shuffled.
+        return described | ({"stretch": int(order.stretch), "window": int(order.window)} if order.shuffle else {})
+
     def _sample_reader(self, n_chunks: int) -> SampleReader:
         """Make a reader; a thread needs one of its own."""
         order = None if self._mix is None else self._mix.order
@@ -262,7 +287,7 @@ class Feed:
         """Return the features of a step, or None if it reads all. They depend only on key and number of the step."""
         if self._solver.needs_whole_samples:
             return None
-        return draw_subset(self._solver, self._key, jnp.asarray(step % 2**31, jnp.int32), self.n_features)
+        return draw_subset(self._solver, self.key, jnp.asarray(step % 2**31, jnp.int32), self.n_features)
 
     def _columns(self, subset: Subset | None) -> HostArray | None:
         """Return the columns to read for a subset, or None for all."""
@@ -270,6 +295,10 @@ class Feed:
             return None
         indices = np.asarray(subset.indices)
         return indices if self._mix is None else self._mix.order[indices]
+
+
+def _checksum(samples: Any) -> int:
+    return zlib.crc32(np.ascontiguousarray(samples).tobytes())
 
 
 def _window(source: Source, batch_size: int) -> tuple[int, int]:
