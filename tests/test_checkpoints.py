@@ -20,7 +20,7 @@ ALL = SOLVERS | {
 del ALL["adam"]  # whose optimiser a file can't hold
 
 
-class Killed(Exception):
+class Killed(Exception):  # noqa: N818
     """Stands for the end of a process: nothing but files is left."""
 
 

@@ -1,6 +1,8 @@
 """The feed of a run, which reads the samples of each step, on all or some of their features."""
 
+import math
 import zlib
+from bisect import bisect
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
@@ -20,6 +22,7 @@ from jax_mmf.training.sample_reader import SampleReader, write_samples
 from jax_mmf.typing import Array, HostArray, Key
 
 _BYTES_OF_CHUNKS = 2**29  # of decoded chunks that are kept
+_ROWS_MIXED = 2**20  # at most, whose numbers are in memory
 
 
 class Item(NamedTuple):
@@ -165,7 +168,7 @@ class Feed:
             )
         if self._order is None:
             return self._of_batch(x, 0, len(x))[0]
-        return self._read_whole(self._order.epoch(0)[: factor * n_needed])
+        return self._read_whole(self._order.first(factor * n_needed))
 
     def some_samples(self, number: int, count: int) -> Array:
         """Read random training samples; each number gives other samples.
@@ -184,7 +187,7 @@ class Feed:
         if self._order is None or self._order.n_held_out == 0:
             return None
         before = self._source.bytes_read
-        x = self._read_whole(self._order.split()[0])
+        x = self._read_whole(self._order.held_out)
         self._bytes_apart += self._source.bytes_read - before
         return x
 
@@ -305,8 +308,21 @@ def _window(source: Source, batch_size: int) -> tuple[int, int]:
     """Choose how many chunks to mix, and how many decoded ones to keep for it; none if a chunk is too large."""
     if not isinstance(source, MatrixSource) or source.rows_per_chunk == 1:
         return 0, 0
-    chunk_bytes = source.rows_per_chunk * source.n_features * source.dtype.itemsize
-    # A mini-batch takes rows from so many chunks beyond those that are mixed.
-    beyond = 2 * -(-batch_size // source.rows_per_chunk) + 2
-    window = min(-(-source.n_samples // source.rows_per_chunk), _BYTES_OF_CHUNKS // chunk_bytes - beyond)
-    return (window, window + beyond) if window > 0 else (0, 0)
+    height = source.rows_per_chunk
+    n_chunks = -(-source.n_samples // height)
+    most_kept = _BYTES_OF_CHUNKS // (height * source.n_features * source.dtype.itemsize)
+    most_mixed = min(n_chunks, max(1, _ROWS_MIXED // height))
+    needed = lambda window: window + beyond_window(window, height, batch_size)  # noqa: E731
+    window = bisect(range(1, most_mixed + 1), most_kept, key=needed)
+    return (window, needed(window)) if window else (0, 0)
+
+
+def beyond_window(window: int, height: int, batch_size: int) -> int:
+    """Return how many decoded chunks to keep besides those that are mixed, so that each one is decoded once an epoch.
+
+    Chunks are decoded in the order of their mini-batches. So many may be decoded too early for the first row of one,
+    and as many again for its last row, as a mini-batch has turns (see `SampleOrder`). A turn has as many rows as a
+    chunk, but for the first ones of an epoch, of which turn i has i / window as many.
+    """
+    turns = -(-batch_size // height) + math.isqrt(2 * batch_size * window // height) + 2
+    return 2 * min(batch_size, turns) + 1
