@@ -17,7 +17,7 @@ from jax_mmf.codes import (
 )
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
 from jax_mmf.core import enable_compilation_cache, register_configuration
-from jax_mmf.io import load_model, open_source, save_model, write_permuted
+from jax_mmf.io import BadFileError, load_model, open_source, save_model, write_permuted
 from jax_mmf.learning import (
     AveragedStatistics,
     BlockCoordinateDescent,
@@ -84,6 +84,7 @@ __all__ = [
     "FISTA",
     "ActiveSet",
     "AveragedStatistics",
+    "BadFileError",
     "Best",
     "BlockCoordinateDescent",
     "BlockSubset",

@@ -68,7 +68,13 @@ OBJECTS = {
     "UniformSubset": mmf.UniformSubset(2),
     "UnrolledFISTA": mmf.UnrolledFISTA(3),
 }
-NOT_ALONE = {"ConvergenceWarning", "Event", "GradientUpdate", "ProgressBar"}  # of a run under way; tested below
+NOT_ALONE = {
+    "BadFileError",
+    "ConvergenceWarning",
+    "Event",
+    "GradientUpdate",
+    "ProgressBar",
+}  # errors, and of a run under way; tested below
 
 
 def through_joblib(value):

@@ -13,6 +13,7 @@ import pytest
 
 from jax_mmf.io import (
     ArraySource,
+    BadFileError,
     BatchSource,
     FeaturePermutation,
     HDF5Source,
@@ -602,7 +603,9 @@ def test_a_file_that_became_shorter_is_an_error(tmp_path):
     source = open_source(tmp_path / "x.npy")
     with (tmp_path / "x.npy").open("r+b") as file:
         file.truncate(2000)
-    with pytest.raises(OSError, match=r"x\.npy ended after .* truncated"):
+    with pytest.raises(
+        BadFileError, match=r"x\.npy can't be read at rows 0 to 19: .* ended after 2000 bytes.* truncated"
+    ):
         source.read(np.arange(20))
 
 

@@ -6,6 +6,8 @@ from jax_mmf.io.atomic import check_ending as check_ending
 from jax_mmf.io.atomic import check_outputs as check_outputs
 from jax_mmf.io.atomic import hdf5_written_aside as hdf5_written_aside
 from jax_mmf.io.atomic import written_aside as written_aside
+from jax_mmf.io.bad_file import BadFileError
+from jax_mmf.io.bad_file import bad_file_told as bad_file_told
 from jax_mmf.io.chunk_cache import ChunkCache as ChunkCache
 from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
@@ -17,18 +19,20 @@ from jax_mmf.io.model_file import needs_x64 as needs_x64
 from jax_mmf.io.model_file import read_array as read_array
 from jax_mmf.io.model_file import write_array as write_array
 from jax_mmf.io.permutation import FeaturePermutation, write_permuted
+from jax_mmf.io.raw_source import RawSource
 from jax_mmf.io.record import Record
 from jax_mmf.io.run_file import Best as Best
 from jax_mmf.io.run_file import SavedRun
 from jax_mmf.io.run_file import load_run as load_run
 from jax_mmf.io.run_file import save_run as save_run
-from jax_mmf.io.sources import ArraySource, BatchSource, RawSource, SlicedSource, Source, SparseSource, as_source
+from jax_mmf.io.sources import ArraySource, BatchSource, SlicedSource, Source, SparseSource, as_source
 
 __getattr__ = renamed(__name__, {"Model": "SavedModel"})
 
 # Public. Other packages of jax_mmf import the rest from here, too.
 __all__ = [
     "ArraySource",
+    "BadFileError",
     "BatchSource",
     "FeaturePermutation",
     "HDF5Source",

@@ -2,12 +2,15 @@
 
 import math
 from functools import cached_property
+from pathlib import Path
 
 import h5py
 import numpy as np
 
 from jax_mmf.core import warn
+from jax_mmf.io.hdf5_checks import MAX_EXPANSION, check_data_set, read_permutation
 from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, stretches
+from jax_mmf.io.opened_file import Stamp, check_unchanged
 from jax_mmf.typing import HostArray
 
 _MUCH_EXCESS = 4  # numbers read for each one that is needed, from which a warning is given
@@ -22,9 +25,26 @@ class HDF5Source(MatrixSource):
     Args:
       dataset: ``(n, p)`` real numbers; its file must stay open until `close`, which closes it. The attribute
         ``feature_permutation``, if present, refers to the data set with the order in which the columns are stored.
+      follow_external: whether the numbers may be in other files; as of `open_source`, which is stricter by default.
+      fill_missing: as of `open_source`.
+      max_expansion: as of `open_source`.
+
+    Raises:
+      BadFileError: if the data set or its permutation is damaged, or not complete.
+      TypeError: for other than real numbers.
+      ValueError: for other shapes than that of a matrix, and data sets of closed files.
     """
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    _has_file = True
+
+    def __init__(
+        self,
+        dataset: h5py.Dataset,
+        *,
+        follow_external: bool = True,
+        fill_missing: bool = False,
+        max_expansion: float = MAX_EXPANSION,
+    ) -> None:
         if not dataset:
             raise ValueError("source is an h5py.Dataset of a file that was closed; open the file again")
         name = f"data set {dataset.name!r} of {dataset.file.filename}"
@@ -33,8 +53,19 @@ class HDF5Source(MatrixSource):
         self.chunks: tuple[int, ...] | None = dataset.chunks
         self.rows_per_read = self.chunks[0] if self.chunks else ROWS_PER_SEEK
         self.rows_per_chunk = self.chunks[0] if self.chunks and self._has_filters else 1
-        reference = dataset.attrs.get("feature_permutation")
-        self.permutation = None if reference is None else dataset.file[reference][...]
+        check_data_set(
+            dataset,
+            name,
+            follow_external=follow_external,
+            fill_missing=fill_missing,
+            max_expansion=max_expansion,
+        )
+        self.permutation = read_permutation(dataset, name)
+        # Files of other drivers are not on a disk, and those that are open for writing change.
+        self._stamp: tuple[Path, int, Stamp] | None = None
+        if dataset.file.driver == "sec2" and dataset.file.mode == "r":
+            handle = int(dataset.file.id.get_vfd_handle())
+            self._stamp = (Path(dataset.file.filename).absolute(), handle, Stamp.of(handle))
 
     def close(self) -> None:
         """Close the file."""
@@ -42,9 +73,16 @@ class HDF5Source(MatrixSource):
         if self._dataset:
             self._dataset.file.close()
 
-    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
+    def _check_open(self) -> None:
+        super()._check_open()
         if not self._dataset:
             raise ValueError(f"{self._name} can't be read, since its file was closed; open it again")
+
+    def _check_unchanged(self) -> None:
+        if self._stamp is not None:
+            check_unchanged(*self._stamp)
+
+    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         wanted = self._column_stretches(columns)
         column_stretches = wanted or [(0, self.n_features)]
         place = out if columns is None or wanted else np.empty((rows.size, self.n_features), self.dtype)

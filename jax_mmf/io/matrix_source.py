@@ -6,6 +6,7 @@ from typing import Any, Self
 import numpy as np
 
 from jax_mmf.core import check_real_dtype
+from jax_mmf.io.bad_file import BadFileError
 from jax_mmf.typing import HostArray
 
 ROWS_PER_SEEK = 16  # consecutive rows read from a disk: enough to amortise a seek, few enough to mix a mini-batch
@@ -39,6 +40,7 @@ class MatrixSource:
     rows_per_chunk: int = 1
     permutation: HostArray | None = None
     feature_names: tuple[str, ...] | None = None
+    _has_file: bool = False  # that is damaged if a read fails
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
         check_matrix(name, shape, dtype)
@@ -59,6 +61,7 @@ class MatrixSource:
 
         Raises:
           ValueError: if the source, or the file behind it, was closed.
+          BadFileError: if the file is damaged, or changed since it was opened.
           IndexError: for rows that the source does not have.
         """
         out = np.empty((rows.size, self.n_features if columns is None else columns.size), self.dtype)
@@ -75,13 +78,23 @@ class MatrixSource:
 
         Raises:
           ValueError: as `read` does.
+          BadFileError: as `read` does.
           IndexError: as `read` does.
         """
-        if self._closed:
-            raise ValueError(f"{self._name} was closed; read it inside of the with block, or open it again")
+        self._check_open()
         if rows.size and not (rows.min() >= 0 and rows.max() < self.n_samples):
             raise IndexError(f"{self._name} has rows 0 to {self.n_samples - 1}, got {rows.min()} to {rows.max()}")
-        self._read_into(out, rows, columns)
+        if not self._has_file or not rows.size:
+            self._read_into(out, rows, columns)
+            return
+        try:
+            self._read_into(out, rows, columns)
+            self._check_unchanged()
+        except MemoryError:
+            raise
+        except Exception as error:  # libraries raise errors of any kind for damaged files
+            text = f"{self._name} can't be read at rows {rows.min()} to {rows.max()}"
+            raise BadFileError(f"{text}: {str(error) or type(error).__name__}") from error
 
     def close(self) -> None:
         """Release the data and their file. Further calls have no effect."""
@@ -96,6 +109,14 @@ class MatrixSource:
     ) -> None:
         """Close the source."""
         self.close()
+
+    def _check_open(self) -> None:
+        """Raise a ValueError if the source was closed."""
+        if self._closed:
+            raise ValueError(f"{self._name} was closed; read it inside of the with block, or open it again")
+
+    def _check_unchanged(self) -> None:
+        """Raise a `BadFileError` if the file changed since it was opened."""
 
     def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         """Read rows, and add to ``bytes_read``; arguments as in `read_into`."""

@@ -1,7 +1,6 @@
-"""Sources of samples: arrays, memory maps, frames, sparse matrices, raw files, and iterators of batches."""
+"""Sources of samples: arrays, memory maps, frames, sparse matrices, and iterators of batches."""
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Set
-from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -123,9 +122,9 @@ class ArraySource(MatrixSource):
         if columns is not None:
             for row, place in zip(rows, out, strict=True):
                 place[:] = self._array[row][columns]
-        elif self._array.dtype == out.dtype:
+        elif self._array.flags.c_contiguous and self._array.dtype == out.dtype:
             np.take(self._array, rows, axis=0, out=out, mode="clip")  # other modes make a copy first
-        else:  # another byte order
+        else:  # of which np.take would copy the whole array first
             out[:] = self._array[rows]
         self.bytes_read += out.nbytes
 
@@ -193,45 +192,6 @@ class SlicedSource(MatrixSource):
             top += last - first
 
 
-class RawSource(MatrixSource):
-    """A matrix stored in C order in a file, such as the body of an .npy file. Reads whole rows.
-
-    Unlike the pages of a memory map, rows that were read do not stay in the memory of the process. The file is open
-    only during a read.
-
-    Args:
-      path: of the file.
-      offset: of the first number, in bytes.
-      shape: ``(n, p)``.
-      dtype: of the numbers.
-    """
-
-    rows_per_read = ROWS_PER_SEEK
-
-    def __init__(self, path: str | Path, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        super().__init__(str(path), shape, dtype)
-        self._path, self._offset, self._stored = Path(path), offset, np.dtype(dtype)
-        needed = offset + self.n_samples * self.n_features * self._stored.itemsize
-        if self._path.stat().st_size < needed:
-            raise ValueError(f"{path} is truncated: {self._path.stat().st_size} bytes where {needed} are expected")
-
-    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
-        row_bytes = self.n_features * self._stored.itemsize
-        top = 0
-        with self._path.open("rb", buffering=0) as file:
-            for first, last in stretches(rows):
-                place = out[top : top + last - first]
-                top += last - first
-                piece = place if columns is None else np.empty((last - first, self.n_features), self.dtype)
-                file.seek(self._offset + first * row_bytes)
-                _read_exactly(file, piece.reshape(-1).view(np.uint8))
-                if self._stored != self.dtype:  # another byte order
-                    piece.byteswap(inplace=True)
-                if columns is not None:
-                    place[:] = piece[:, columns]
-                self.bytes_read += piece.nbytes
-
-
 class BatchSource:
     """An iterable of batches ``(b_i, p)`` of any sizes, read in its own order.
 
@@ -295,16 +255,6 @@ class BatchSource:
             raise ValueError(f"{name} must have the columns {self.feature_names} of the first batch, got {names}")
         self.bytes_read += array.nbytes
         return in_native_order(array)
-
-
-def _read_exactly(file: FileIO, out: HostArray) -> None:
-    """Fill an array of bytes from a file; one call to the system may read less than that."""
-    done = 0
-    while done < out.size:
-        count = file.readinto(out[done:].data)
-        if not count:
-            raise OSError(f"{file.name!s} ended after {done} of {out.size} bytes; was it truncated?")
-        done += count
 
 
 def _n_axes(row: Any) -> int | None:

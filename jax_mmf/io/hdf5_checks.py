@@ -1,0 +1,193 @@
+"""Checks of HDF5 data sets before their numbers are read: HDF5 itself gives zeros for much of what is not there."""
+
+import math
+import os
+from array import array
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from jax_mmf.io.bad_file import BadFileError
+from jax_mmf.typing import HostArray
+
+MAX_EXPANSION = 200.0  # bytes of numbers for each byte in the file that holds them compressed
+_SMALL = 2**26  # bytes that may come of however few
+_MOST_LINKS = 32  # of soft links that lead to each other
+_MOST_COMPARED = 2**20  # chunks whose places are compared with each other
+
+
+def check_expansion(name: str, n_bytes: int, stored: int, limit: float) -> None:
+    """Raise a `BadFileError` if few bytes of a file promise many numbers, as in files made to exhaust the memory.
+
+    Args:
+      name: of the data, for the message.
+      n_bytes: of the numbers.
+      stored: bytes that hold them in the file.
+      limit: of the ratio of both; up to 64 MB may come of however few bytes.
+    """
+    if n_bytes > max(_SMALL, limit * stored):
+        ratio = math.ceil(n_bytes / max(1, stored))
+        raise BadFileError(
+            f"{name} promises {n_bytes:,} bytes of numbers, and the file holds {stored:,} bytes for them, {ratio} "
+            f"times less; if that is right, open it by open_source with max_expansion={ratio}"
+        )
+
+
+def find_data_set(file: h5py.File, path: str, *, follow_external: bool) -> Any:
+    """Return the object with a path in a file, or None if there is none.
+
+    Raises:
+      BadFileError: if links lead to another file, unless ``follow_external``, or to each other.
+    """
+    place: Any = file
+    parts, n_links = path.split("/"), 0
+    while parts:
+        part = parts.pop(0)
+        if part in ("", "."):
+            continue
+        if not isinstance(place, h5py.Group):
+            return None
+        link = place.get(part, getlink=True)
+        if isinstance(link, h5py.SoftLink):
+            n_links += 1
+            if n_links > _MOST_LINKS:
+                raise BadFileError(f"{path!r} is a link that leads to itself")
+            place = file if link.path.startswith("/") else place
+            parts = link.path.split("/") + parts
+            continue
+        if isinstance(link, h5py.ExternalLink) and not follow_external:
+            raise BadFileError(f"{path!r} is a link to another file, {link.filename}; {_ASK}")
+        if link is None or part not in place:
+            return None
+        place = place[part]
+    return place
+
+
+_ASK = "if you trust this file, open it by open_source with follow_external=True"
+
+
+def check_data_set(
+    dataset: h5py.Dataset, name: str, *, follow_external: bool, fill_missing: bool, max_expansion: float
+) -> None:
+    """Check that all the numbers of a data set are in its file.
+
+    Data sets of files that are open for writing are not checked, since a part of them may be in memory.
+
+    Args:
+      dataset: of numbers.
+      name: of the data set, for error messages.
+      follow_external: whether the numbers may be in other files, which are checked to be there.
+      fill_missing: whether chunks that were never written are allowed; HDF5 reads the fill value there.
+      max_expansion: see `check_expansion`.
+
+    Raises:
+      BadFileError: if numbers are in other files, beyond the end of the file, missing, or too many for its size.
+    """
+    if dataset.file.mode != "r" or dataset.dtype.hasobject:
+        return
+    layout = dataset.id.get_create_plist()
+    if dataset.is_virtual or layout.get_external_count():
+        if not follow_external:
+            raise BadFileError(f"{name} holds no numbers, but refers to other files; {_ASK}")
+        _check_other_files(dataset, name, fill_missing)
+        return
+    stored = dataset.id.get_storage_size()
+    n_bytes = math.prod(dataset.shape) * dataset.dtype.itemsize
+    size = _size(dataset.file)
+    if dataset.chunks is not None:
+        stored = _check_chunks(dataset, name, size, fill_missing=fill_missing)
+        decoded = n_bytes if layout.get_nfilters() else 0
+        check_expansion(name, decoded, stored, max_expansion)
+    elif layout.get_layout() == h5py.h5d.CONTIGUOUS:
+        offset = dataset.id.get_offset()
+        if offset is None:
+            _refuse_missing(name, "numbers that were never written", fill_missing=fill_missing)
+            check_expansion(name, n_bytes, size or n_bytes, max_expansion)
+        elif stored < n_bytes or (size is not None and offset + n_bytes > size):
+            raise BadFileError(f"{name} is truncated: it ends beyond the {size} bytes of the file, or holds too few")
+
+
+def read_permutation(dataset: h5py.Dataset, name: str) -> HostArray | None:
+    """Read the order of the columns that an attribute of a data set refers to, or None if there is no such attribute.
+
+    Raises:
+      BadFileError: if it is not an order of the columns.
+    """
+    reference = dataset.attrs.get("feature_permutation")
+    if reference is None:
+        return None
+    file, n_features = dataset.file, dataset.shape[1]
+    if isinstance(reference, str | bytes):
+        path = reference if isinstance(reference, str) else reference.decode()
+        found = find_data_set(file, path, follow_external=False)
+    else:
+        found = file[reference] if isinstance(reference, h5py.Reference) else None
+    what = f"the feature_permutation of {name}"
+    if not isinstance(found, h5py.Dataset) or found.shape != (n_features,) or found.dtype.kind not in "iu":
+        raise BadFileError(f"{what} must refer to {n_features} integers, the order of the columns")
+    check_data_set(found, what, follow_external=False, fill_missing=False, max_expansion=MAX_EXPANSION)
+    order: HostArray = found[...]
+    if order.min() < 0 or order.max() >= n_features or (np.bincount(order.astype(np.int64)) != 1).any():
+        raise BadFileError(f"{what} must hold each of 0 to {n_features - 1} once")
+    return order
+
+
+def _check_chunks(dataset: h5py.Dataset, name: str, size: int | None, *, fill_missing: bool) -> int:
+    """Check that chunks are there, inside of the file, and apart from each other; return how many bytes they take."""
+    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
+    starts, sizes, stored, outside = array("q"), array("q"), 0, 0
+
+    def note(chunk: Any) -> None:
+        nonlocal stored, outside
+        stored += chunk.size
+        outside += size is not None and chunk.byte_offset + chunk.size > size
+        if len(starts) < _MOST_COMPARED:
+            starts.append(chunk.byte_offset)
+            sizes.append(chunk.size)
+
+    found = dataset.id.get_num_chunks()
+    if found < expected:
+        _refuse_missing(name, f"{expected - found} of its {expected} chunks", fill_missing=fill_missing)
+    if found > expected:
+        raise BadFileError(f"{name} has {found} chunks where {expected} fit; the file is damaged")
+    dataset.id.chunk_iter(note)
+    order = np.argsort(np.array(starts, np.int64))
+    places, lengths = np.array(starts, np.int64)[order], np.array(sizes, np.int64)[order]
+    if outside or (places[:-1] + lengths[:-1] > places[1:]).any():
+        raise BadFileError(f"{name} has chunks beyond the end of the file, or on top of each other; it is damaged")
+    if not dataset.id.get_create_plist().get_nfilters() and stored != found * chunk_bytes:
+        raise BadFileError(f"{name} has chunks of another size than {chunk_bytes} bytes; the file is damaged")
+    return stored
+
+
+def _refuse_missing(name: str, what: str, *, fill_missing: bool) -> None:
+    if not fill_missing:
+        raise BadFileError(
+            f"{name} lacks {what}; HDF5 would read the fill value there. If they were left out on purpose, open the "
+            "file by open_source with fill_missing=True"
+        )
+
+
+def _check_other_files(dataset: h5py.Dataset, name: str, fill_missing: bool) -> None:
+    """Check that the files behind a data set are there, as far as their names are known."""
+    folder, layout = Path(str(dataset.file.filename)).parent, dataset.id.get_create_plist()
+    needed: list[tuple[str, int]] = []
+    if dataset.is_virtual:
+        needed = [(s.file_name, 0) for s in dataset.virtual_sources() if s.file_name != "." and "%" not in s.file_name]
+    else:
+        for index in range(layout.get_external_count()):
+            other, offset, length = layout.get_external(index)
+            whole = math.prod(dataset.shape) * dataset.dtype.itemsize
+            needed.append((other.decode(), offset + min(length, whole)))
+    for other, least in needed:
+        path = folder / other
+        if not fill_missing and (not path.is_file() or path.stat().st_size < least):
+            raise BadFileError(f"{name} refers to {path}, which is not there or is truncated")
+
+
+def _size(file: h5py.File) -> int | None:
+    """Return the size of a file on a disk, or None for others."""
+    return os.fstat(file.id.get_vfd_handle()).st_size if file.driver == "sec2" else None

@@ -1,0 +1,134 @@
+"""Files that are open for reading and must not change meanwhile."""
+
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from jax_mmf.io.bad_file import BadFileError
+from jax_mmf.typing import HostArray
+
+_LOCK = threading.Lock()  # of positions in files, on systems that can't read without moving them
+
+
+class Stamp(NamedTuple):
+    """What tells whether a file is the one that was opened, and whether it changed since.
+
+    Attributes:
+      device: number of the file system.
+      inode: number of the file in it.
+      size: in bytes.
+      modified: time of the last change, in nanoseconds.
+    """
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, file: Path | int) -> Self:
+        """Stamp of the file with a path or a descriptor."""
+        found = os.stat(file)  # noqa: PTH116 - which also takes descriptors
+        return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def check_unchanged(path: Path, handle: int, then: Stamp) -> None:
+    """Raise unless an open file still has its size and time, and its path still leads to it.
+
+    Args:
+      path: absolute.
+      handle: descriptor of the file.
+      then: when it was opened.
+
+    Raises:
+      BadFileError: if it was changed, truncated, replaced or removed.
+    """
+    now = Stamp.of(handle)
+    try:
+        there = Stamp.of(path)
+    except OSError as error:
+        raise BadFileError(f"{path} was removed or renamed after it was opened: {error.strerror}") from error
+    if now.size < then.size:
+        raise BadFileError(f"{path} was truncated after it was opened: {now.size} bytes instead of {then.size}")
+    if there[:2] != then[:2]:
+        raise BadFileError(f"{path} was replaced by another file after it was opened")
+    if now != then:
+        raise BadFileError(f"{path} was changed after it was opened; open it again when it is complete")
+
+
+class OpenedFile:
+    """A file that is open for reading, by a descriptor that all readers share.
+
+    A read does not move a common position, so that threads and forked processes may share the file. An unpickled one is
+    opened again.
+
+    Args:
+      path: of the file.
+      then: for a file that was opened before, its stamp of then.
+
+    Attributes:
+      path: absolute.
+      size: in bytes.
+
+    Raises:
+      BadFileError: if the file is not as it was.
+    """
+
+    def __init__(self, path: str | Path, then: Stamp | None = None) -> None:
+        self.path = Path(path).absolute()
+        self._handle = os.open(self.path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        self.close = weakref.finalize(self, os.close, self._handle)
+        self._then = Stamp.of(self._handle) if then is None else then
+        self.size = self._then.size
+        if then is not None:
+            self.check()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Open the file again in another process."""
+        return OpenedFile, (self.path, self._then)
+
+    def check(self) -> None:
+        """Raise a `BadFileError` if the file changed since it was opened."""
+        check_unchanged(self.path, self._handle, self._then)
+
+    def read_into(self, out: HostArray, offset: int) -> None:
+        """Fill an array, contiguous in memory, with the bytes from a place on.
+
+        Raises:
+          BadFileError: if the file ends before.
+        """
+        self._fill(memoryview(out.reshape(-1).view(np.uint8)), offset)  # type: ignore[arg-type]
+
+    def read_strips_into(self, out: HostArray, offsets: HostArray) -> None:
+        """Fill each row of an array, contiguous in memory, with the bytes from a place of its own on; errors as before.
+
+        Args:
+          out: ``(s, h)``.
+          offsets: ``(s,)`` places in the file.
+        """
+        place, width = memoryview(out.reshape(-1).view(np.uint8)), out[:1].nbytes  # type: ignore[arg-type]
+        for index, offset in enumerate(offsets.tolist()):
+            self._fill(place[index * width : (index + 1) * width], offset)
+
+    def _fill(self, place: memoryview, offset: int) -> None:
+        done = _read_at(self._handle, place, offset)
+        while done < len(place):
+            count = _read_at(self._handle, place[done:], offset + done)
+            if count == 0:
+                raise BadFileError(f"{self.path} ended after {offset + done} bytes; was it truncated?")
+            done += count
+
+
+def _read_at(handle: int, out: memoryview, offset: int) -> int:
+    """Read bytes from a place in a file; the result is how many came."""
+    if hasattr(os, "preadv"):
+        return os.preadv(handle, [out], offset)
+    with _LOCK:  # pragma: no cover - on Windows
+        os.lseek(handle, offset, os.SEEK_SET)
+        found = os.read(handle, len(out))
+        out[: len(found)] = found
+        return len(found)
