@@ -5,6 +5,7 @@ import jax
 import numpy as np
 import optax
 import pytest
+from model_changes import changed
 
 from jax_mmf import completion
 
@@ -84,7 +85,7 @@ def test_damaged_model_files_are_named(tmp_path):
         completion.load_model(path)
     path.unlink()
     completion.save_model(path, completion.fit(MODELS["als"], some_ratings(), key=jax.random.key(0), n_epochs=1))
-    with h5py.File(path, "r+") as file:
+    with changed(path) as file:
         del file["state/2"]
     with pytest.raises(ValueError, match="can't be read"):
         completion.load_model(path)

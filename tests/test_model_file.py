@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from model_changes import changed, without_line
 
 import jax_mmf as mmf
 
@@ -223,7 +224,7 @@ def test_truncated_models(share, tmp_path):
     path = written(tmp_path / "m.h5")
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ValueError, match=r"m\.h5.*truncated"):
+    with pytest.raises(mmf.BadFileError, match=r"m\.h5.*truncated"):
         mmf.load_model(path)
 
 
@@ -297,7 +298,7 @@ DAMAGE = {
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_models_are_told_by_name(damage, tmp_path):
     path = written(tmp_path / "m.h5")
-    with h5py.File(path, "a") as file:
+    with changed(path) as file:
         DAMAGE[damage](file)
     with pytest.raises(ValueError, match=r"m\.h5"):
         mmf.load_model(path)
@@ -310,7 +311,7 @@ def test_damaged_models_are_told_by_name(damage, tmp_path):
 def test_damaged_statistics_of_partial_b(name, value, partial_b, tmp_path):
     solver = make(partial_b=partial_b)
     mmf.save_model(tmp_path / "m.h5", solver, stepped(solver))
-    with h5py.File(tmp_path / "m.h5", "a") as file:
+    with changed(tmp_path / "m.h5") as file:
         replace(name, value)(file)
     with pytest.raises(ValueError, match=f"{name} must be"):
         mmf.load_model(tmp_path / "m.h5")
@@ -319,7 +320,7 @@ def test_damaged_statistics_of_partial_b(name, value, partial_b, tmp_path):
 def test_damaged_gram_and_optimiser_state(tmp_path):
     solver = make(statistics=mmf.AveragedStatistics(0.9), dictionary_update=mmf.GradientUpdate(optax.adam(1e-2)))
     mmf.save_model(tmp_path / "m.h5", solver, stepped(solver))
-    with h5py.File(tmp_path / "m.h5", "a") as file:
+    with changed(tmp_path / "m.h5") as file:
         gram, moments = file["gram"][...], file["update_state/1"][...]
         assert moments.shape == (4, 32)
         replace("gram", gram[1:])(file)
@@ -334,7 +335,7 @@ def test_damaged_gram_and_optimiser_state(tmp_path):
 
 def test_bfloat16_that_hdf5_does_not_know_is_named(tmp_path):
     path = written(tmp_path / "m.h5")
-    with h5py.File(path, "a") as file:
+    with changed(path) as file:
         replace("dictionary", np.asarray(jnp.ones((4, 32), "bfloat16")))(file)
     with pytest.raises(ValueError, match=r"dictionary must hold .*bfloat16.*float32"):
         mmf.load_model(path)
@@ -377,7 +378,7 @@ def test_checkpoints_keep_the_arguments_of_the_run(tmp_path):
 
 def test_files_of_before_have_no_arguments_of_the_run(tmp_path):
     path = written(tmp_path / "m.h5")
-    with h5py.File(path, "a") as file:
+    with changed(path) as file:
         del file.attrs["run"]
     assert mmf.load_model(path).run == {}
 
@@ -626,3 +627,84 @@ def test_a_relative_alpha_is_not_saved_before_it_is_a_number(tmp_path):
         mmf.save_model(tmp_path / "m.h5", solver, result.state)
     mmf.save_model(tmp_path / "m.h5", result.solver, result.state)
     np.testing.assert_allclose(mmf.load_model(tmp_path / "m.h5").solver.penalty.alpha, result.solver.penalty.alpha)
+
+
+# Checksums
+
+
+def test_a_changed_file_is_told_by_its_checksum(tmp_path):
+    path = written(tmp_path / "m.h5")
+    with h5py.File(path, "r+") as file:
+        file["dictionary"][0, 0] += 1
+    with pytest.raises(mmf.BadFileError, match=r"m\.h5 is damaged .*checksum"):
+        mmf.load_model(path)
+
+
+def test_a_file_without_its_checksum_is_refused_and_one_of_before_is_read(tmp_path):
+    path = written(tmp_path / "m.h5")
+    want = mmf.load_model(path).state
+    content = path.read_bytes()
+    without_line(path)
+    with pytest.raises(mmf.BadFileError, match=r"m\.h5 is damaged: it lost its checksum"):
+        mmf.load_model(path)
+    path.write_bytes(content)
+    with changed(path):
+        pass
+    assert_same_state(mmf.load_model(path).state, want)
+
+
+def test_other_programs_read_a_file_with_a_checksum(tmp_path):
+    path = written(tmp_path / "m.h5")
+    assert path.read_bytes().split(b"\n")[0].startswith(b"jax-mmf file, blake2b of the bytes after the first 512: ")
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file["dictionary"], mmf.load_model(path).state.dictionary)
+        assert "solver" in file.attrs
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link loop", "external storage", "gzip bomb", "virtual"])
+def test_arrays_that_are_not_what_they_seem(kind, tmp_path):
+    path = written(tmp_path / "m.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["X"] = np.ones((4, 32), "float32")
+    with changed(path) as file:
+        del file["dictionary"]
+        if kind == "external link":
+            file["dictionary"] = h5py.ExternalLink("other.h5", "/X")
+        elif kind == "soft link loop":
+            file["a"], file["dictionary"] = h5py.SoftLink("/dictionary"), h5py.SoftLink("/a")
+        elif kind == "external storage":
+            (tmp_path / "raw").write_bytes(bytes(512))
+            file.create_dataset("dictionary", (4, 32), "float32", external=[("raw", 0, 512)])
+        elif kind == "gzip bomb":
+            data = file.create_dataset("dictionary", (4, 2**24), "float32", chunks=(4, 2**24), compression="gzip")
+            data[:, :1] = 1
+        else:
+            layout = h5py.VirtualLayout((4, 32), "float32")
+            layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "X", (4, 32))
+            file.create_virtual_dataset("dictionary", layout)
+    words = {
+        "external link": "link to another file",
+        "soft link loop": "leads to itself",
+        "gzip bomb": "promises 268,435,456 bytes",
+    }
+    with pytest.raises(mmf.BadFileError, match=rf"m\.h5 .*{words.get(kind, 'refers to other files')}"):
+        mmf.load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("history", "[" * 100_000),
+        ("history", json.dumps([{"step": "one"}])),
+        ("history", json.dumps([3])),
+        ("run", json.dumps({"batch_size": [1]})),
+        ("solver", '{"class": "tuple", "items": ' * 5000 + "1" + "}" * 5000),
+    ],
+)
+def test_strange_texts(name, value, tmp_path):
+    path = written(tmp_path / "m.h5")
+    with changed(path) as file:
+        del file.attrs[name]
+        file.attrs.create(name, value, dtype=h5py.string_dtype())
+    with pytest.raises(mmf.BadFileError, match=r"m\.h5"):
+        mmf.load_model(path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import h5py
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.completion.bpr import BPR, BPRState
@@ -14,11 +15,12 @@ from jax_mmf.completion.fitted import EpochRecord, Fitted, make_fitted
 from jax_mmf.completion.labels import Labels
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.io import build, describe, hdf5_written_aside, read_array, write_array
-from jax_mmf.typing import HostArray
+from jax_mmf.io import build, describe, find_data_set, opened_model, read_array, read_data_set, sealed_hdf5, write_array
+from jax_mmf.typing import Array, HostArray
 
 _FORMAT = "jax-mmf ratings model"
 _FORMAT_VERSION = 1
+_TEXTS = ("user_ids", "item_ids")
 _COLUMNS = ("users", "items", "values", "weights", "timestamps")
 
 
@@ -35,14 +37,14 @@ def save_model(path: str | Path, model: Fitted) -> None:
         without a name: see `jax_mmf.register_configuration`.
       OSError: if the file can't be written.
     """
-    with hdf5_written_aside(path) as file:
+    with sealed_hdf5(path) as file:
         file.attrs["format"] = _FORMAT
         file.attrs["format_version"] = _FORMAT_VERSION
         file.attrs["jax_mmf_version"] = version("jax-mmf")
         file.attrs["model"] = json.dumps(_described(model.model))
         file.attrs["limits"] = json.dumps(model.limits)
         file.attrs["history"] = json.dumps([list(record) for record in model.history])
-        for name in ("user_ids", "item_ids"):
+        for name in _TEXTS:
             _write_ids(file, name, getattr(model.ratings, name).values)
         for name in _COLUMNS:
             _write_column(file, f"ratings/{name}", getattr(model.ratings, name))
@@ -63,39 +65,79 @@ def load_model(path: str | Path, *, model: Model | None = None) -> Fitted:
 
     Raises:
       FileNotFoundError: if the file does not exist.
-      ValueError: if the file was not written by `save_model`, is damaged, or has a newer format.
+      BadFileError: if the file was not written by `save_model`, is damaged, or has a newer format. This is a
+        ValueError.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        with h5py.File(path, "r") as file:
-            return _read(file, model)
-    except OSError as error:
-        raise ValueError(f"{path} is not a model file, or is truncated: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} can't be read as a model of ratings: {error}") from error
+    with opened_model(path, "a model file of ratings", "/", *_TEXTS, "ratings/timestamps") as file:
+        return _read(file, model)
 
 
 def _read(file: h5py.File, model: Model | None) -> Fitted:
     if str(file.attrs.get("format")) != _FORMAT:
         raise ValueError("it is an HDF5 file, but not a model of ratings written by jax-mmf")
-    if file.attrs["format_version"] > _FORMAT_VERSION:
+    version = int(file.attrs["format_version"])
+    if version > _FORMAT_VERSION:
         raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that version or newer")
+    if version < 1:
+        raise ValueError(f"its format_version is {version}; the first one was 1")
     model = build(json.loads(file.attrs["model"])) if model is None else model
     if not isinstance(model, Model):
         raise TypeError(f"its model is a {type(model).__name__}, which is not a model of ratings")
-    labels = [Labels(_read_ids(file, name)) for name in ("user_ids", "item_ids")]
+    labels = [Labels(_read_ids(file, name)) for name in _TEXTS]
     columns = [_read_column(file, f"ratings/{name}") for name in _COLUMNS]
     ratings = Ratings(*labels, *columns)  # type: ignore[arg-type]
+    _check_ratings(ratings)
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), model.prepare(ratings)))
-    leaves = [read_array(file, f"state/{index}") for index in range(len(jax.tree.leaves(_kept(like))))]
-    state = jax.tree.unflatten(jax.tree.structure(_kept(like)), leaves)
+    state = jax.tree.unflatten(jax.tree.structure(_kept(like)), _read_leaves(file, jax.tree.leaves(_kept(like))))
     if isinstance(model, BPR):
         state = BPRState(state, model.transformation.init(state))
-    limits = json.loads(file.attrs["limits"])
-    history = [EpochRecord(*record) for record in json.loads(file.attrs["history"])]
-    return make_fitted(model, state, ratings, None if limits is None else (limits[0], limits[1]), history)
+    limits, history = json.loads(file.attrs["limits"]), json.loads(file.attrs["history"])
+    if limits is not None and not (len(limits) == 2 and limits[0] <= limits[1]):
+        raise ValueError(f"its limits must be two numbers, the smaller one first, got {limits}")
+    records = [EpochRecord(*record) for record in history]
+    if not all(isinstance(value, int | float) for record in records for value in record):
+        raise TypeError("its history holds something else than numbers")
+    return make_fitted(model, state, ratings, None if limits is None else (limits[0], limits[1]), records)
+
+
+def _read_leaves(file: h5py.File, like: list[jax.ShapeDtypeStruct]) -> list[Array]:
+    """Read the arrays of a state, which must be like those of a new one."""
+    leaves = [read_array(file, f"state/{index}") for index in range(len(like))]
+    for index, (leaf, want) in enumerate(zip(leaves, like, strict=True)):
+        if leaf.shape != want.shape or leaf.dtype != want.dtype:
+            raise ValueError(
+                f"its state/{index} must be {want.dtype}{list(want.shape)}, got {leaf.dtype}{list(leaf.shape)}"
+            )
+        if not bool(jnp.isfinite(leaf).all()):
+            raise ValueError(f"its state/{index} holds NaN or infinity")
+    return leaves
+
+
+def _check_ratings(ratings: Ratings) -> None:
+    """Raise a ValueError unless ratings are what `Ratings` promises."""
+    n = len(ratings.users)
+    for name in _COLUMNS:
+        column = getattr(ratings, name)
+        kinds = "i" if name in ("users", "items") else "iufM" if name == "timestamps" else "f"
+        if column is None and name in ("weights", "timestamps"):
+            continue
+        if column is None or column.shape != (n,) or n == 0 or column.dtype.kind not in kinds:
+            raise ValueError(f"its ratings/{name} must be a column of {n} numbers, as the others")
+        if np.isnat(column).any() if column.dtype.kind == "M" else not np.isfinite(column).all():
+            raise ValueError(f"its ratings/{name} holds numbers that are not finite, or dates that are none")
+    for name, size in (("users", ratings.n_users), ("items", ratings.n_items)):
+        column = getattr(ratings, name)
+        if column.min() < 0 or column.max() >= size:
+            raise ValueError(f"its ratings/{name} must be from 0 to {size - 1}")
+    pairs = ratings.users.astype(np.int64) * ratings.n_items + ratings.items
+    if (np.diff(pairs) <= 0).any():
+        raise ValueError("its ratings must be sorted by user and item, and hold each pair once")
+    if ratings.weights is not None and (ratings.weights < 0).any():
+        raise ValueError("its ratings/weights must not be negative")
+    for name in _TEXTS:
+        ids = getattr(ratings, name).values
+        if ids.ndim != 1 or len(set(ids.tolist())) != len(ids):
+            raise ValueError(f"its {name} must differ from each other")
 
 
 def _described(model: Model) -> Any:
@@ -119,9 +161,10 @@ def _write_column(file: h5py.File, name: str, column: HostArray | None) -> None:
 
 
 def _read_column(file: h5py.File, name: str) -> HostArray | None:
-    if name not in file:
+    found = find_data_set(file, name, follow_external=False)
+    if found is None:
         return None
-    column, dates = file[name][...], file[name].attrs.get("dates")
+    column, dates = read_data_set(file, name), found.attrs.get("dates")
     return column if dates is None else column.astype(str(dates))
 
 
@@ -135,5 +178,9 @@ def _write_ids(file: h5py.File, name: str, ids: HostArray) -> None:
 
 
 def _read_ids(file: h5py.File, name: str) -> HostArray:
-    stored = file[name]
-    return stored.asstr()[...] if h5py.check_string_dtype(stored.dtype) else stored[...]
+    ids = read_data_set(file, name)
+    if ids.dtype.kind in "iu":
+        return ids
+    if h5py.check_string_dtype(file[name].dtype) is None:
+        raise TypeError(f"its {name} must be whole numbers or text, got {ids.dtype}")
+    return np.array([text.decode() for text in ids.tolist()], object)

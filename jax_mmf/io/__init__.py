@@ -7,16 +7,17 @@ from jax_mmf.io.atomic import check_outputs as check_outputs
 from jax_mmf.io.atomic import hdf5_written_aside as hdf5_written_aside
 from jax_mmf.io.atomic import written_aside as written_aside
 from jax_mmf.io.bad_file import BadFileError
-from jax_mmf.io.bad_file import bad_file_told as bad_file_told
 from jax_mmf.io.chunk_cache import ChunkCache as ChunkCache
 from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
+from jax_mmf.io.hdf5_checks import find_data_set as find_data_set
 from jax_mmf.io.matrix_source import MatrixSource
 from jax_mmf.io.model_file import SavedModel, load_model, save_model
 from jax_mmf.io.model_file import build as build
 from jax_mmf.io.model_file import describe as describe
 from jax_mmf.io.model_file import needs_x64 as needs_x64
 from jax_mmf.io.model_file import read_array as read_array
+from jax_mmf.io.model_file import read_data_set as read_data_set
 from jax_mmf.io.model_file import write_array as write_array
 from jax_mmf.io.permutation import FeaturePermutation, write_permuted
 from jax_mmf.io.raw_source import RawSource
@@ -25,6 +26,8 @@ from jax_mmf.io.run_file import Best as Best
 from jax_mmf.io.run_file import SavedRun
 from jax_mmf.io.run_file import load_run as load_run
 from jax_mmf.io.run_file import save_run as save_run
+from jax_mmf.io.sealed import opened_model as opened_model
+from jax_mmf.io.sealed import sealed_hdf5 as sealed_hdf5
 from jax_mmf.io.sources import ArraySource, BatchSource, SlicedSource, Source, SparseSource, as_source
 
 __getattr__ = renamed(__name__, {"Model": "SavedModel"})

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -56,23 +56,29 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def hdf5_written_aside(path: str | Path, **options: int) -> Iterator[h5py.File]:
+def hdf5_written_aside(
+    path: str | Path, *, userblock_size: int | None = None, finish: Callable[[Path], None] | None = None
+) -> Iterator[h5py.File]:
     """Yield a new HDF5 file, open for writing, which is renamed to ``path`` at the end, or removed after an error.
 
     Args:
       path: of the file to write.
-      options: of `h5py.File`, such as ``userblock_size``.
+      userblock_size: as of `h5py.File`.
+      finish: function that is given the path of the complete file before it gets its name, or None.
 
     Raises:
       ValueError: if the name does not end in .h5 or .hdf5.
       OSError: as of `written_aside`.
     """
     check_ending(path, HDF5_ENDINGS)
-    with written_aside(path) as aside, HDF5Output(aside) as output, h5py.File(output, "w", **options) as file:
-        try:
-            yield file
-        finally:
-            output.give_up_quietly()
+    with written_aside(path) as aside:
+        with HDF5Output(aside) as output, h5py.File(output, "w", userblock_size=userblock_size) as file:
+            try:
+                yield file
+            finally:
+                output.give_up_quietly()
+        if finish is not None:
+            finish(aside)
 
 
 def check_outputs(outputs: Mapping[str, str | Path | None], *inputs: str | Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class BadFileError(ValueError):
@@ -17,18 +18,21 @@ class NoDataSetError(BadFileError, KeyError):
 
 
 @contextmanager
-def bad_file_told(what: str) -> Iterator[None]:
+def bad_file_told(path: Path, what: str) -> Iterator[None]:
     """Raise errors in a block that reads a file as a `BadFileError`: its libraries raise errors of any kind.
 
-    Errors that tell of the file already, and those about rights and files that are not there, stay as they are.
+    Errors that name the file already, and those about rights, stay as they are.
 
     Args:
-      what: start of the message, which names the file.
+      path: of the file.
+      what: may be wrong with it: the message is "path what: error".
     """
     try:
         yield
-    except (BadFileError, PermissionError, FileNotFoundError):
+    except PermissionError:
         raise
     except Exception as error:
+        if isinstance(error, BadFileError) and str(path) in str(error):
+            raise
         text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-        raise BadFileError(f"{what}: {text or type(error).__name__}") from error
+        raise BadFileError(f"{path} {what}: {text or type(error).__name__}") from error

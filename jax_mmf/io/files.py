@@ -58,15 +58,15 @@ def open_source(
         return _open_hdf5(path, dataset, options)
     if suffix not in (".npy", ".npz"):
         raise ValueError(f"{path} must end in .h5, .hdf5, .npy or .npz; convert it to one of these formats")
-    with bad_file_told(f"{path} is not a NumPy file of real numbers, or is damaged or truncated"):
+    with bad_file_told(path, "is not a NumPy file of real numbers, or is damaged or truncated"):
         return open_npy(path, dataset) if suffix == ".npy" else open_npz(path, dataset, max_expansion)
 
 
 def _open_hdf5(path: Path, dataset: str | None, options: dict[str, Any]) -> MatrixSource:
-    with bad_file_told(f"{path} is not an HDF5 file, or is truncated or in use"):
+    with bad_file_told(path, "is not an HDF5 file, or is truncated or in use"):
         file = h5py.File(path, "r")
     try:
-        with bad_file_told(f"{path} can't be read as a matrix of real numbers, or is damaged"):
+        with bad_file_told(path, "can't be read as a matrix of real numbers, or is damaged"):
             return HDF5Source(_data_set(file, path, dataset, follow_external=options["follow_external"]), **options)
     except BaseException:
         file.close()

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from jax_mmf.io.bad_file import BadFileError
+from jax_mmf.io.sealed import check_strings
 from jax_mmf.typing import HostArray
 
 MAX_EXPANSION = 200.0  # bytes of numbers for each byte in the file that holds them compressed
@@ -85,7 +86,7 @@ def check_data_set(
     Raises:
       BadFileError: if numbers are in other files, beyond the end of the file, missing, or too many for its size.
     """
-    if dataset.file.mode != "r" or dataset.dtype.hasobject:
+    if dataset.file.mode != "r":
         return
     layout = dataset.id.get_create_plist()
     if dataset.is_virtual or layout.get_external_count():
@@ -94,7 +95,9 @@ def check_data_set(
         _check_other_files(dataset, name, fill_missing)
         return
     stored = dataset.id.get_storage_size()
-    n_bytes = math.prod(dataset.shape) * dataset.dtype.itemsize
+    n_bytes = math.prod(dataset.shape) * dataset.id.get_type().get_size()
+    if n_bytes == 0:
+        return
     size = _size(dataset.file)
     if dataset.chunks is not None:
         stored = _check_chunks(dataset, name, size, fill_missing=fill_missing)
@@ -115,15 +118,11 @@ def read_permutation(dataset: h5py.Dataset, name: str) -> HostArray | None:
     Raises:
       BadFileError: if it is not an order of the columns.
     """
-    reference = dataset.attrs.get("feature_permutation")
-    if reference is None:
+    path = path_of_part(dataset, "feature_permutation")
+    if path is None:
         return None
     file, n_features = dataset.file, dataset.shape[1]
-    if isinstance(reference, str | bytes):
-        path = reference if isinstance(reference, str) else reference.decode()
-        found = find_data_set(file, path, follow_external=False)
-    else:
-        found = file[reference] if isinstance(reference, h5py.Reference) else None
+    found = find_data_set(file, path, follow_external=False)
     what = f"the feature_permutation of {name}"
     if not isinstance(found, h5py.Dataset) or found.shape != (n_features,) or found.dtype.kind not in "iu":
         raise BadFileError(f"{what} must refer to {n_features} integers, the order of the columns")
@@ -134,9 +133,36 @@ def read_permutation(dataset: h5py.Dataset, name: str) -> HostArray | None:
     return order
 
 
+def path_of_part(dataset: h5py.Dataset, name: str) -> str | None:
+    """Return the path of the data set that an attribute of a data set refers to, or None without such an attribute.
+
+    HDF5 hangs or crashes on damaged strings of variable length, so they are not read here: the data set has its usual
+    name, or another process reads the string first.
+
+    Args:
+      dataset: of a matrix.
+      name: of the attribute, which holds a path; usually it is that of the matrix, an underscore, and this name.
+
+    Raises:
+      BadFileError: if the attribute can't be read.
+    """
+    if name not in dataset.attrs:
+        return None
+    kind, usual, file = dataset.attrs.get_id(name).get_type(), f"{dataset.name}_{name}", dataset.file
+    if isinstance(kind, h5py.h5t.TypeStringID) and kind.is_variable_str():
+        if usual in file:
+            return usual
+        if file.driver == "sec2" and file.mode == "r":
+            check_strings(Path(str(file.filename)), str(dataset.name))
+    value = dataset.attrs[name]
+    if isinstance(value, h5py.Reference):
+        return str(file[value].name)
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
 def _check_chunks(dataset: h5py.Dataset, name: str, size: int | None, *, fill_missing: bool) -> int:
     """Check that chunks are there, inside of the file, and apart from each other; return how many bytes they take."""
-    chunk_bytes = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    chunk_bytes = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
     expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
     starts, sizes, stored, outside = array("q"), array("q"), 0, 0
 

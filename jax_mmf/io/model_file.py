@@ -22,11 +22,13 @@ from jax_mmf.core import (
     is_typed_key,
     matmul,
 )
-from jax_mmf.io.atomic import hdf5_written_aside
+from jax_mmf.io.bad_file import BadFileError
+from jax_mmf.io.hdf5_checks import MAX_EXPANSION, check_data_set, find_data_set
 from jax_mmf.io.record import Record, as_record
+from jax_mmf.io.sealed import opened_model, sealed_hdf5
 from jax_mmf.learning import GradientUpdate, OnlineFactorization, State, map_arrays
 from jax_mmf.penalties import has_relative_alpha
-from jax_mmf.typing import Array
+from jax_mmf.typing import Array, HostArray
 
 _FORMAT = "jax-mmf model"
 _FORMAT_VERSION = 2
@@ -93,7 +95,7 @@ def write_model(
     configuration = json.dumps(describe(solver))
     arguments = json.dumps({name: _plain(name, value) for name, value in (run or {}).items()})
     lines = json.dumps([_line(record) for record in history or ()])
-    with hdf5_written_aside(path) as file:
+    with sealed_hdf5(path) as file:
         file.attrs["format"] = _FORMAT
         file.attrs["format_version"] = _FORMAT_VERSION
         file.attrs["jax_mmf_version"] = version("jax-mmf")
@@ -121,26 +123,18 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is not a model file, is damaged, has a newer format, needs a class that is not registered, holds
-        arrays that do not fit its solver or numbers that are not finite, or holds float64 numbers and JAX is not set
-        to them.
+      BadFileError: if it is not a model file, is damaged, has a newer format, needs a class that is not registered,
+        holds arrays that do not fit its solver or numbers that are not finite, or holds float64 numbers and JAX is not
+        set to them. This is a ValueError.
     """
     check_process()
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        with h5py.File(path, "r") as file:
-            return _read_model(file, solver)
-    except OSError as error:
-        raise ValueError(f"{path} is not a model file of jax-mmf, or is truncated: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} can't be read as a model file: {error}") from error
+    with opened_model(path, "a model file of jax-mmf", "/", "key") as file:
+        return _read_model(file, solver)
 
 
 def needs_x64(path: str | Path) -> bool:
     """Whether a model file holds float64 numbers, which JAX reads only after ``jax_enable_x64``."""
-    with suppress(OSError, KeyError), h5py.File(path, "r") as file:
+    with suppress(OSError, ValueError), opened_model(path, "a model file") as file:
         return bool(file["dictionary"].dtype == np.float64)
     return False
 
@@ -155,9 +149,9 @@ def read_array(file: h5py.File, name: str) -> Array:
     """Read an array to the device.
 
     Raises:
-      ValueError: if it holds float64 numbers and JAX is not set to them.
+      ValueError: if it is not there or damaged, or holds float64 numbers and JAX is not set to them.
     """
-    stored = file[name][...]
+    stored = read_data_set(file, name)
     if stored.dtype.kind not in "biuf":
         raise ValueError(f"its {name} must hold integers, float32 or float64, got {_name_of(stored.dtype)}")
     if stored.dtype == np.float64 and jax.dtypes.canonicalize_dtype(stored.dtype) != np.float64:
@@ -165,6 +159,20 @@ def read_array(file: h5py.File, name: str) -> Array:
             'it holds float64 numbers, which JAX cuts to float32 without jax.config.update("jax_enable_x64", True)'
         )
     return jnp.asarray(stored)
+
+
+def read_data_set(file: h5py.File, name: str) -> HostArray:
+    """Read an array, after a check that all of it is in the file.
+
+    Raises:
+      ValueError: if it is not there or damaged.
+    """
+    found = find_data_set(file, name, follow_external=False)
+    if not isinstance(found, h5py.Dataset):
+        raise BadFileError(f"it has no {name}")
+    check_data_set(found, f"its {name}", follow_external=False, fill_missing=False, max_expansion=MAX_EXPANSION)
+    stored: HostArray = found[...]
+    return stored
 
 
 def _name_of(dtype: np.dtype[Any]) -> str:
@@ -208,6 +216,8 @@ def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> SavedMod
     history, run = json.loads(file.attrs["history"]), json.loads(file.attrs.get("run", "{}"))
     if not isinstance(history, list) or not isinstance(run, dict):
         raise TypeError("its history is not a list, or its run is not a dictionary")
+    if not all(value is None or isinstance(value, bool | int | float | str) for value in run.values()):
+        raise TypeError("its run holds something else than numbers, text, booleans and None")
     return SavedModel(solver, _read_state(file, solver), [as_record(line) for line in history], run)
 
 

@@ -3,6 +3,7 @@
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -11,7 +12,19 @@ import numpy as np
 from jax_mmf.io.bad_file import BadFileError
 from jax_mmf.typing import HostArray
 
-_LOCK = threading.Lock()  # of positions in files, on systems that can't read without moving them
+_LOCK = threading.Lock()
+
+
+def _move_and_read(handle: int, out: list[memoryview], offset: int) -> int:  # pragma: no cover - on Windows
+    """Read as `os.preadv` does, on systems that can't read without moving the position in the file."""
+    with _LOCK:
+        os.lseek(handle, offset, os.SEEK_SET)
+        found = os.read(handle, len(out[0]))
+        out[0][: len(found)] = found
+        return len(found)
+
+
+_read_at: Callable[[int, list[memoryview], int], int] = getattr(os, "preadv", _move_and_read)
 
 
 class Stamp(NamedTuple):
@@ -112,23 +125,14 @@ class OpenedFile:
         """
         place, width = memoryview(out.reshape(-1).view(np.uint8)), out[:1].nbytes  # type: ignore[arg-type]
         for index, offset in enumerate(offsets.tolist()):
-            self._fill(place[index * width : (index + 1) * width], offset)
+            strip = place[index * width : (index + 1) * width]
+            if _read_at(self._handle, [strip], offset) != width:
+                self._fill(strip, offset)
 
     def _fill(self, place: memoryview, offset: int) -> None:
-        done = _read_at(self._handle, place, offset)
+        done = 0
         while done < len(place):
-            count = _read_at(self._handle, place[done:], offset + done)
+            count = _read_at(self._handle, [place[done:]], offset + done)
             if count == 0:
                 raise BadFileError(f"{self.path} ended after {offset + done} bytes; was it truncated?")
             done += count
-
-
-def _read_at(handle: int, out: memoryview, offset: int) -> int:
-    """Read bytes from a place in a file; the result is how many came."""
-    if hasattr(os, "preadv"):
-        return os.preadv(handle, [out], offset)
-    with _LOCK:  # pragma: no cover - on Windows
-        os.lseek(handle, offset, os.SEEK_SET)
-        found = os.read(handle, len(out))
-        out[: len(found)] = found
-        return len(found)

@@ -36,8 +36,14 @@ def as_record(line: Mapping[str, Any]) -> Record:
     """The record of a dictionary of its fields. A missing number is NaN; other keys are left out.
 
     Files of 0.1.0 do not tell of held-out samples; their objective is NaN without them.
+
+    Raises:
+      TypeError: for a field that is no number.
     """
     known: dict[str, Any] = dict.fromkeys(Record._fields, math.nan)
     known |= {name: value for name, value in line.items() if name in known}
+    for name, value in known.items():
+        if not isinstance(value, int | float):
+            raise TypeError(f"{name} of a record must be a number, got {value!r}")
     known["held_out"] = line.get("held_out", not math.isnan(known["objective"]))
     return Record(**known)
