@@ -19,7 +19,7 @@ import jax_mmf as mmf
 from jax_mmf.io import ChunkCache, FeaturePermutation, MatrixSource
 from jax_mmf.training import keyed_permutation
 from jax_mmf.training import order as module
-from jax_mmf.training.feed import beyond_window
+from jax_mmf.training.feed import n_kept
 from jax_mmf.training.keyed_permutation import KeyedPermutation
 from jax_mmf.training.order import SampleOrder
 from jax_mmf.training.prefetch import prefetch
@@ -184,7 +184,7 @@ def test_runs_of_rows_stay_together(order, epoch):
 def test_mixed_runs_are_used_up_one_after_another(order, batch_size, window, epoch):
     """A cache of as many runs as a feed keeps reads each of them at most once an epoch, whatever it kept before."""
     order = replace(order, window=window, shuffle=True, n_held_out=order.n_held_out % (order.n_samples // 2))
-    n_kept = window + beyond_window(window, order.stretch, batch_size)
+    size = n_kept(window, order.stretch * order.n_training / order.n_samples, batch_size)
     reads = Counter()
 
     class Source(MatrixSource):
@@ -195,7 +195,7 @@ def test_mixed_runs_are_used_up_one_after_another(order, batch_size, window, epo
             out[:, 0] = rows
 
     source = Source("source", (order.n_samples, 1), np.float64)
-    cache = ChunkCache(source, n_kept)
+    cache = ChunkCache(source, size)
     before = -1
     for at, rows in order.batches(batch_size, epoch + 1):
         if at != before:
@@ -204,7 +204,7 @@ def test_mixed_runs_are_used_up_one_after_another(order, batch_size, window, epo
         out = np.empty((rows.size, 1))
         cache.read_into(out, rows)
         np.testing.assert_array_equal(out[:, 0], rows)
-        assert len(cache._kept) <= n_kept
+        assert len(cache._kept) <= size
         assert max(reads.values(), default=1) == 1
 
 

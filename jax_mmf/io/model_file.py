@@ -129,7 +129,7 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
     """
     check_process()
     with opened_model(path, "a model file of jax-mmf", "/", "key") as file:
-        return _read_model(file, solver)
+        return read_model(file, solver)
 
 
 def needs_x64(path: str | Path) -> bool:
@@ -200,7 +200,8 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> SavedModel:
+def read_model(file: h5py.File, solver: OnlineFactorization | None) -> SavedModel:
+    """Read the model in an open file; arguments and errors as of `load_model`."""
     if str(file.attrs.get("format")) == "jax-mmf ratings model":
         raise ValueError("it is a model of ratings, for jax_mmf.completion.load_model")
     if str(file.attrs.get("format")) != _FORMAT:

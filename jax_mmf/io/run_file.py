@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import h5py
 import jax.numpy as jnp
 
-from jax_mmf.core import check_shape, short
-from jax_mmf.io.model_file import load_model, read_array, write_array, write_model
+from jax_mmf.core import check_process, check_shape, short
+from jax_mmf.io.model_file import read_array, read_model, write_array, write_model
 from jax_mmf.io.record import Record, as_record
+from jax_mmf.io.sealed import opened_model
 from jax_mmf.learning import Memory, OnlineFactorization, State, map_arrays
 from jax_mmf.typing import Array
 
@@ -99,16 +100,13 @@ def load_run(path: str | Path, *, solver: OnlineFactorization | None = None) -> 
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is damaged, and as `load_model` does.
+      BadFileError: if it is damaged, and as `load_model` does. This is a ValueError.
     """
-    model = load_model(path, solver=solver)
-    try:
-        with h5py.File(path, "r") as file:
-            return SavedRun(
-                *model, _read_memory(file, model.state), _read_best(file, model.state), _read_progress(file)
-            )
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} can't be read as a checkpoint: {error}") from error
+    check_process()
+    with opened_model(path, "a checkpoint of jax-mmf", "/", "key") as file:
+        model = read_model(file, solver)
+        memory, best = _read_memory(file, model.state), _read_best(file, model.state)
+        return SavedRun(*model, memory, best, _read_progress(file))
 
 
 def _read_progress(file: h5py.File) -> dict[str, Any]:

@@ -120,6 +120,16 @@ def in_order(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
     return tuple(sorted(callbacks, key=lambda callback: bool(getattr(callback, "comes_last", False))))
 
 
+def files_of(callbacks: Sequence[Callback]) -> dict[str, Path]:
+    """Return the files that callbacks write, which have an attribute ``path``, by names for messages."""
+    paths = [getattr(callback, "path", None) for callback in callbacks]
+    return {
+        f"{type(callback).__name__} {number}": path
+        for number, (callback, path) in enumerate(zip(callbacks, paths, strict=True))
+        if isinstance(path, Path) and path.suffix and not path.is_dir()
+    }
+
+
 @contextmanager
 def notified(callbacks: Sequence[Callback], start: Start) -> Iterator[Callable[[FitResult], None]]:
     """Notify callbacks of the start and the end of a run; yields a function to which the run passes its result."""

@@ -1,9 +1,11 @@
 """Evaluation during a run: objectives, the clock, and reasons why nothing is learned."""
 
+import math
 import threading
 import time
 import warnings
 from contextlib import suppress
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,9 +41,9 @@ class Evaluation:
             size = -(-self.n_held_out // n_pieces)
             padded = filled_up(samples, n_pieces * size)
             self._pieces = [padded[first : first + size] for first in range(0, n_pieces * size, size)]
-        self._seconds = 0.0 if before is None else float(before.told("seconds", 0.0))
+        self._seconds = 0.0 if before is None else float(before.told("seconds", _last(before, "seconds")))
         self._since = time.perf_counter()
-        self._bytes_before = 0 if before is None else int(before.told("bytes_read", 0))
+        self._bytes_before = 0 if before is None else int(before.told("bytes_read", _last(before, "bytes_read")))
         self._compiling: threading.Thread | None = None
 
     @property
@@ -85,6 +87,10 @@ class Evaluation:
             self._compiling.join()
             self._compiling = None
         value = self._of_held_out(state) if self._pieces else self._of_batch(state, item, info)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the objective is {value} after step {step}: {state.dictionary.dtype} overflowed; scale the data"
+            )
         n_dead = int(info.n_dead)
         self._since = time.perf_counter()
         held_out, n_bytes = bool(self._pieces), self.bytes_read(item)
@@ -102,6 +108,11 @@ class Evaluation:
         codes = filled_up(info.codes, item.x.shape[0])  # the batch may be padded with rows of zeros
         total = _batch_objective(self._solver.penalty, state.dictionary, item.x, codes, item.subset)
         return float(total) / item.n_samples
+
+
+def _last(before: SavedRun, field: str) -> Any:
+    """Return a field of the last record of a run, for files that do not tell more."""
+    return getattr(before.history[-1], field) if before.history else 0
 
 
 def _seen(dictionary: Array, x: Array, subset: Subset | None) -> tuple[Array, Array]:

@@ -6,6 +6,7 @@ from bisect import bisect
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -70,6 +71,7 @@ class Feed:
       n_steps: number of steps of the whole run, or None.
       dtype: of the mini-batches.
       feature_names: names of the columns of the source, a tuple of p strings; None if they have no names.
+      path: of the file that is read, or None.
       order: what determines the order of the samples and which are held out: numbers and text by name.
     """
 
@@ -110,12 +112,13 @@ class Feed:
             self.n_samples = source.n_samples
             self.n_features, source_dtype, self._stored = source.n_features, source.dtype, source.permutation
             n_held_out = count_held_out(held_out, source.n_samples)
-            window, self._n_chunks = _window(source, batch_size) if solver.needs_whole_samples else (0, 0)
+            window, self._n_chunks = _window(source, batch_size, n_held_out) if solver.needs_whole_samples else (0, 0)
             stretch = source.rows_per_read if window else min(source.rows_per_read, batch_size)
             self._order = SampleOrder(key, source.n_samples, stretch, n_held_out, shuffle, window)
             self.n_steps = n_epochs * -(-self._order.n_training // batch_size)
         self.dtype = computing_dtype(source_dtype) if dtype is None else as_computing_dtype(dtype)
         self.feature_names: tuple[str, ...] | None = getattr(source, "feature_names", None)
+        self.path: Path | None = source.path if isinstance(source, MatrixSource) else None
         # Blocks are random subsets only if the features are in random order.
         blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
         self._mix = FeaturePermutation.random(key, self.n_features) if blocks and self._stored is None else None
@@ -304,25 +307,29 @@ def _checksum(samples: Any) -> int:
     return zlib.crc32(np.ascontiguousarray(samples).tobytes())
 
 
-def _window(source: Source, batch_size: int) -> tuple[int, int]:
+def _window(source: Source, batch_size: int, n_held_out: int) -> tuple[int, int]:
     """Choose how many chunks to mix, and how many decoded ones to keep for it; none if a chunk is too large."""
     if not isinstance(source, MatrixSource) or source.rows_per_chunk == 1:
         return 0, 0
     height = source.rows_per_chunk
-    n_chunks = -(-source.n_samples // height)
     most_kept = _BYTES_OF_CHUNKS // (height * source.n_features * source.dtype.itemsize)
-    most_mixed = min(n_chunks, max(1, _ROWS_MIXED // height))
-    needed = lambda window: window + beyond_window(window, height, batch_size)  # noqa: E731
-    window = bisect(range(1, most_mixed + 1), most_kept, key=needed)
-    return (window, needed(window)) if window else (0, 0)
+    most_mixed = min(-(-source.n_samples // height), max(1, _ROWS_MIXED // height))
+    trained = height * (1 - n_held_out / source.n_samples)
+    window = bisect(range(1, most_mixed + 1), most_kept, key=lambda window: n_kept(window, trained, batch_size))
+    return (window, n_kept(window, trained, batch_size)) if window else (0, 0)
 
 
-def beyond_window(window: int, height: int, batch_size: int) -> int:
-    """Return how many decoded chunks to keep besides those that are mixed, so that each one is decoded once an epoch.
+def n_kept(window: int, height: float, batch_size: int) -> int:
+    """Return how many decoded chunks to keep so that each one is decoded once an epoch.
 
     Chunks are decoded in the order of their mini-batches. So many may be decoded too early for the first row of one,
     and as many again for its last row, as a mini-batch has turns (see `SampleOrder`). A turn has as many rows as a
     chunk, but for the first ones of an epoch, of which turn i has i / window as many.
+
+    Args:
+      window: number of chunks that are mixed.
+      height: number of rows of a chunk that are trained on, on average.
+      batch_size: number of rows of a mini-batch.
     """
-    turns = -(-batch_size // height) + math.isqrt(2 * batch_size * window // height) + 2
-    return 2 * min(batch_size, turns) + 1
+    turns = max(batch_size / height, math.sqrt(2 * batch_size * window / height))
+    return window + 2 * min(batch_size, math.ceil(turns) + 1)

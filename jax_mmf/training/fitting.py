@@ -1,7 +1,8 @@
 """`fit`, which trains a solver on a source of samples, with held-out evaluation, callbacks and resumption."""
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 
 from jax_mmf.core import check_count, warn_of_blas_threads
 from jax_mmf.defaults import EVALUATIONS, STEPS_PER_EVALUATION
-from jax_mmf.io import SavedModel, SavedRun
+from jax_mmf.io import SavedModel, SavedRun, check_outputs
 from jax_mmf.learning import (
     Info,
     Memory,
@@ -24,7 +25,7 @@ from jax_mmf.learning import (
 )
 from jax_mmf.penalties import has_closed_form
 from jax_mmf.training.beginning import first_memory, first_state
-from jax_mmf.training.callbacks import Callback, ProgressBar, checked, in_order, notified
+from jax_mmf.training.callbacks import Callback, ProgressBar, checked, files_of, in_order, notified
 from jax_mmf.training.evaluation import Evaluation
 from jax_mmf.training.feed import Feed, Item
 from jax_mmf.training.held_out import number_of
@@ -130,6 +131,7 @@ def fit(
         shuffle=shuffle,
         dtype=dtype if state is None else state.dictionary.dtype,
     )
+    check_outputs(files_of(callbacks), feed.path)
     if before is not None:
         check_unchanged(before, feed.order, key, allow_changes=allow_changes)
     alpha = alpha_of(solver) if before is None else before.told("alpha")
@@ -142,22 +144,26 @@ def fit(
     arguments = {"batch_size": batch_size, "revive_every": revive_every, "shuffle": shuffle} | number_of(held_out)
     run = Run(solver, feed, evaluation, current, memory, arguments, before, alpha=alpha, callbacks=callbacks)
     del state, current, memory  # the steps write into copies
-    reader = prefetch(feed.items(run.step, with_rows=run.memory is not None), read_ahead)
+    items = feed.items(run.step, with_rows=run.memory is not None)
     try:
-        return _train(run, reader, evaluate_every=evaluate_every, revive_every=revive_every)
+        return _train(run, items, read_ahead, evaluate_every=evaluate_every, revive_every=revive_every)
     except Exception as error:
         run.attach_result(error)
         raise
-    finally:
-        reader.close()
 
 
-def _train(run: Run, reader: Iterable[Item], *, evaluate_every: int | None, revive_every: int | None) -> FitResult:
+def _train(
+    run: Run, items: Iterator[Item], read_ahead: int, *, evaluate_every: int | None, revive_every: int | None
+) -> FitResult:
     """Make the steps of a run."""
     n_steps, stops = run.n_steps, list[Any]()
     evaluate_every = evaluate_every or (STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // EVALUATIONS))
     note = "fit: ending after this step; press Ctrl-C again to stop immediately"
-    with notified(run.callbacks, run.start()) as ended, deferred_interrupt(note) as interrupted:
+    with (
+        notified(run.callbacks, run.start()) as ended,
+        deferred_interrupt(note) as interrupted,
+        closing(prefetch(items, read_ahead, interrupted)) as reader,
+    ):
         run.restore_callbacks()
         for item in reader:
             run.take(item, *_advance(run.solver, run.state, run.memory, item))
