@@ -3,6 +3,7 @@
 from jax_mmf.io import Best, Record
 from jax_mmf.training.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start
 from jax_mmf.training.checkpoint import Checkpoint, load_checkpoint
+from jax_mmf.training.checkpoint import newest_checkpoint as newest_checkpoint
 from jax_mmf.training.checkpoint import newest_whole as newest_whole
 from jax_mmf.training.fitting import fit
 from jax_mmf.training.interrupt import deferred_interrupt

@@ -170,6 +170,14 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), path) for match, path in found if match is not None)
 
 
+def newest_checkpoint(path: Path) -> Path | None:
+    """Return the path of the newest checkpoint in a folder, whole or not, or the one file, or None."""
+    if path.is_file():
+        return path
+    found = checkpoints(path)
+    return found[-1][1] if found else None
+
+
 def load_checkpoint(path: str | Path, *, solver: OnlineFactorization | None = None) -> SavedRun | None:
     """Read the newest checkpoint that is whole, for ``fit(..., resume=...)``.
 
@@ -193,7 +201,7 @@ def load_checkpoint(path: str | Path, *, solver: OnlineFactorization | None = No
 def newest_whole(path: str | Path, *, solver: OnlineFactorization | None = None) -> tuple[Path, SavedRun] | None:
     """Return path and content of the newest whole checkpoint; arguments and errors as of `load_checkpoint`."""
     path = Path(path)
-    if path.is_file() or _is_file_name(path):
+    if path.is_file() or _is_file_name(path):  # a file is read whatever its name is
         return (path, load_run(path, solver=solver)) if path.is_file() else None
     errors = list[ValueError | OSError]()
     for _, file in reversed(checkpoints(path)):
