@@ -16,6 +16,7 @@ from test_cli import OPTIONS, K, X, command, fails
 from test_training import assert_same_bits
 
 import jax_mmf as mmf
+from jax_mmf.cli import recommend
 from jax_mmf.training import result as result_module
 from jax_mmf.training.checkpoint import checkpoints
 
@@ -218,3 +219,25 @@ def test_the_longest_names_can_be_written(run, data):
     assert run("fit", data, *LONG, "-o", name)[0] == 0
     assert np.isfinite(np.asarray(mmf.load_model(name).state.dictionary)).all()
     assert jax.tree.leaves(mmf.load_model(name).state)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_signals_end_recommend_after_an_epoch_with_its_files(name, run, monkeypatch):
+    ratings = mmf.completion.make_ratings(jax.random.key(0), 30, 20, 300).ratings
+    lines = [f"{u}\t{i}\t{v}" for u, i, v in zip(ratings.users, ratings.items, ratings.values, strict=True)]
+    Path("r.tsv").write_text("user_id\titem_id\trating\n" + "\n".join(lines) + "\n", encoding="utf-8")
+    number, epochs = getattr(signal, name), []
+
+    def press(bar, n=1):
+        epochs.append(n)
+        if len(epochs) == 3:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(recommend.tqdm, "update", press)
+    arguments = ["-k", 2, "--test", 0, "--epochs", 50, "-o", "r.csv", "--save", "m.h5"]
+    code, _, err = run("recommend", "r.tsv", *arguments)
+    assert code == 128 + number, err
+    assert "ending after this epoch" in err
+    assert Path("r.csv").is_file()
+    assert len(epochs) == 3
+    assert mmf.completion.load_model("m.h5").ratings.n_users == 30
