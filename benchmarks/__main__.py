@@ -16,6 +16,7 @@ PARTS = {
     "dictionary": "benchmarks.dictionary",
     "step": "benchmarks.step",
     "feed": "benchmarks.feed",
+    "accelerator": "benchmarks.accelerator",
     "kernels": "benchmarks.kernels",
     "first_update": "benchmarks.first_update",
     "memory": "benchmarks.memory",

@@ -46,8 +46,8 @@ def openblas_core_type() -> dict[str, str]:
     return {"OPENBLAS_CORETYPE": found[0]} if found else {}
 
 
-def environment(threads: int, jax: bool) -> dict[str, str]:
-    """Variables that a worker starts with."""
+def environment(threads: int, jax: bool, platform: str | None = None) -> dict[str, str]:
+    """Variables that a worker starts with; the platform is that of JAX, by default of the command."""
     count = str(threads)
     blas = "1" if jax else count  # JAX's small linear algebra runs on an OpenBLAS whose threads fight with XLA's
     return {
@@ -56,7 +56,7 @@ def environment(threads: int, jax: bool) -> dict[str, str]:
         "MKL_NUM_THREADS": count,
         "NUMBA_NUM_THREADS": count,
         "OMP_WAIT_POLICY": "passive",
-        "JAX_PLATFORMS": os.environ.get(DEVICE, "cpu"),
+        "JAX_PLATFORMS": platform or os.environ.get(DEVICE, "cpu"),
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several contestants share an accelerator
     }
 
@@ -72,18 +72,19 @@ class Contestant:
       old_openblas: whether it needs `openblas_core_type`; by default, whether the name of the function begins with
         spams or published.
       python: interpreter of the process, by default this one.
+      platform: what JAX computes on; by default the device of the command.
       **arguments: of the factory; JSON, paths of arrays among them.
     """
 
     def __init__(
         self, name: str, factory: str, threads: int, *, jax: bool | None = None, old_openblas: bool | None = None,
-        python: str = sys.executable, **arguments: Any,
+        python: str = sys.executable, platform: str | None = None, **arguments: Any,
     ) -> None:  # fmt: skip
         self.python = python
         self.name, self.factory, self.threads, self.arguments = name, factory, threads, arguments
         function = factory.partition(":")[2]
         old = function.startswith(("spams", "published")) if old_openblas is None else old_openblas
-        self._environment = environment(threads, function.startswith("jax") if jax is None else jax)
+        self._environment = environment(threads, function.startswith("jax") if jax is None else jax, platform)
         self._environment |= openblas_core_type() if old else {}
         self.error: str | None = None
         self.info: dict[str, Any] = {}

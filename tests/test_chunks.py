@@ -19,7 +19,7 @@ def cores(monkeypatch):
     """A function that sets how many there are, and forgets the threads of before."""
 
     def have(n):
-        monkeypatch.setattr(parts, "_n_cores", lambda: n)
+        monkeypatch.setattr(parts, "n_cores", lambda: n)
 
     parts._pool.cache_clear()
     yield have

@@ -7,7 +7,7 @@ import optax
 import pytest
 from model_changes import changed
 
-from jax_mmf import completion
+from jax_mmf import BadFileError, completion
 
 MODELS = {
     "als": completion.ExplicitALS(n_components=3),
@@ -126,3 +126,79 @@ def test_an_epoch_lowers_for_every_platform(name, platform):
     assert "callback" not in program
     found = [program.count(heavy) for heavy in ('"stablehlo.scatter"', '"stablehlo.sort"', "stablehlo.while")]
     assert all(count <= most for count, most in zip(found, HEAVY[name], strict=True)), found
+
+
+# Damage of the content, in a file whose checksum was taken out
+
+
+def put(name, value):
+    def change(file):
+        del file[name]
+        file[name] = value
+
+    return change
+
+
+def put_text(name, value):
+    return lambda file: file.attrs.__setitem__(name, value)
+
+
+DAMAGE = {
+    "users beyond the ids": (put("ratings/users", np.arange(60, dtype="int32")), "ratings/users|column"),
+    "one user is negative": (lambda file: file["ratings/users"].__setitem__(0, -1), "ratings/users must be from 0"),
+    "items beyond the ids": (lambda file: file["ratings/items"].__setitem__(0, 99), "ratings/items must be from 0 to"),
+    "a pair twice": (lambda file: file["ratings/items"].__setitem__(1, file["ratings/items"][0]), "sorted"),
+    "values of NaN": (lambda file: file["ratings/values"].__setitem__(0, np.nan), "ratings/values .* not finite"),
+    "values of text": (put("ratings/values", "a text"), "ratings/values"),
+    "fewer values": (lambda file: put("ratings/values", file["ratings/values"][1:])(file), "ratings/values"),
+    "no items": (lambda file: file.__delitem__("ratings/items"), "ratings/items"),
+    "negative weights": (
+        lambda file: file.__setitem__("ratings/weights", -np.ones(len(file["ratings/users"]), "float32")),
+        "ratings/weights must not be negative",
+    ),
+    "ids twice": (lambda file: file["item_ids"].__setitem__(1, file["item_ids"][0]), "differ|twice|repeated|unique"),
+    "ids of floats": (put("item_ids", np.arange(9.0)), "item_ids"),
+    "state is narrower": (lambda file: put("state/1", file["state/1"][..., :1])(file), "state/1 must be"),
+    "state of NaN": (lambda file: file["state/1"].__setitem__(0, np.nan), "state/1 holds NaN"),
+    "state of integers": (lambda file: put("state/1", file["state/1"][...].astype(int))(file), "state/1"),
+    "many components": (
+        lambda file: file.attrs.__setitem__("model", file.attrs["model"].replace("3", "1000000000000", 1)),
+        "state/",
+    ),
+    "limits are one": (put_text("limits", "[1]"), "limits"),
+    "limits are turned": (put_text("limits", "[5, 1]"), "limits"),
+    "limits are text": (put_text("limits", '["a", "b"]'), ""),
+    "history of text": (put_text("history", '[["a", 1, 2]]'), "history"),
+    "version of before the first": (put_text("format_version", -1), "format_version"),
+    "model is of another kind": (put_text("model", '{"class": "Ridge", "alpha": 0.1}'), "not a model of ratings"),
+}
+
+
+@pytest.fixture(scope="module")
+def some_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m.h5"
+    completion.save_model(path, completion.fit(MODELS["als"], some_ratings(), key=jax.random.key(0), n_epochs=1))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("what", DAMAGE)
+def test_damaged_content_is_told_by_name(what, some_file, tmp_path):
+    path = tmp_path / "m.h5"
+    path.write_bytes(some_file)
+    change, words = DAMAGE[what]
+    with changed(path) as file:
+        change(file)
+    with pytest.raises(BadFileError, match=rf"m\.h5 .*({words or 'model'})"):
+        completion.load_model(path)
+
+
+def test_a_changed_file_is_told_by_its_checksum_and_one_without_is_read(some_file, tmp_path):
+    path = tmp_path / "m.h5"
+    path.write_bytes(some_file)
+    want = completion.load_model(path).factors
+    with changed(path):
+        pass
+    jax.tree.map(np.testing.assert_array_equal, completion.load_model(path).factors, want)
+    path.write_bytes(some_file[:-1] + bytes([some_file[-1] ^ 1]))
+    with pytest.raises(BadFileError, match=r"m\.h5 is damaged .*checksum"):
+        completion.load_model(path)

@@ -1,8 +1,12 @@
 """Sources of samples: what comes out of them is what a plain array gives, and errors say what is wrong."""
 
+import gc
 import itertools
+import os
+import pickle
 import tracemalloc
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import h5py
@@ -11,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jax_mmf as mmf
 from jax_mmf.io import (
     ArraySource,
     BadFileError,
@@ -604,7 +609,8 @@ def test_a_file_that_became_shorter_is_an_error(tmp_path):
     with (tmp_path / "x.npy").open("r+b") as file:
         file.truncate(2000)
     with pytest.raises(
-        BadFileError, match=r"x\.npy can't be read at rows 0 to 19: .* ended after 2000 bytes.* truncated"
+        BadFileError,
+        match=r"x\.npy can't be read at rows 0 to 19: .* truncated after it was opened: 2000 bytes instead of 96128",
     ):
         source.read(np.arange(20))
 
@@ -620,3 +626,91 @@ def test_columns_in_one_wide_compressed_chunk_are_read_at_once(tmp_path):
     with chunked(tmp_path / "x.h5", (100, 64)) as source:
         source.read(np.arange(10), columns)
         assert source.bytes_read == 10 * 32 * 4
+
+
+# Arrays in another order, and files in many places
+
+
+ORDERS = {
+    "transposed": np.asfortranarray,
+    "every second row": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "every second column": lambda x: np.repeat(x, 2, axis=1)[:, ::2],
+    "backwards": lambda x: x[::-1, ::-1].copy()[::-1, ::-1],
+    "read only": lambda x: np.broadcast_to(x, (2, *x.shape))[1],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_arrays_in_any_order_of_memory_are_read_without_a_whole_copy(order):
+    x = np.random.default_rng(0).standard_normal((3000, 400)).astype("float32")
+    source = as_source(ORDERS[order](x))
+    rows = np.random.default_rng(1).permutation(3000)[:50]
+    out = np.empty((50, 400), "float32")
+    tracemalloc.start()
+    try:
+        source.read_into(out, rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(out, x[rows])
+    assert peak < x.nbytes / 10
+
+
+def test_a_file_in_fortran_order_is_read_in_bands_once_an_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr("jax_mmf.io.raw_source._BAND_BYTES", 4 * 30 * 64)
+    x = np.random.default_rng(0).standard_normal((300, 30)).astype("float32")
+    np.save(tmp_path / "f.npy", np.asfortranarray(x))
+    solver = mmf.OnlineFactorization(n_components=2, penalty=mmf.Ridge(0.1))
+    with open_source(tmp_path / "f.npy") as source:
+        assert source.rows_per_read == source.rows_per_chunk == 64
+        mmf.fit(solver, source, key=KEY, batch_size=20, n_epochs=2)
+        # Bands stay in memory between the epochs; the first dictionary is made of two rows from two bands.
+        assert x.nbytes <= source.bytes_read <= x.nbytes * 1.5
+        np.testing.assert_array_equal(source.read(np.arange(300)[::-7]), x[::-7])
+        np.testing.assert_array_equal(source.read(np.arange(40, 140), np.array([7, 2])), x[40:140, [7, 2]])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_source_of_a_file_goes_through_pickle_and_notices_another_file(order, tmp_path):
+    x = matrix()
+    np.save(tmp_path / "x.npy", np.asarray(x, order=order))
+    with open_source(tmp_path / "x.npy") as source:
+        sent = pickle.dumps(source)
+        with pickle.loads(sent) as again:
+            np.testing.assert_array_equal(again.read(np.arange(N)), x)
+    np.save(tmp_path / "x.npy", x + 1)
+    with pytest.raises(BadFileError, match="x.npy was .* after it was opened"):
+        pickle.loads(sent)
+
+
+def test_threads_share_a_source(tmp_path):
+    x = np.arange(200_000.0).reshape(2000, 100)
+    np.save(tmp_path / "x.npy", x)
+    generator = np.random.default_rng(0)
+    parts = [generator.permutation(2000)[:300] for _ in range(40)]
+    with open_source(tmp_path / "x.npy") as source, ThreadPoolExecutor(4) as pool:
+        for rows, got in zip(parts, pool.map(source.read, parts), strict=True):
+            np.testing.assert_array_equal(got, x[rows])
+
+
+@needs_proc
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("kind", ["npy-c", "npy-fortran", "h5-contiguous", "h5-gzip"])
+def test_a_forked_process_reads_the_source_of_its_parent(kind, tmp_path):
+    with stored(kind, tmp_path, matrix()) as source:
+        child = os.fork()
+        if child == 0:
+            right = np.array_equal(source.read(np.arange(N)), matrix())
+            os._exit(0 if right else 1)
+        for _ in range(20):
+            np.testing.assert_array_equal(source.read(np.arange(N)), matrix())
+        assert os.waitpid(child, 0)[1] == 0
+
+
+@needs_proc
+def test_a_source_that_is_dropped_closes_its_file_without_a_warning(tmp_path):
+    source = stored("npy-c", tmp_path, matrix())
+    assert open_files(tmp_path)
+    del source
+    gc.collect()
+    assert open_files(tmp_path) == []

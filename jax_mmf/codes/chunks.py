@@ -11,7 +11,6 @@ Outside of transformations the rows of a batch are concrete arrays. This module 
 """
 
 import functools
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.codes.solver import is_sequential
-from jax_mmf.core import aligned_empty, filled_up, with_settings_of_this_thread
+from jax_mmf.core import aligned_empty, filled_up, n_cores, with_settings_of_this_thread
 from jax_mmf.typing import HostArray
 
 _MOST = 4096  # samples in a chunk
@@ -60,7 +59,7 @@ def chunks_of(solver: Any, rows: Any, *inputs: Any) -> Chunks | None:
     if platforms - {"cpu"}:
         return Chunks(power_of_two(n_samples), 1, on_host=False)
     sequential = is_sequential(solver)
-    n_threads = max(1, min(_n_cores(), n_samples // _FEWEST)) if sequential else 1
+    n_threads = max(1, min(n_cores(), n_samples // _FEWEST)) if sequential else 1
     size = min(_MOST, power_of_two(-(-n_samples // n_threads)))
     if n_threads > 1:
         size = max(_FEWEST, size // 2)  # more chunks than threads are shared out more evenly
@@ -133,10 +132,6 @@ def power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_n_cores(), thread_name_prefix="jax-mmf-codes")
+    return ThreadPoolExecutor(n_cores(), thread_name_prefix="jax-mmf-codes")

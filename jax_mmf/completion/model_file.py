@@ -92,11 +92,11 @@ def _read(file: h5py.File, model: Model | None) -> Fitted:
     if isinstance(model, BPR):
         state = BPRState(state, model.transformation.init(state))
     limits, history = json.loads(file.attrs["limits"]), json.loads(file.attrs["history"])
+    records = [EpochRecord(*record) for record in history]
+    if not all(isinstance(value, int | float) for record in (limits or [], *records) for value in record):
+        raise TypeError("its limits or its history hold something else than numbers")
     if limits is not None and not (len(limits) == 2 and limits[0] <= limits[1]):
         raise ValueError(f"its limits must be two numbers, the smaller one first, got {limits}")
-    records = [EpochRecord(*record) for record in history]
-    if not all(isinstance(value, int | float) for record in records for value in record):
-        raise TypeError("its history holds something else than numbers")
     return make_fitted(model, state, ratings, None if limits is None else (limits[0], limits[1]), records)
 
 

@@ -18,7 +18,7 @@ from jax_mmf.core.linalg import (
     self_product,
     solve_shifted,
 )
-from jax_mmf.core.memory import aligned_empty
+from jax_mmf.core.memory import aligned_empty, default_device, transfer_buffer
 from jax_mmf.core.padding import filled_up
 from jax_mmf.core.projection import nearest
 from jax_mmf.core.pytrees import (
@@ -30,7 +30,7 @@ from jax_mmf.core.pytrees import (
     short_fields,
 )
 from jax_mmf.core.random import HostStream, Stream, host_generator, is_typed_key, stream_key
-from jax_mmf.core.thread_settings import with_settings_of_this_thread
+from jax_mmf.core.thread_settings import n_cores, with_settings_of_this_thread
 from jax_mmf.core.user_warnings import renamed, warn, warn_of_blas_threads
 from jax_mmf.core.validation import (
     as_computing_dtype,
@@ -68,6 +68,7 @@ __all__ = [
     "configuration_name",
     "configuration_named",
     "copied",
+    "default_device",
     "enable_compilation_cache",
     "feature_names",
     "filled_up",
@@ -81,6 +82,7 @@ __all__ = [
     "largest_eigenvalue",
     "map_rows",
     "matmul",
+    "n_cores",
     "nearest",
     "one_kernel",
     "partitioned",
@@ -93,6 +95,7 @@ __all__ = [
     "solve_shifted",
     "stream_key",
     "text_of",
+    "transfer_buffer",
     "warn",
     "warn_of_blas_threads",
     "with_settings_of_this_thread",

@@ -1,9 +1,11 @@
-"""Host memory: arrays that JAX uses without a copy."""
+"""Host memory: arrays that JAX uses, or sends to an accelerator, without a copy."""
 
 import mmap
+import weakref
 from contextlib import suppress
 from typing import Any
 
+import jax
 import numpy as np
 
 from jax_mmf.typing import HostArray
@@ -31,3 +33,26 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> HostArray:
         buffer = np.empty(n_bytes + alignment, np.uint8)
     start = -buffer.ctypes.data % alignment
     return buffer[start : start + n_bytes].view(dtype).reshape(shape)
+
+
+def default_device() -> jax.Device:
+    """Return the device that new arrays are on."""
+    chosen: Any = jax.config.jax_default_device  # type: ignore[attr-defined]
+    return chosen if isinstance(chosen, jax.Device) else jax.local_devices(backend=chosen)[0]
+
+
+def transfer_buffer(shape: tuple[int, ...], dtype: Any) -> HostArray:
+    """Allocate an uninitialized array that JAX sends to its default device without a copy in host memory.
+
+    On CPU this is `aligned_empty`. On accelerators its pages are locked where JAX offers this, so that the device reads
+    them directly. That takes some milliseconds: such arrays should be used again.
+    """
+    array = aligned_empty(shape, dtype)
+    client = default_device().client
+    lock, unlock = getattr(client, "dma_map", None), getattr(client, "dma_unmap", None)
+    if client.platform != "cpu" and lock is not None and unlock is not None and array.nbytes:
+        with suppress(Exception):  # devices and limits of the system that do not allow it
+            lock(array.ctypes.data, array.nbytes)
+            # Views of the array keep its base alive, and the base keeps the memory.
+            weakref.finalize(array.base, unlock, array.ctypes.data).atexit = False
+    return array

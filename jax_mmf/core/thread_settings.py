@@ -1,9 +1,15 @@
-"""Settings of JAX that belong to a thread."""
+"""Settings of JAX that belong to a thread, and the number of cores for threads."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
+
+
+def n_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def with_settings_of_this_thread(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,12 +2,12 @@
 
 from jax_mmf.core import renamed
 from jax_mmf.io.atomic import HDF5_ENDINGS as HDF5_ENDINGS
-from jax_mmf.io.atomic import check_ending as check_ending
 from jax_mmf.io.atomic import check_outputs as check_outputs
 from jax_mmf.io.atomic import hdf5_written_aside as hdf5_written_aside
 from jax_mmf.io.atomic import written_aside as written_aside
 from jax_mmf.io.bad_file import BadFileError
 from jax_mmf.io.chunk_cache import ChunkCache as ChunkCache
+from jax_mmf.io.device_source import DeviceSource
 from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.hdf5_checks import find_data_set as find_data_set
@@ -37,6 +37,7 @@ __all__ = [
     "ArraySource",
     "BadFileError",
     "BatchSource",
+    "DeviceSource",
     "FeaturePermutation",
     "HDF5Source",
     "MatrixSource",

@@ -11,6 +11,7 @@ from jax_mmf.core import warn
 from jax_mmf.io.hdf5_checks import MAX_EXPANSION, check_data_set, read_permutation
 from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, stretches
 from jax_mmf.io.opened_file import Stamp, check_unchanged
+from jax_mmf.io.raw_source import RawSource
 from jax_mmf.typing import HostArray
 
 _MUCH_EXCESS = 4  # numbers read for each one that is needed, from which a warning is given
@@ -67,10 +68,14 @@ class HDF5Source(MatrixSource):
             handle = int(dataset.file.id.get_vfd_handle())
             self.path = Path(dataset.file.filename).absolute()
             self._stamp = (self.path, handle, Stamp.of(handle))
+        self._raw = _contiguous(dataset, name)
+        self.reads_in_parallel = self._raw is not None
 
     def close(self) -> None:
         """Close the file."""
         super().close()
+        if self._raw is not None:
+            self._raw.close()
         if self._dataset:
             self._dataset.file.close()
 
@@ -84,6 +89,10 @@ class HDF5Source(MatrixSource):
             check_unchanged(*self._stamp)
 
     def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
+        if self._raw is not None and columns is None:
+            self._raw.read_into(out, rows)
+            self._count(out.nbytes)
+            return
         wanted = self._column_stretches(columns)
         column_stretches = wanted or [(0, self.n_features)]
         place = out if columns is None or wanted else np.empty((rows.size, self.n_features), self.dtype)
@@ -191,6 +200,16 @@ class HDF5Source(MatrixSource):
     @cached_property
     def _cache_bytes(self) -> int:
         return int(self._dataset.id.get_access_plist().get_chunk_cache()[1])
+
+
+def _contiguous(dataset: h5py.Dataset, name: str) -> RawSource | None:
+    """Return a source of the bytes of a data set that its file holds in one piece, which threads can read together."""
+    file, place = dataset.file, dataset.id.get_offset()
+    in_one_piece = place is not None and not (dataset.chunks or dataset.is_virtual or dataset.external)
+    as_on_disk = file.driver == "sec2" and file.mode == "r" and not file.userblock_size
+    if not (in_one_piece and as_on_disk):
+        return None
+    return RawSource(file.filename, place, dataset.shape, dataset.dtype, name=name)
 
 
 def _covered(spans: list[tuple[int, int]], length: int) -> int:

@@ -209,9 +209,9 @@ def _check_other_files(dataset: h5py.Dataset, name: str, fill_missing: bool) -> 
             whole = math.prod(dataset.shape) * dataset.dtype.itemsize
             needed.append((other.decode(), offset + min(length, whole)))
     for other, least in needed:
-        path = folder / other
-        if not fill_missing and (not path.is_file() or path.stat().st_size < least):
-            raise BadFileError(f"{name} refers to {path}, which is not there or is truncated")
+        places = [path for path in (folder / other, Path(other)) if path.is_file()]  # HDF5 knows both
+        if not fill_missing and not any(path.stat().st_size >= least for path in places):
+            raise BadFileError(f"{name} refers to {other}, which is not there or is truncated")
 
 
 def _size(file: h5py.File) -> int | None:

@@ -1,5 +1,6 @@
 """Base class of sources that read rows of a matrix."""
 
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +12,7 @@ from jax_mmf.io.bad_file import BadFileError
 from jax_mmf.typing import HostArray
 
 ROWS_PER_SEEK = 16  # consecutive rows read from a disk: enough to amortise a seek, few enough to mix a mini-batch
+_counting = threading.Lock()
 
 
 class MatrixSource:
@@ -32,6 +34,7 @@ class MatrixSource:
       feature_names: names of the columns, or None.
       path: of the file that is read, or None.
       bytes_read: number of bytes read so far.
+      reads_in_parallel: whether several threads may read at once, and need less time then.
 
     Raises:
       TypeError: if the dtype is not of real numbers.
@@ -40,6 +43,7 @@ class MatrixSource:
 
     rows_per_read: int = 1
     rows_per_chunk: int = 1
+    reads_in_parallel: bool = False
     permutation: HostArray | None = None
     feature_names: tuple[str, ...] | None = None
     path: Path | None = None
@@ -97,7 +101,7 @@ class MatrixSource:
             raise
         except Exception as error:  # libraries raise errors of any kind for damaged files
             text = f"{self._name} can't be read at rows {rows.min()} to {rows.max()}"
-            raise BadFileError(f"{text}: {str(error) or type(error).__name__}") from error
+            raise BadFileError(f"{text}: {self._reason(error)}") from error
 
     def close(self) -> None:
         """Release the data and their file. Further calls have no effect."""
@@ -113,6 +117,11 @@ class MatrixSource:
         """Close the source."""
         self.close()
 
+    def _count(self, n_bytes: int) -> None:
+        """Add to ``bytes_read``, possibly in several threads."""
+        with _counting:
+            self.bytes_read += n_bytes
+
     def _check_open(self) -> None:
         """Raise a ValueError if the source was closed."""
         if self._closed:
@@ -120,6 +129,14 @@ class MatrixSource:
 
     def _check_unchanged(self) -> None:
         """Raise a `BadFileError` if the file changed since it was opened."""
+
+    def _reason(self, error: Exception) -> str:
+        """Return why a read failed: since the file changed, or as the error says."""
+        try:
+            self._check_unchanged()
+        except BadFileError as change:
+            return str(change)
+        return str(error) or type(error).__name__
 
     def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         """Read rows, and add to ``bytes_read``; arguments as in `read_into`."""

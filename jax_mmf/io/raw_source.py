@@ -56,6 +56,7 @@ class RawSource(MatrixSource):
             file.close()
             raise BadFileError(f"{name} is truncated: {path} has {file.size} bytes where {needed} are expected")
         self._file, self.path = file, file.path
+        self.reads_in_parallel = order == "C"
         if order == "F":
             self.rows_per_read = self.rows_per_chunk = band_rows(self.n_samples, self.n_features * self.dtype.itemsize)
 
@@ -104,7 +105,7 @@ class RawSource(MatrixSource):
         """Convert what was read to the byte order of this machine, and count it."""
         if self._stored != self.dtype:
             out.byteswap(inplace=True)
-        self.bytes_read += out.nbytes
+        self._count(out.nbytes)
 
 
 def band_rows(n_samples: int, row_bytes: int) -> int:

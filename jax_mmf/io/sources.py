@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jax_mmf.core import as_array, feature_names, in_native_order, is_in_memory, is_scipy_sparse, text_of, warn
+from jax_mmf.io.device_source import DeviceSource
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, check_matrix, stretches
 from jax_mmf.typing import HostArray
@@ -85,7 +86,7 @@ def as_source(data: Any, name: str = "source") -> "Source | BatchSource":
         return SparseSource(data, name)
     has_rows = isinstance(data, list | tuple) and len(data) > 0 and all(_n_axes(row) == 1 for row in data)
     if has_rows or is_in_memory(data):
-        return ArraySource(_stacked(data, name) if has_rows else data, name)
+        return _source_of_array(_stacked(data, name) if has_rows else data, name)
     shape = getattr(data, "shape", None)
     if isinstance(shape, tuple) and hasattr(data, "__getitem__") and not isinstance(data, type):
         return SlicedSource(data, name)
@@ -105,6 +106,8 @@ class ArraySource(MatrixSource):
       array: ``(n, p)`` real numbers, or any data that `jax_mmf.core.foreign.as_array` converts to an array.
       name: of the array, for error messages.
     """
+
+    reads_in_parallel = True
 
     def __init__(self, array: Any, name: str = "source") -> None:
         values = as_array(name, array)
@@ -126,7 +129,7 @@ class ArraySource(MatrixSource):
             np.take(self._array, rows, axis=0, out=out, mode="clip")  # other modes make a copy first
         else:  # of which np.take would copy the whole array first
             out[:] = self._array[rows]
-        self.bytes_read += out.nbytes
+        self._count(out.nbytes)
 
 
 class SparseSource(MatrixSource):
@@ -255,6 +258,12 @@ class BatchSource:
             raise ValueError(f"{name} must have the columns {self.feature_names} of the first batch, got {names}")
         self.bytes_read += array.nbytes
         return in_native_order(array)
+
+
+def _source_of_array(array: Any, name: str) -> "DeviceSource | ArraySource":
+    if isinstance(array, jax.Array) and any(device.platform != "cpu" for device in array.devices()):
+        return DeviceSource(array, name)
+    return ArraySource(array, name)
 
 
 def _n_axes(row: Any) -> int | None:

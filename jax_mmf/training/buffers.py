@@ -3,15 +3,16 @@
 from collections import deque
 from typing import Any
 
-from jax_mmf.core import aligned_empty
+from jax_mmf.core import transfer_buffer
 from jax_mmf.typing import HostArray
 
 
 class Buffers:
     """Buffers of one dtype, each of which holds a mini-batch until the step that reads it is done.
 
-    On CPU, JAX computes from a buffer without a copy. Fresh memory for each mini-batch would cost a page fault for each
-    page, and more time than to read the data. There are as many buffers as mini-batches are on their way at a time.
+    On CPU, JAX computes from a buffer without a copy. Accelerators read a buffer directly, since its pages are locked.
+    Fresh memory for each mini-batch would cost a page fault for each page, and more time than to read the data. There
+    are as many buffers as mini-batches are on their way at a time.
 
     Args:
       dtype: of the numbers.
@@ -27,7 +28,7 @@ class Buffers:
             buffer = self._free.popleft()
             if buffer.shape == shape:  # others were for smaller batches, and are dropped
                 return buffer
-        return aligned_empty(shape, self._dtype)
+        return transfer_buffer(shape, self._dtype)
 
     def give_back(self, buffer: HostArray) -> None:
         """Take a buffer back, whose content may be overwritten from now on."""

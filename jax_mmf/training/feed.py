@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.core import as_computing_dtype, check_process, computing_dtype, copied, filled_up
-from jax_mmf.io import BatchSource, FeaturePermutation, HDF5Source, MatrixSource, Source, as_source
+from jax_mmf.io import BatchSource, DeviceSource, FeaturePermutation, HDF5Source, MatrixSource, Source, as_source
 from jax_mmf.learning import OnlineFactorization, State, Subset, draw_subset
 from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out, is_count_or_share, samples_held_out
@@ -36,7 +36,7 @@ class Item(NamedTuple):
       x: ``(b, p)``, or ``(b, s)`` if only a subset was read. On CPU it is `buffer`.
       subset: the features of x, or None if it has all.
       bytes_read: bytes read by the feed, up to and including this mini-batch.
-      buffer: host memory of x, to be given back to the feed once x is not needed.
+      buffer: host memory of x, to be given back to the feed once x is not needed; None if x was gathered on its device.
     """
 
     epoch: int
@@ -45,7 +45,7 @@ class Item(NamedTuple):
     x: Array
     subset: Subset | None
     bytes_read: int
-    buffer: HostArray
+    buffer: HostArray | None
 
 
 class Feed:
@@ -198,7 +198,8 @@ class Feed:
 
     def give_back(self, item: Item) -> None:
         """Free the memory of a mini-batch, once the step and all else that reads it is done."""
-        self._buffers.give_back(item.buffer)
+        if item.buffer is not None:
+            self._buffers.give_back(item.buffer)
 
     def items(self, first_step: int, *, with_rows: bool) -> Iterator[Item]:
         """Iterate over the mini-batches from a step on, in order, possibly in another thread."""
@@ -214,12 +215,16 @@ class Feed:
         for step, (epoch, rows) in enumerate(all_batches, first_step):
             subset = self._subset(step)
             features = None if subset is None or subset.is_full else np.asarray(subset.indices)
-            buffer = self._buffers.take((size, self.n_features if features is None else features.size))
-            reader.read_into(buffer[: rows.size], rows, features)
-            buffer[rows.size :] = 0
+            filled, buffer = filled_up(rows, size, order.n_samples), None
+            if isinstance(self._source, DeviceSource):
+                x = self._source.take(filled, self._stored_columns(features), self.dtype)
+            else:
+                buffer = self._buffers.take((size, self.n_features if features is None else features.size))
+                reader.read_into(buffer[: rows.size], rows, features)
+                buffer[rows.size :] = 0
+                x = jax.device_put(buffer)
             read = self._source.bytes_read - self._bytes_apart
-            numbers = jnp.asarray(filled_up(rows, size, order.n_samples)) if with_rows else None
-            yield Item(epoch, rows.size, numbers, jax.device_put(buffer), subset, read, buffer)
+            yield Item(epoch, rows.size, jnp.asarray(filled) if with_rows else None, x, subset, read, buffer)
 
     def _items_of_batches(self, first_step: int) -> Iterator[Item]:
         # An iterator continues where it is. Other iterables start again, so the batches before first_step are skipped.
@@ -261,6 +266,8 @@ class Feed:
         return jax.device_put(buffer), buffer
 
     def _read_whole(self, rows: HostArray) -> Array:
+        if isinstance(self._source, DeviceSource):
+            return self._source.take(np.sort(rows), self._stored_columns(None), self.dtype)
         # In ascending order, each chunk is decoded once if the last one is kept.
         return jax.device_put(self._sample_reader(min(1, self._n_chunks)).read(np.sort(rows)))
 
@@ -297,10 +304,13 @@ class Feed:
 
     def _columns(self, subset: Subset | None) -> HostArray | None:
         """Return the columns to read for a subset, or None for all."""
-        if subset is None or subset.is_full:
-            return None
-        indices = np.asarray(subset.indices)
-        return indices if self._mix is None else self._mix.order[indices]
+        return None if subset is None or subset.is_full else self._stored_columns(np.asarray(subset.indices))
+
+    def _stored_columns(self, features: HostArray | None) -> HostArray | None:
+        """Return the column of the source for each of some features, or of all features; None for the same."""
+        if self._mix is None:
+            return features
+        return self._mix.order if features is None else self._mix.order[features]
 
 
 def _checksum(samples: Any) -> int:

@@ -1,15 +1,19 @@
 """Samples on their way from a source to a mini-batch: read, reordered, converted, and checked."""
 
+import functools
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from jax_mmf.core import aligned_empty, check_real_dtype
+from jax_mmf.core import aligned_empty, check_real_dtype, default_device, n_cores
 from jax_mmf.io import ChunkCache, MatrixSource, Source
 from jax_mmf.typing import HostArray
 
 _BYTES_IN_CACHE = 2**20  # of samples that are read, converted and checked together
+_BYTES_OF_A_THREAD = 2**23  # the same for several threads: smaller pieces would make them wait for Python's lock
 
 
 class SampleReader:
@@ -31,7 +35,10 @@ class SampleReader:
         if n_chunks:
             assert isinstance(source, MatrixSource)
             self._chunks = ChunkCache(source, n_chunks)
-        self._scratch = np.empty((0, 0), source.dtype)
+        # Threads share the source, which must allow it.
+        self._parallel = isinstance(source, MatrixSource) and source.reads_in_parallel and not n_chunks
+        self._n_threads = _n_threads() if self._parallel else 1
+        self._local = threading.local()
 
     def read(self, rows: HostArray) -> HostArray:
         """Read whole samples ``(b, p)`` into new memory; rows and errors as in `read_into`."""
@@ -61,13 +68,20 @@ class SampleReader:
         stored = self._source.permutation
         names = found if stored is None else stored if found is None else stored[found]
         # Sources whose rows are read one by one are read in pieces that are still in the cache when they are checked.
-        one_by_one = isinstance(self._source, MatrixSource) and self._source.rows_per_read == 1
-        height = rows_in_cache(out) if one_by_one else max(1, rows.size)
-        for first in range(0, rows.size, height):
+        one_by_one = self._parallel or (isinstance(self._source, MatrixSource) and self._source.rows_per_read == 1)
+        height = max(1, rows.size)
+        if one_by_one:
+            height = rows_in_cache(out, _BYTES_IN_CACHE if self._n_threads == 1 else _BYTES_OF_A_THREAD)
+
+        def read_piece(first: int) -> None:
             some, place = rows[first : first + height], out[first : first + height]
             x = self._fetch(place if as_it_is else None, some, columns)
             own = mask if mask is None or mask.ndim == 1 else mask[first : first + height]
             write_samples(place, x, order, some, names, mask=own, name=self._name)
+
+        pieces = range(0, rows.size, height)
+        for _ in map(read_piece, pieces) if self._n_threads == 1 else _pool(self._n_threads).map(read_piece, pieces):
+            pass
 
     def _fetch(self, out: HostArray | None, rows: HostArray, columns: HostArray | None) -> HostArray:
         """Read rows as they are in the source, into ``out`` if it is given and the source can write there."""
@@ -81,9 +95,10 @@ class SampleReader:
                 )
             return x
         if out is None:
-            if self._scratch.shape[1] != shape[1] or len(self._scratch) < shape[0]:
-                self._scratch = aligned_empty(shape, self._source.dtype)
-            out = self._scratch[: shape[0]]
+            scratch = getattr(self._local, "scratch", None)
+            if scratch is None or scratch.shape[1] != shape[1] or len(scratch) < shape[0]:
+                self._local.scratch = scratch = aligned_empty(shape, self._source.dtype)
+            out = scratch[: shape[0]]
         if self._chunks is not None and columns is None:
             self._chunks.read_into(out, rows)
         else:
@@ -91,9 +106,19 @@ class SampleReader:
         return out
 
 
-def rows_in_cache(samples: HostArray) -> int:
+def rows_in_cache(samples: HostArray, n_bytes: int = _BYTES_IN_CACHE) -> int:
     """Return the number of rows of an array that stay in the cache together."""
-    return max(1, _BYTES_IN_CACHE // max(1, samples[:1].nbytes))
+    return max(1, n_bytes // max(1, samples[:1].nbytes))
+
+
+def _n_threads() -> int:
+    """Choose the number of threads that read: all cores while an accelerator computes, else few of them."""
+    return max(1, n_cores() // 4) if default_device().platform == "cpu" else n_cores()
+
+
+@functools.cache
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, thread_name_prefix="jax-mmf-reader")
 
 
 def write_samples(
@@ -120,7 +145,7 @@ def write_samples(
     Raises:
       ValueError: for NaN, infinity, and numbers that the dtype of out can't hold, with the first place.
     """
-    height = rows_in_cache(out)
+    height = rows_in_cache(out) if x is not out or mask is not None else max(1, len(out))
     for first in range(0, len(out), height):
         some, place = x[first : first + height], out[first : first + height]
         with np.errstate(over="ignore", invalid="ignore"):

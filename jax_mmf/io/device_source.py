@@ -1,0 +1,61 @@
+"""A JAX array on an accelerator as a source of samples, which never leave it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mmf.io.matrix_source import MatrixSource
+from jax_mmf.typing import Array, HostArray
+
+
+class DeviceSource(MatrixSource):
+    """A JAX array whose rows are gathered on its device, and sent to the host only by `read`.
+
+    Args:
+      array: ``(n, p)`` real numbers, on one device or sharded over several.
+      name: of the array, for error messages.
+
+    Raises:
+      ValueError: for NaN or infinity, with the first place. All entries are checked once, since arrays don't change.
+    """
+
+    def __init__(self, array: Array, name: str = "source") -> None:
+        super().__init__(name, array.shape, array.dtype)
+        self._array = array
+        if not _all_finite(array):
+            i, j = (int(index[0]) for index in jnp.nonzero(~jnp.isfinite(array), size=1))
+            raise ValueError(
+                f"{name} holds {array[i, j]} at sample {i}, feature {j}; clean, impute or scale the data first"
+            )
+
+    def take(self, rows: HostArray, columns: HostArray | None, dtype: np.dtype) -> Array:
+        """Gather rows on the device; arguments as of `read`, and rows past the last one are zeros.
+
+        Returns:
+          ``(b, s)`` or ``(b, p)`` of a dtype.
+        """
+        self._check_open()
+        n_columns = self.n_features if columns is None else columns.size
+        self.bytes_read += int((rows < self.n_samples).sum()) * n_columns * self._array.dtype.itemsize
+        return _take(self._array, rows, columns, dtype)
+
+    def close(self) -> None:
+        """Release the array."""
+        super().close()
+        del self._array
+
+    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
+        out[:] = self.take(rows, columns, self.dtype)
+
+
+@jax.jit
+def _all_finite(array: Array) -> Array:
+    return jnp.isfinite(array).all()
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _take(array: Array, rows: Array, columns: Array | None, dtype: np.dtype) -> Array:
+    places = array.at[rows] if columns is None else array.at[rows[:, None], columns]
+    return places.get(mode="fill", fill_value=0).astype(dtype)
