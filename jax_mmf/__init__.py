@@ -17,7 +17,7 @@ from jax_mmf.codes import (
 )
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
 from jax_mmf.core import enable_compilation_cache, register_configuration
-from jax_mmf.io import BadFileError, Checkpoint, load_model, open_source, save_model, write_permuted
+from jax_mmf.io import BadFileError, load_model, open_source, save_model, write_permuted
 from jax_mmf.learning import (
     AveragedStatistics,
     BlockCoordinateDescent,
@@ -63,6 +63,7 @@ from jax_mmf.penalties import (
 from jax_mmf.training import (
     Best,
     Callback,
+    Checkpoint,
     EarlyStopping,
     Event,
     FitResult,
@@ -74,6 +75,7 @@ from jax_mmf.training import (
     encode_with_info,
     explained_variance,
     fit,
+    load_checkpoint,
     objective,
 )
 
@@ -149,6 +151,7 @@ __all__ = [
     "explained_variance",
     "extending",
     "fit",
+    "load_checkpoint",
     "load_model",
     "match_atoms",
     "objective",

@@ -2,8 +2,10 @@
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from fractions import Fraction
@@ -17,6 +19,7 @@ import pytest
 import jax_mmf as mmf
 from jax_mmf.io import HDF5Source, MatrixSource
 from jax_mmf.training import feed
+from jax_mmf.training import prefetch as prefetch_module
 from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out
 
@@ -117,7 +120,7 @@ class Mine:
     def read(self, rows, columns=None):
         self.n_reads += 1
         x = X[rows] if columns is None else X[np.ix_(rows, columns)]
-        return x if self.n_reads < 3 else self.spoil(x)
+        return x if self.n_reads < 4 else self.spoil(x)
 
 
 @pytest.mark.parametrize("spoil", [lambda x: x[1:], lambda x: x[:, 1:], lambda x: x[:0], lambda x: x[0], lambda x: x.T])
@@ -283,7 +286,8 @@ def test_a_compressed_chunk_is_decoded_once_an_epoch(chunks, shuffle, tmp_path, 
     result = mmf.fit(SOLVER, data, key=KEY, batch_size=25, n_epochs=n_epochs, shuffle=shuffle)
     all_kept = -(-400 // chunks[0]) <= kept
     counts = np.bincount(read, minlength=400)
-    assert counts.max() <= (1 if all_kept else n_epochs) + 1  # and once for the first dictionary
+    # And once for the first dictionary, and for the checksum of the first, the middle and the last sample.
+    assert counts.max() <= (1 if all_kept else n_epochs) + 2
     assert counts.min() >= 1
     resumed = mmf.fit(SOLVER, data, key=KEY, batch_size=25, n_epochs=n_epochs, shuffle=shuffle,
                       callbacks=[lambda event: event.step == 20])  # fmt: skip
@@ -420,3 +424,80 @@ def test_a_step_makes_no_copy_as_large_as_the_dictionary():
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", COPIES], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# A read that never comes back
+
+
+class Hanging:
+    """A source whose reads hang, from one on, until they are let go."""
+
+    n_samples, n_features, dtype, rows_per_read, permutation, bytes_read = N, P, X.dtype, 1, None, 0
+
+    def __init__(self, first):
+        self.first, self.n_reads = first, 0
+        self.hangs, self.let_go = threading.Event(), threading.Event()
+
+    def read(self, rows, columns=None):
+        self.n_reads += 1
+        if self.n_reads >= self.first:
+            self.hangs.set()
+            assert self.let_go.wait(60)
+        return X[rows]
+
+
+@pytest.fixture
+def hanging(monkeypatch):
+    monkeypatch.setattr(prefetch_module, "_PATIENCE", 0.3)
+    source = Hanging(5)
+    yield source
+    source.let_go.set()
+    for thread in threading.enumerate():
+        if thread.name == "jax-mmf-reader":
+            thread.join(60)
+
+
+def test_an_error_does_not_wait_for_a_read_that_hangs(hanging):
+    def fail(event):
+        assert hanging.hangs.wait(60)
+        raise RuntimeError("broken")
+
+    with pytest.warns(UserWarning, match="has not come back"), pytest.raises(RuntimeError, match="broken") as caught:
+        fit(hanging, callbacks=[fail])
+    assert int(caught.value.result.state.step) == 1
+
+
+def test_ctrl_c_ends_a_run_that_waits_for_a_read_that_hangs(hanging):
+    def press():
+        hanging.hangs.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    with pytest.warns(UserWarning, match="has not come back"):
+        result = fit(hanging)
+    thread.join()
+    assert result.stopped_by == "interrupt"
+    assert int(result.state.step) >= 1
+    assert result.history[-1].step == int(result.state.step)
+
+
+# Files that callbacks write
+
+
+@pytest.mark.parametrize("kind", ["npy", "h5"])
+def test_callbacks_do_not_write_over_the_data(kind, tmp_path):
+    path = tmp_path / f"x.{kind}"
+    if kind == "npy":
+        np.save(path, X)
+    else:
+        with h5py.File(path, "w") as file:
+            file["X"] = X
+    before = path.read_bytes()
+    callbacks = [mmf.JSONLines(path)] if kind == "npy" else [mmf.Checkpoint(path, every=1)]
+    with mmf.open_source(path) as source, pytest.raises(ValueError, match="is an input too"):
+        fit(source, callbacks=callbacks)
+    log = tmp_path / "log.jsonl"
+    with pytest.raises(ValueError, match="are both"):
+        fit(X, callbacks=[mmf.JSONLines(log), mmf.JSONLines(log)])
+    assert path.read_bytes() == before

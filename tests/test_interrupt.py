@@ -61,3 +61,19 @@ def test_other_threads_have_no_signals():
     thread.start()
     thread.join()
     assert found == [(False, signal.default_int_handler)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_other_signals_too_if_asked_for(number):
+    """A block inside, that asks for Ctrl-C alone, hears of them; so it does where Ctrl-C is ignored, as with nohup."""
+    for at_first in (signal.default_int_handler, signal.SIG_IGN):
+        before = signal.signal(signal.SIGINT, at_first)
+        try:
+            with deferred_interrupt(signals=(signal.SIGINT, signal.SIGTERM)) as outer, deferred_interrupt() as inner:
+                signal.raise_signal(number)
+                ignored = number == signal.SIGINT and at_first == signal.SIG_IGN
+                assert outer() == inner() == (0 if ignored else number)
+            assert signal.getsignal(signal.SIGINT) is at_first
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        finally:
+            signal.signal(signal.SIGINT, before)

@@ -2,8 +2,10 @@
 
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from itertools import count, islice
 
 import jax
@@ -11,10 +13,14 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from scipy import stats
 
 import jax_mmf as mmf
 from jax_mmf.io import ChunkCache, FeaturePermutation, MatrixSource
-from jax_mmf.training.feed import _window
+from jax_mmf.training import keyed_permutation
+from jax_mmf.training import order as module
+from jax_mmf.training.feed import n_kept
+from jax_mmf.training.keyed_permutation import KeyedPermutation
 from jax_mmf.training.order import SampleOrder
 from jax_mmf.training.prefetch import prefetch
 
@@ -126,14 +132,18 @@ orders = st.builds(
     st.integers(1, 40),
     st.integers(0, 1_000_000),
     st.booleans(),
-).map(lambda o: o._replace(n_held_out=o.n_held_out % o.n_samples))
+    st.integers(0, 9),
+).map(lambda o: replace(o, n_held_out=o.n_held_out % o.n_samples))
+
+
+def training(order):
+    return np.setdiff1d(np.arange(order.n_samples), order.held_out)
 
 
 @given(orders, st.integers(1, 60), st.integers(1, 3))
 def test_each_training_sample_once_per_epoch_and_no_other(order, batch_size, n_epochs):
-    held_out, training = order.split()
-    assert len(held_out) == order.n_held_out
-    np.testing.assert_array_equal(np.sort(np.r_[held_out, training]), np.arange(order.n_samples))
+    assert len(order.held_out) == order.n_held_out
+    assert len(training(order)) == order.n_training
     batches = list(order.batches(batch_size, n_epochs))
     per_epoch = -(-order.n_training // batch_size)
     assert [epoch for epoch, _ in batches] == [e for e in range(n_epochs) for _ in range(per_epoch)]
@@ -141,14 +151,17 @@ def test_each_training_sample_once_per_epoch_and_no_other(order, batch_size, n_e
         rows = [r for e, r in batches if e == epoch]
         sizes = [len(r) for r in rows]
         assert sizes == [batch_size] * (per_epoch - 1) + [order.n_training - batch_size * (per_epoch - 1)]
-        np.testing.assert_array_equal(np.sort(np.concatenate(rows)), training)
+        np.testing.assert_array_equal(np.sort(np.concatenate(rows)), training(order))
 
 
-@given(orders, st.integers(1, 60), st.integers(1, 3), st.data())
-def test_resuming_at_a_step_gives_the_same_tail(order, batch_size, n_epochs, data):
+@given(orders, st.integers(1, 60), st.integers(1, 3), st.integers(1, 50), st.data())
+def test_resuming_at_a_step_gives_the_same_tail(order, batch_size, n_epochs, at_once, data):
+    """However many rows are ordered together."""
     whole = list(order.batches(batch_size, n_epochs))
     first = data.draw(st.integers(0, len(whole)))
-    tail = list(order.batches(batch_size, n_epochs, first))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_ROWS_AT_ONCE", at_once)
+        tail = list(order.batches(batch_size, n_epochs, first))
     assert len(tail) == len(whole) - first
     for (epoch, rows), (wanted_epoch, wanted_rows) in zip(tail, whole[first:], strict=True):
         assert epoch == wanted_epoch
@@ -157,7 +170,7 @@ def test_resuming_at_a_step_gives_the_same_tail(order, batch_size, n_epochs, dat
 
 @given(orders, st.integers(0, 3))
 def test_runs_of_rows_stay_together(order, epoch):
-    order = order._replace(window=0)
+    order = replace(order, window=0)
     rows = order.epoch(epoch)
     # Rows of one run that are trained on are neighbours, in ascending order; so there are as many pieces as runs.
     runs = rows // order.stretch
@@ -170,8 +183,8 @@ def test_runs_of_rows_stay_together(order, epoch):
 @given(orders, st.integers(1, 60), st.integers(1, 9), st.integers(0, 2))
 def test_mixed_runs_are_used_up_one_after_another(order, batch_size, window, epoch):
     """A cache of as many runs as a feed keeps reads each of them at most once an epoch, whatever it kept before."""
-    order = order._replace(window=window, shuffle=True)
-    n_kept = window + 2 * -(-batch_size // order.stretch) + 2
+    order = replace(order, window=window, shuffle=True, n_held_out=order.n_held_out % (order.n_samples // 2))
+    size = n_kept(window, order.stretch * order.n_training / order.n_samples, batch_size)
     reads = Counter()
 
     class Source(MatrixSource):
@@ -182,10 +195,7 @@ def test_mixed_runs_are_used_up_one_after_another(order, batch_size, window, epo
             out[:, 0] = rows
 
     source = Source("source", (order.n_samples, 1), np.float64)
-    cache = ChunkCache(source, n_kept)
-    if order.stretch > 1:
-        mixed, kept = _window(source, batch_size)
-        assert kept - mixed == n_kept - window
+    cache = ChunkCache(source, size)
     before = -1
     for at, rows in order.batches(batch_size, epoch + 1):
         if at != before:
@@ -194,28 +204,48 @@ def test_mixed_runs_are_used_up_one_after_another(order, batch_size, window, epo
         out = np.empty((rows.size, 1))
         cache.read_into(out, rows)
         np.testing.assert_array_equal(out[:, 0], rows)
-        assert len(cache._kept) <= n_kept
+        assert len(cache._kept) <= size
         assert max(reads.values(), default=1) == 1
+
+
+@pytest.mark.parametrize(("window", "batch_size"), [(8, 32), (50, 100), (200, 64)])
+def test_a_mini_batch_mixes_the_runs_of_the_window(window, batch_size):
+    """As many different runs as draws from so many boxes would hit, or nearly so, and none from outside."""
+    order = SampleOrder(jax.random.key(0), 40_000, 100, 0, True, window)
+    batches = [rows for _, rows in order.batches(batch_size, 1)]
+    middle = batches[len(batches) // 2 : len(batches) // 2 + 20]
+    n_runs = [len(np.unique(rows // 100)) for rows in middle]
+    expected = window * (1 - (1 - 1 / window) ** batch_size)
+    assert 0.85 * expected <= np.mean(n_runs) <= min(window + 2, 1.25 * expected)
 
 
 @given(orders)
 def test_without_shuffling_the_last_samples_are_held_out(order):
-    order = order._replace(shuffle=False)
-    np.testing.assert_array_equal(order.split()[0], np.arange(order.n_training, order.n_samples))
+    order = replace(order, shuffle=False)
+    np.testing.assert_array_equal(order.held_out, np.arange(order.n_training, order.n_samples))
     np.testing.assert_array_equal(order.epoch(2), np.arange(order.n_training))
 
 
+@pytest.mark.parametrize("window", [0, 3])
 @pytest.mark.parametrize("run", [1, 16])
-def test_orders_are_random_and_depend_on_key_and_epoch(run):
-    order = SampleOrder(jax.random.key(0), 4096, run, 512, True)
-    other = order._replace(key=jax.random.key(1))
+def test_orders_are_random_and_depend_on_key_and_epoch(run, window):
+    order = SampleOrder(jax.random.key(0), 4096, run, 512, True, window)
+    other = replace(order, key=jax.random.key(1))
     assert not np.array_equal(order.epoch(0), order.epoch(1))
     assert not np.array_equal(order.epoch(0), other.epoch(0))
-    assert not np.array_equal(order.split()[0], other.split()[0])
+    assert not np.array_equal(order.held_out, other.held_out)
     np.testing.assert_array_equal(order.epoch(1), order.epoch(1))
     # Positions and values of a random order are uncorrelated: 1 / sqrt(number of pieces) is a standard deviation.
     correlation = np.corrcoef(order.epoch(0), np.arange(order.n_training))[0, 1]
     assert abs(correlation) < 5 / np.sqrt(order.n_training / run)
+
+
+@given(orders, st.integers(0, 9), st.integers(1, 50))
+def test_draws_are_of_different_training_samples(order, number, count):
+    rows = order.draw(number, count)
+    assert len(rows) == len(set(rows.tolist())) == min(count, order.n_training)
+    assert set(rows.tolist()) <= set(training(order).tolist())
+    np.testing.assert_array_equal(order.first(count), order.epoch(0)[:count])
 
 
 @pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
@@ -223,6 +253,75 @@ def test_raw_and_typed_keys_give_the_same_order(make):
     a = SampleOrder(make(5), 50, 4, 7, True)
     b = SampleOrder(jax.random.key(5), 50, 4, 7, True)
     np.testing.assert_array_equal(a.epoch(1), b.epoch(1))
+
+
+@pytest.mark.parametrize(("stretch", "window"), [(1, 0), (16, 0), (16, 64), (256, 9)])
+def test_the_order_of_many_samples_needs_no_array_of_them(stretch, window):
+    """Of 5 x 10^7 samples, at the start and in the middle of an epoch; an array of int32 numbers takes 200 MB."""
+    order = SampleOrder(jax.random.key(0), 50_000_000, stretch, 1000, True, window)
+    half = order.n_training // 256
+    tracemalloc.start()
+    try:
+        for first in (0, half):
+            rows = np.concatenate([rows for _, rows in islice(order.batches(128, 1, first), 3)])
+            assert len(np.unique(rows)) == 3 * 128
+            assert not np.isin(rows, order.held_out).any()
+        order.draw(3, 100)
+        assert tracemalloc.get_traced_memory()[1] < 2e7
+    finally:
+        tracemalloc.stop()
+
+
+# Permutations that need no array
+
+
+@pytest.fixture(params=["table", "network"])
+def permute(request, monkeypatch):
+    if request.param == "network":
+        monkeypatch.setattr(keyed_permutation, "_MOST_IN_TABLE", 0)
+    return lambda n, seed: KeyedPermutation(n, np.random.default_rng(seed))
+
+
+def test_each_number_comes_once(permute):
+    for n in [*range(1, 70), 99, 100, 101, 1000, 4096, 4097]:
+        numbers = permute(n, n)(np.arange(n))
+        np.testing.assert_array_equal(np.sort(numbers), np.arange(n))
+
+
+@pytest.mark.parametrize("n", [2**16 + 1, 300_007])
+def test_long_permutations_are_no_tables_and_each_number_comes_once(n):
+    long = KeyedPermutation(n, np.random.default_rng(0))
+    assert long._table is None
+    numbers = long(np.arange(n))
+    np.testing.assert_array_equal(np.bincount(numbers, minlength=n), 1)
+    np.testing.assert_array_equal(long(np.array([n - 1, 7, 7])), numbers[[n - 1, 7, 7]])
+
+
+@pytest.mark.parametrize("n", [10, 97, 1000])
+def test_all_places_of_a_number_are_equally_likely(permute, n):
+    """Of one number, and of two together, over 20,000 seeds; chi-squared, with a share of 1e-5 of false alarms."""
+    n_seeds, n_bins = 20_000, 10
+    pairs = np.array([permute(n, seed)(np.array([0, 1])) for seed in range(n_seeds)])
+    edges = np.arange(n_bins + 1) * n / n_bins
+    bins = np.searchsorted(edges, pairs, side="right") - 1
+    sizes = np.bincount(np.searchsorted(edges, np.arange(n), side="right") - 1)
+    for side in (0, 1):
+        counts = np.bincount(bins[:, side], minlength=n_bins)
+        assert stats.chisquare(counts, n_seeds * sizes / n).pvalue > 1e-5
+    together = np.zeros((n_bins, n_bins))
+    np.add.at(together, (bins[:, 0], bins[:, 1]), 1)
+    expected = n_seeds * (np.outer(sizes, sizes) - np.diag(sizes)) / (n * (n - 1))
+    there = expected > 0
+    assert together[~there].sum() == 0
+    assert stats.chisquare(together[there], expected[there]).pvalue > 1e-5
+
+
+def test_a_part_of_a_long_permutation_is_spread_evenly():
+    """Chi-squared of 100,000 of 10^7 numbers in 200 bins, and of the differences of neighbours."""
+    n = 10**7
+    numbers = KeyedPermutation(n, np.random.default_rng(1))(np.arange(5 * 10**6, 5 * 10**6 + 10**5))
+    assert stats.chisquare(np.bincount(numbers * 200 // n, minlength=200)).pvalue > 1e-4
+    assert stats.chisquare(np.bincount(np.diff(numbers) % n * 200 // n, minlength=200)).pvalue > 1e-4
 
 
 # Permutations of the features

@@ -485,8 +485,8 @@ def test_checkpoints_can_be_gone_on_from(solver, tmp_path):
     options = {"n_epochs": 2, "held_out": 10, "evaluate_every": 2}
     fit(solver, X, callbacks=[mmf.Checkpoint(path, every=3), stop_after(8)], **options)
     model = mmf.load_model(path)
-    assert int(model.state.step) == 6
-    assert [r.step for r in model.history] == [2, 4, 6]
+    assert int(model.state.step) == 8  # the last step of the run
+    assert [r.step for r in model.history] == [2, 4, 6, 8]
     assert list(tmp_path.iterdir()) == [path]
     assert_same_bits(fit(model.solver, X, state=model.state, **options).state, fit(solver, X, **options).state)
 
@@ -642,6 +642,22 @@ def test_overflow_is_an_error_that_carries_the_last_good_result(size):
     with pytest.raises(ArithmeticError, match="scale the data") as caught:
         fit(FULL, x, shuffle=False, evaluate_every=1)
     assert_same_bits(caught.value.result.state, fit(FULL, X, shuffle=False, callbacks=[stop_after(4)]).state)
+
+
+@pytest.mark.parametrize("size", [1e19, 1e30])
+def test_overflow_is_noticed_within_one_interval(size):
+    """It happens in step 5, and evaluations are after steps 4 and 6."""
+    x = X.copy()
+    x[70] *= np.float32(size)
+    options = {"shuffle": False, "evaluate_every": 2, "n_epochs": 4, "held_out": X[:9]}
+    steps = []
+    with pytest.raises(FloatingPointError, match=r"after step 6.*float32 overflowed") as caught:
+        fit(FULL, x, callbacks=[lambda event: steps.append(event.step)], **options)
+    assert steps == [1, 2, 3, 4, 5]
+    good = caught.value.result
+    assert [r.step for r in good.history] == [2, 4]
+    assert_same_bits(good.state, fit(FULL, X, callbacks=[stop_after(4)], **options).state)
+    assert np.isfinite(good.best.dictionary).all()
 
 
 # Sizes and dtypes

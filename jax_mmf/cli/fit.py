@@ -13,6 +13,7 @@ from jax_mmf.cli.options import (
     Command,
     Output,
     Real,
+    Resume,
     TextOutput,
     cache,
     dataset,
@@ -21,16 +22,18 @@ from jax_mmf.cli.options import (
     quiet,
     seed,
 )
+from jax_mmf.cli.outcome import SIGNALS, exit_status, write_model, write_partial_model
 from jax_mmf.cli.solver import CONSTRAINTS, INITS, PENALTIES, check_given, make_solver, resume_arguments
 from jax_mmf.defaults import BATCH_SIZE, SUBSAMPLED_BATCH_SIZE, SUBSET_BATCH_SIZE
-from jax_mmf.io import HDF5_ENDINGS, check_outputs, needs_x64
+from jax_mmf.io import HDF5_ENDINGS, SavedRun, check_outputs, needs_x64
 from jax_mmf.learning import default_batch_size
-from jax_mmf.training import Callback, FitResult, Record, deferred_interrupt
+from jax_mmf.training import Callback, FitResult, deferred_interrupt, newest_checkpoint, newest_whole
 
 _EPILOG = """\b
 Examples:
   jax-mmf fit data.h5 --dataset X -k 64 --alpha auto --held-out 0.05 -o model.h5
   jax-mmf fit data.h5 --dataset X --resume model.h5 --epochs 4 -o model.h5
+  jax-mmf fit data.h5 -k 64 -o model.h5 --checkpoint run --resume auto  # the same line goes on if it was killed
 """
 
 
@@ -110,9 +113,21 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @option(
     "--revive-every", type=click.IntRange(min=1), help="Steps between replacements of unused atoms. [default: never]"
 )
-@option("--resume", type=click.Path(dir_okay=False, path_type=Path),
-        help="Model file of a run to resume, as if it had not stopped. Solver, seed, batch size and held-out samples "
-             "are those of the model; options that contradict them are errors.")  # fmt: skip
+@option("--resume", type=Resume(), metavar="MODEL|auto",
+        help="Model file or checkpoint of a run to resume, as if it had not stopped. Solver, seed, batch size and "
+             "held-out samples are those of the model; options that contradict them are errors. auto: the newest whole "
+             "checkpoint of --checkpoint, or a new run if there is none.")  # fmt: skip
+@option(
+    "--allow-changes",
+    is_flag=True,
+    help="With --resume: other data, another batch size or other held-out samples are a warning and no error.",
+)
+@option("--checkpoint", type=click.Path(path_type=Path), metavar="FOLDER",
+        help="Folder for checkpoints, from which --resume auto goes on after a crash.")  # fmt: skip
+@option("--checkpoint-minutes", type=Real(min=0, min_open=True), metavar="MINUTES",
+        help="Time between checkpoints. [default: 10, without --checkpoint-steps]")  # fmt: skip
+@option("--checkpoint-steps", type=click.IntRange(min=1), help="Steps between checkpoints. [default: none]")
+@option("--checkpoint-keep", type=click.IntRange(min=1), default=3, help="Number of the newest checkpoints to keep.")
 @option("--log", type=TextOutput(), help="File for one JSON line per evaluation (.jsonl).")
 @option("--plot", type=Output("a picture", (".png", ".pdf", ".svg")),
         help="Picture of the held-out objective (.png, .pdf, .svg).")  # fmt: skip
@@ -122,18 +137,25 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path, **options: Any) -> int:
     """Learn a dictionary from the matrix in DATA (.h5, .npy or .npz; samples in rows), without loading it as a whole.
 
-    Ctrl-C ends the run after the current step, and writes the model. Exit status: 0, or 130 after Ctrl-C.
+    Ctrl-C ends the run after the current step, and writes the model; SIGTERM and SIGHUP do the same. Exit status: 0, or
+    128 and the number of the signal: 130 after Ctrl-C, 143 after SIGTERM.
     """
-    resume, plot = options["resume"], options["plot"]
-    if options["dtype"] == "float64" or (resume is not None and needs_x64(resume)):
+    plot, log = options["plot"], options["log"]
+    resume = _newest(options["checkpoint"]) if options["resume"] == "auto" else options["resume"]
+    if options["dtype"] == "float64" or (resume is not None and needs_x64(newest_checkpoint(resume) or resume)):
         jax.config.update("jax_enable_x64", True)
-    check_outputs({"--output": output, "--log": options["log"], "--plot": plot}, data)
-    check_outputs({"--log": options["log"], "--plot": plot}, resume)
+    check_outputs({"--output": output, "--log": log, "--plot": plot}, data)
+    check_outputs({"--log": log, "--plot": plot}, resume)
     options["held_out"] = options["held_out"] or None
     defaults = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
     given = {name: value for name, value in options.items() if ctx.get_parameter_source(name) not in defaults}
-    state, history, key = None, list[Record](), None
-    if resume is None:
+    saved, key, step = None, None, 0
+    if resume is not None:
+        resume, saved = _read(resume)
+        solver, step = saved.solver, int(saved.state.step)
+        run = resume_arguments(resume, saved, given, options)
+        source = open_data(data, dataset)
+    else:
         if options["components"] is None:
             raise click.UsageError("give the number of atoms, -k")
         check_given(given, options)
@@ -141,53 +163,60 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
         solver, key = make_solver(options, source.n_features), jax.random.key(options["seed"])
         options["batch_size"] = options["batch_size"] or default_batch_size(solver)
         run = {name: options[name] for name in ("batch_size", "held_out", "revive_every")}
-    else:
-        model = mmf.load_model(resume)
-        solver, state, history = model.solver, model.state, model.history
-        run = resume_arguments(resume, model, given, options)
-        source = open_data(data, dataset)
     if plot is not None and run["held_out"] is None:
         raise click.UsageError("--plot draws the held-out objective; give --held-out too")
     if not options["quiet"]:
         click.echo(report.described(data.name, source), err=True)
+    note = "jax-mmf: ending after this step, and writing the model; press Ctrl-C again to stop immediately"
+    with deferred_interrupt(note, SIGNALS) as interrupted:
+        try:
+            result = mmf.fit(
+                solver, source, key=key, resume=saved, allow_changes=options["allow_changes"],
+                n_epochs=options["epochs"], dtype=options["dtype"], callbacks=_callbacks(options), **run,
+            )  # fmt: skip
+        except Exception as error:
+            write_partial_model(error, output)
+            raise
+        write_model(result, output)
+        if plot is not None:
+            from jax_mmf.plotting import plot_history
 
-    def save(result: FitResult) -> list[Record]:
-        records = report.joined(history, result.history)
-        mmf.save_model(output, result.solver, result.state, records, run=run)
-        return records
+            title = f"{data.name}: {solver.n_components} atoms, {result.solver.penalty!r}, {solver.constraint!r}"
+            plot_history(plot, {data.name: result.history}, title=title)
+        _summarize(result, output, evaluated=run["held_out"] is not None, advanced=int(result.state.step) > step)
+        return exit_status(interrupted())
 
-    note = "jax-mmf: ending after this step; press Ctrl-C again to stop immediately"
+
+def _newest(folder: Path | None) -> Path | None:
+    """Return the folder of --checkpoint if --resume auto can go on from it, or None."""
+    if folder is None:
+        raise click.UsageError("--resume auto goes on from the newest checkpoint; give its folder, --checkpoint")
+    return folder if newest_checkpoint(folder) is not None else None
+
+
+def _read(path: Path) -> tuple[Path, SavedRun]:
+    """Read a model file, or the newest checkpoint in a folder."""
+    found = newest_whole(path)
+    if found is None:
+        raise FileNotFoundError(f"no file {path}" if not path.is_dir() else f"no checkpoint in {path}")
+    return found
+
+
+def _callbacks(options: dict[str, Any]) -> list[Callback]:
     callbacks: list[Callback] = [mmf.ProgressBar(disable=options["quiet"] or None)]
     if options["log"] is not None:
         callbacks.append(mmf.JSONLines(options["log"]))
-    with deferred_interrupt(note) as interrupted:
-        try:
-            result = mmf.fit(
-                solver, source, key=key, state=state, n_epochs=options["epochs"], dtype=options["dtype"],
-                callbacks=callbacks, **run,
-            )  # fmt: skip
-        except Exception as error:
-            partial: FitResult | None = getattr(error, "result", None)
-            if partial is not None:
-                save(partial)
-                steps = int(partial.state.step)
-                click.echo(f"jax-mmf: wrote the model of the {steps} steps before the error: {output}", err=True)
-            raise
-    records = save(result)
-    if plot is not None:
-        from jax_mmf.plotting import plot_history
-
-        title = f"{data.name}: {solver.n_components} atoms, {result.solver.penalty!r}, {solver.constraint!r}"
-        plot_history(plot, {data.name: records}, title=title)
-    _summarize(records, output, evaluated=run["held_out"] is not None, advanced=bool(result.history))
-    return 130 if interrupted() else 0
+    if options["checkpoint"] is not None:
+        every, minutes, keep = (options[f"checkpoint_{name}"] for name in ("steps", "minutes", "keep"))
+        callbacks.append(mmf.Checkpoint(options["checkpoint"], every=every, minutes=minutes, keep=keep))
+    return callbacks
 
 
-def _summarize(records: list[Record], output: Path, *, evaluated: bool, advanced: bool) -> None:
+def _summarize(result: FitResult, output: Path, *, evaluated: bool, advanced: bool) -> None:
     if not advanced:
-        click.echo(f"nothing to do: the run has all its epochs; give more --epochs to continue it; {output}")
+        report.say(f"nothing to do: the run has all its epochs; give more --epochs to continue it; {output}")
         return
-    last = records[-1]
+    last = result.history[-1]
     value = f", held-out objective {last.objective:.6g}" if evaluated else ""
-    click.echo(f"{last.step} steps, {last.n_samples:,} samples, {last.seconds:.1f} s{value}, "
+    report.say(f"{last.step} steps, {last.n_samples:,} samples, {last.seconds:.1f} s{value}, "
                f"{last.n_dead} unused atoms: {output}")  # fmt: skip

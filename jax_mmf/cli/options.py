@@ -83,6 +83,17 @@ class TextOutput(click.Path):
         return path
 
 
+class Resume(click.Path):
+    """Model file or checkpoint of a run, or "auto" for the newest checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, or "auto"."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 def _listed(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 

@@ -9,7 +9,9 @@ import jax
 from tqdm import tqdm
 
 from jax_mmf.cli.options import Command, Output, Real, cache, option, quiet, seed
+from jax_mmf.cli.outcome import SIGNALS, exit_status
 from jax_mmf.io import HDF5_ENDINGS, check_outputs
+from jax_mmf.training import deferred_interrupt
 
 _EPILOG = """\b
 Example:
@@ -62,23 +64,25 @@ def command(ratings: Path | None, output: Path, demo: bool, **options: Any) -> i
     model = steps.configuration(options["kind"], options["components"], options["alpha"])
     n_epochs, seed = options["epochs"], options["seed"]
     n_fits = 2 if options["test"] > 0 else 1
-    with tqdm(total=n_fits * n_epochs, unit="epoch", desc="learning", disable=options["quiet"] or None) as bar:
+    note = "jax-mmf: ending after this epoch, and writing the results; press Ctrl-C again to stop immediately"
+    with deferred_interrupt(note, SIGNALS) as interrupted:
+        with tqdm(total=n_fits * n_epochs, unit="epoch", desc="learning", disable=options["quiet"] or None) as bar:
 
-        def progress(_: Any) -> None:
-            bar.update()
+            def progress(_: Any) -> None:
+                bar.update()
 
-        if options["test"] > 0:
-            report = steps.evaluate(model, data, options["test"], seed, n_epochs, progress)
-            bar.write(f"test on {options['test']:.0%} of the ratings: {report}", file=sys.stdout)
-        fitted = completion.fit(model, data, key=jax.random.key(seed), n_epochs=n_epochs, callbacks=(progress,))
-    if options["save"] is not None:
-        completion.save_model(options["save"], fitted)
-        click.echo(f"{options['save']}: model")
-    count = steps.write_recommendations(
-        output, fitted, n=options["top"], exclude_seen=not options["include_seen"], items=items
-    )
-    click.echo(f"{output}: {count:,} recommendations")
-    if demo:
-        for line in steps.sample(fitted, items):
-            click.echo(line)
-    return 130 if fitted.stopped_by == "interrupt" else 0
+            if options["test"] > 0:
+                report = steps.evaluate(model, data, options["test"], seed, n_epochs, progress)
+                bar.write(f"test on {options['test']:.0%} of the ratings: {report}", file=sys.stdout)
+            fitted = completion.fit(model, data, key=jax.random.key(seed), n_epochs=n_epochs, callbacks=(progress,))
+        if options["save"] is not None:
+            completion.save_model(options["save"], fitted)
+            click.echo(f"{options['save']}: model")
+        count = steps.write_recommendations(
+            output, fitted, n=options["top"], exclude_seen=not options["include_seen"], items=items
+        )
+        click.echo(f"{output}: {count:,} recommendations")
+        if demo:
+            for line in steps.sample(fitted, items):
+                click.echo(line)
+    return exit_status(interrupted())

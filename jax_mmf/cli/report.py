@@ -1,12 +1,13 @@
-"""Description of the data and the history of ``jax-mmf fit``."""
+"""Description of the data of ``jax-mmf fit``, and what it says."""
 
 import math
+from contextlib import suppress
 from typing import Any
 
+import click
 import numpy as np
 
 from jax_mmf.io import Source
-from jax_mmf.training import Record
 from jax_mmf.typing import HostArray
 
 _SAMPLES = 64  # samples from which the scale of the data is computed
@@ -42,9 +43,7 @@ def without_nan(fields: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in fields.items()}
 
 
-def joined(before: list[Record], after: list[Record]) -> list[Record]:
-    """Join the histories of a run before and after it was resumed; seconds and bytes are cumulative."""
-    if not before:
-        return after
-    seconds, read = before[-1].seconds, before[-1].bytes_read
-    return before + [r._replace(seconds=seconds + r.seconds, bytes_read=read + r.bytes_read) for r in after]
+def say(text: str, *, err: bool = False) -> None:
+    """Write a line, unless the terminal is gone, as it is after SIGHUP."""
+    with suppress(OSError):
+        click.echo(text, err=err)

@@ -10,7 +10,7 @@ import numpy as np
 
 import jax_mmf as mmf
 from jax_mmf.defaults import BATCH_SIZE
-from jax_mmf.io import SavedModel, describe
+from jax_mmf.io import SavedRun, describe
 from jax_mmf.learning import default_code_reduction, default_statistics, default_subset
 
 PENALTIES: dict[str, type[Any]] = {"ridge": mmf.Ridge, "lasso": mmf.Lasso, "elastic-net": mmf.ElasticNet}
@@ -105,12 +105,12 @@ def check_given(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
 
 
 def resume_arguments(
-    path: Path, model: SavedModel, given: Mapping[str, Any], defaults: Mapping[str, Any]
+    path: Path, model: SavedRun, given: Mapping[str, Any], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the arguments of `jax_mmf.fit` that resume the run of a model.
 
     Args:
-      path: of the model file.
+      path: of the model file or checkpoint.
       model: content of the file.
       given: options that the user gave, by name.
       defaults: all options.
@@ -122,14 +122,16 @@ def resume_arguments(
       click.UsageError: if an option contradicts the model, or the file does not hold the number of held-out samples.
     """
     run = {k: model.run[k] for k in ("batch_size", "held_out", "revive_every", "shuffle") if k in model.run}
+    relative = model.told("alpha")  # as it was given, before the run found its number
     known = options_of(model.solver) | {"dtype": str(model.state.dictionary.dtype)} | run
     defaults = {**defaults, "batch_size": defaults["batch_size"] or BATCH_SIZE}
     for name, value in given.items():
         same = {
             "seed": lambda value: _same_key(model.state.key, value),
             "revive_every": lambda _: True,  # may change in a resumed run
+            "alpha": lambda value: describe(value) in (relative, known.get("alpha")),
         }.get(name, lambda value, name=name: name not in known or _same(known, name, value))(value)
-        if not same:
+        if not same and not (defaults["allow_changes"] and name in ("batch_size", "held_out")):
             has = known.get(name, "another one") or 0  # None is written as --held-out 0
             raise click.UsageError(
                 f"{_flag(name)} {value} contradicts the model of --resume, {path}, which has {has}; leave the option "
@@ -145,8 +147,14 @@ def resume_arguments(
     if guessed:
         used = ", ".join(f"{_flag(name)} {defaults[name] or 0}" for name in guessed)
         click.echo(f"jax-mmf: warning: {path} does not hold all arguments of its run; resuming with {used}", err=True)
-    chosen = {name: given.get(name, defaults[name]) for name in ("batch_size", "held_out", "revive_every")}
-    return chosen | run | {name: given[name] for name in ("revive_every",) if name in given}
+    names = ("batch_size", "held_out", "revive_every")
+    if model.history and not model.told("order"):
+        click.echo(
+            f"jax-mmf: warning: {path} does not tell the order of its samples, and may be of a version with another "
+            "one: some are learned from twice in this epoch, held-out ones too",
+            err=True,
+        )
+    return {name: defaults[name] for name in names} | run | {name: given[name] for name in names if name in given}
 
 
 def options_of(solver: mmf.OnlineFactorization) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.hdf5_checks import find_data_set as find_data_set
 from jax_mmf.io.matrix_source import MatrixSource
-from jax_mmf.io.model_file import Checkpoint, SavedModel, load_model, save_model
+from jax_mmf.io.model_file import SavedModel, load_model, save_model
 from jax_mmf.io.model_file import build as build
 from jax_mmf.io.model_file import describe as describe
 from jax_mmf.io.model_file import needs_x64 as needs_x64
@@ -22,6 +22,10 @@ from jax_mmf.io.model_file import write_array as write_array
 from jax_mmf.io.permutation import FeaturePermutation, write_permuted
 from jax_mmf.io.raw_source import RawSource
 from jax_mmf.io.record import Record
+from jax_mmf.io.run_file import Best as Best
+from jax_mmf.io.run_file import SavedRun
+from jax_mmf.io.run_file import load_run as load_run
+from jax_mmf.io.run_file import save_run as save_run
 from jax_mmf.io.sealed import opened_model as opened_model
 from jax_mmf.io.sealed import sealed_hdf5 as sealed_hdf5
 from jax_mmf.io.sources import ArraySource, BatchSource, SlicedSource, Source, SparseSource, as_source
@@ -33,7 +37,6 @@ __all__ = [
     "ArraySource",
     "BadFileError",
     "BatchSource",
-    "Checkpoint",
     "DeviceSource",
     "FeaturePermutation",
     "HDF5Source",
@@ -41,6 +44,7 @@ __all__ = [
     "RawSource",
     "Record",
     "SavedModel",
+    "SavedRun",
     "SlicedSource",
     "Source",
     "SparseSource",

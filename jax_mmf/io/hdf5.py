@@ -66,7 +66,8 @@ class HDF5Source(MatrixSource):
         self._stamp: tuple[Path, int, Stamp] | None = None
         if dataset.file.driver == "sec2" and dataset.file.mode == "r":
             handle = int(dataset.file.id.get_vfd_handle())
-            self._stamp = (Path(dataset.file.filename).absolute(), handle, Stamp.of(handle))
+            self.path = Path(dataset.file.filename).absolute()
+            self._stamp = (self.path, handle, Stamp.of(handle))
         self._raw = _contiguous(dataset, name)
         self.reads_in_parallel = self._raw is not None
 

@@ -1,6 +1,7 @@
 """Base class of sources that read rows of a matrix."""
 
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -31,6 +32,7 @@ class MatrixSource:
         reading all; 1 if rows are read one by one.
       permutation: the original feature of each column ``(p,)``, or None.
       feature_names: names of the columns, or None.
+      path: of the file that is read, or None.
       bytes_read: number of bytes read so far.
       reads_in_parallel: whether several threads may read at once, and need less time then.
 
@@ -44,6 +46,7 @@ class MatrixSource:
     reads_in_parallel: bool = False
     permutation: HostArray | None = None
     feature_names: tuple[str, ...] | None = None
+    path: Path | None = None
     _has_file: bool = False  # that is damaged if a read fails
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:

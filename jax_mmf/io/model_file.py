@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.core import (
-    check_count,
     check_process,
     check_shape,
     configuration_name,
@@ -23,7 +22,6 @@ from jax_mmf.core import (
     is_typed_key,
     matmul,
 )
-from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending
 from jax_mmf.io.bad_file import BadFileError
 from jax_mmf.io.hdf5_checks import MAX_EXPANSION, check_data_set, find_data_set
 from jax_mmf.io.record import Record, as_record
@@ -78,6 +76,18 @@ def save_model(
       ValueError: if the path has another ending, or alpha is a `RelativeAlpha`, whose value the solver does not know.
       OSError: if the file can't be written.
     """
+    write_model(path, solver, state, history, run)
+
+
+def write_model(
+    path: str | Path,
+    solver: OnlineFactorization,
+    state: State,
+    history: Iterable[Record | Mapping[str, Any]] | None,
+    run: Mapping[str, Any] | None,
+    *more: Callable[[h5py.File], None],
+) -> None:
+    """Write a model file as `save_model` does, and more into it."""
     if has_relative_alpha(solver.penalty):
         raise ValueError(
             "solver.penalty has a RelativeAlpha; save result.solver, where fit has replaced it by a number"
@@ -96,6 +106,8 @@ def save_model(
         file["key"] = np.asarray(jax.random.key_data(state.key) if typed else state.key)
         file["key"].attrs["implementation"] = str(jax.random.key_impl(state.key)) if typed else "raw"
         map_arrays(lambda name, _, array: write_array(file, name, array), state)
+        for write in more:
+            write(file)
 
 
 def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -> SavedModel:
@@ -117,7 +129,7 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
     """
     check_process()
     with opened_model(path, "a model file of jax-mmf", "/", "key") as file:
-        return _read_model(file, solver)
+        return read_model(file, solver)
 
 
 def needs_x64(path: str | Path) -> bool:
@@ -125,29 +137,6 @@ def needs_x64(path: str | Path) -> bool:
     with suppress(OSError, ValueError), opened_model(path, "a model file") as file:
         return bool(file["dictionary"].dtype == np.float64)
     return False
-
-
-class Checkpoint:
-    """Callback of `jax_mmf.fit` that writes a model file now and then.
-
-    Args:
-      path: of the file, .h5 or .hdf5, which each checkpoint replaces.
-      every: number of steps between checkpoints.
-      run: arguments of `jax_mmf.fit` to keep in the file, as in `save_model`.
-
-    Raises:
-      ValueError: if the path has another ending, or ``every`` is not positive.
-    """
-
-    def __init__(self, path: str | Path, *, every: int, run: Mapping[str, Any] | None = None) -> None:
-        check_count("every", every)
-        check_ending(path, HDF5_ENDINGS)
-        self.path, self.every, self.run = Path(path), every, run
-
-    def __call__(self, event: Any) -> None:
-        """Write the model if it is time; ``event`` is a `jax_mmf.training.Event`."""
-        if event.step % self.every == 0:
-            save_model(self.path, event.solver, event.state, event.history, run=self.run)
 
 
 def write_array(file: h5py.File, name: str, value: Any) -> None:
@@ -211,7 +200,8 @@ def _plain(name: str, value: Any) -> Any:
     return value
 
 
-def _read_model(file: h5py.File, solver: OnlineFactorization | None) -> SavedModel:
+def read_model(file: h5py.File, solver: OnlineFactorization | None) -> SavedModel:
+    """Read the model in an open file; arguments and errors as of `load_model`."""
     if str(file.attrs.get("format")) == "jax-mmf ratings model":
         raise ValueError("it is a model of ratings, for jax_mmf.completion.load_model")
     if str(file.attrs.get("format")) != _FORMAT:

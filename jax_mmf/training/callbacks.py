@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from jax_mmf.core import check_count, check_real
-from jax_mmf.io import Record
+from jax_mmf.io import Record, SavedRun
 from jax_mmf.learning import Info, OnlineFactorization, State
 from jax_mmf.training.result import FitResult
 
@@ -30,6 +30,7 @@ class Start(NamedTuple):
       n_held_out: number of held-out samples.
       step: number of earlier steps, 0 for a new run.
       n_steps: number of steps of the whole run, or None if it is not known.
+      history: records of the run before, if it goes on with ``resume``.
     """
 
     solver: OnlineFactorization
@@ -39,6 +40,7 @@ class Start(NamedTuple):
     n_held_out: int
     step: int
     n_steps: int | None
+    history: Sequence[Record] = ()
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,11 +66,21 @@ class Event:
     history: Sequence[Record]
     _state: State
     _restore: Callable[[State], State]
+    _snapshot: Callable[[], Callable[[], SavedRun]] | None = None
 
     @cached_property
     def state(self) -> State:
         """State after the step, in the original order of the features; a copy if features are permuted."""
         return self._restore(self._state)
+
+    def snapshot(self) -> Callable[[], SavedRun]:
+        """Copy what the next step overwrites.
+
+        Returns:
+          a function that makes a `jax_mmf.io.SavedRun` of the copies, later and in any thread.
+        """
+        assert self._snapshot is not None
+        return self._snapshot()
 
     def __repr__(self) -> str:
         return f"Event(step={self.step}, n_steps={self.n_steps}, record={self.record!r}, info={self.info!r})"
@@ -77,9 +89,10 @@ class Event:
 class Callback(Protocol):
     """Function or object that is called with an `Event` after each step. A true result ends the run.
 
-    An object may have two more methods. ``on_start(start)`` is called with a `Start` before the first step of each run,
-    so that one object can be used for several runs. ``on_end(result)`` is called at the end of each started run, with
-    its `FitResult`, or None if an error ended it.
+    An object may have more methods. ``on_start(start)`` is called with a `Start` before the first step of each run, so
+    that one object can be used for several runs. ``on_end(result)`` is called at the end of each started run, with its
+    `FitResult`, or None if an error ended it. ``on_save()`` returns what checkpoints keep of it, as JSON can hold, and
+    ``on_resume(kept)`` is called with it, after ``on_start``, in a run that goes on.
     """
 
     def __call__(self, event: Event, /) -> Any:
@@ -100,6 +113,21 @@ def checked(callbacks: Any) -> tuple[Callback, ...]:
             what = "the class itself; call it" if isinstance(callback, type) else f"a {type(callback).__name__}"
             raise TypeError(f"callbacks must be callable with an Event; got {callback!r}, {what}")
     return callbacks
+
+
+def in_order(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
+    """Return callbacks with those that write what others count, which have an attribute ``comes_last``, at the end."""
+    return tuple(sorted(callbacks, key=lambda callback: bool(getattr(callback, "comes_last", False))))
+
+
+def files_of(callbacks: Sequence[Callback]) -> dict[str, Path]:
+    """Return the files that callbacks write, which have an attribute ``path``, by names for messages."""
+    paths = [getattr(callback, "path", None) for callback in callbacks]
+    return {
+        f"{type(callback).__name__} {number}": path
+        for number, (callback, path) in enumerate(zip(callbacks, paths, strict=True))
+        if isinstance(path, Path) and path.suffix and not path.is_dir()
+    }
 
 
 @contextmanager
@@ -123,7 +151,8 @@ def _nothing(_: Any) -> None: ...
 class EarlyStopping:
     """Callback that ends a run when the held-out objective no longer decreases.
 
-    It starts anew with each run. `fit` keeps the best state as ``result.best``.
+    It starts anew with each run, except with one that goes on: ``fit(..., resume=...)``. `fit` keeps the best state as
+    ``result.best``.
 
     Args:
       patience: number of evaluations without progress after which the run ends.
@@ -159,6 +188,14 @@ class EarlyStopping:
             self.stale += 1
         return self.stale >= self.patience
 
+    def on_save(self) -> dict[str, Any]:
+        """Return the counts."""
+        return {"best": self.best, "stale": self.stale}
+
+    def on_resume(self, kept: Mapping[str, Any]) -> None:
+        """Go on from counts."""
+        self.best, self.stale = float(kept["best"]), int(kept["stale"])
+
     def __repr__(self) -> str:
         return f"EarlyStopping(patience={self.patience}, min_change={self.min_change})"
 
@@ -182,9 +219,11 @@ class ProgressBar:
             raise ImportError("a progress bar needs tqdm; pip install 'jax-mmf[cli]'") from error
         self._open, self._options = tqdm, options
         self._bar: Any = None
+        self._seconds_before = 0.0
 
     def on_start(self, start: Start) -> None:
         """Open the bar, and show the size of the problem."""
+        self._seconds_before = start.history[-1].seconds if start.history else 0.0
         n = "samples" if start.n_samples is None else f"{start.n_samples:,}"
         options = {"unit": "step", "smoothing": 0.05} | self._options
         self._bar = self._open(total=start.n_steps, initial=start.step, desc="compiling", **options)
@@ -198,7 +237,7 @@ class ProgressBar:
             self._bar.set_description_str("", refresh=False)
         self._bar.update()
         if event.record is not None:
-            self._bar.start_t = time.time() - event.record.seconds
+            self._bar.start_t = time.time() - (event.record.seconds - self._seconds_before)
             name = "objective" if event.record.held_out else "objective of the batch"
             self._bar.set_postfix_str(f"{name} {event.record.objective:.5g}")
 
@@ -211,23 +250,30 @@ class JSONLines:
     """Callback that writes each `Record` immediately as a line of JSON, so that a crash does not lose it.
 
     Args:
-      path: of the file; the first record of a run replaces an existing file.
+      path: of the file; the first record of a run replaces an existing file. That of a run that goes on writes the
+        records before it again.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path, self._mode = Path(path), "w"
+        self._before: Sequence[Record] = ()
 
     def on_start(self, start: Start) -> None:
         """Start a new file at the next record; until then, an existing file stays."""
         if not self.path.parent.is_dir():
             raise FileNotFoundError(f"no folder {self.path.parent} to write {self.path.name} in; make it first")
-        self._mode = "w"
+        self._mode, self._before = "w", tuple(start.history)
 
     def __call__(self, event: Event, /) -> None:
         """Write the record of a step, if it has one; NaN and infinity, which JSON does not have, become null."""
         if event.record is not None:
-            fields = event.record._asdict()
-            fields = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}
             with self.path.open(self._mode, encoding="utf-8") as file:
-                file.write(json.dumps(fields) + "\n")
-            self._mode = "a"
+                file.writelines(map(_line, (*self._before, event.record)))
+            self._mode, self._before = "a", ()
+
+
+def _line(record: Record) -> str:
+    fields = record._asdict()
+    return (
+        json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}) + "\n"
+    )

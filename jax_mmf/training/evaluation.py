@@ -1,9 +1,11 @@
 """Evaluation during a run: objectives, the clock, and reasons why nothing is learned."""
 
+import math
 import threading
 import time
 import warnings
 from contextlib import suppress
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ import numpy as np
 
 from jax_mmf.codes import ConvergenceWarning, objective
 from jax_mmf.core import filled_up, matmul, with_settings_of_this_thread
-from jax_mmf.io import Record
+from jax_mmf.io import Record, SavedRun
 from jax_mmf.learning import Info, OnlineFactorization, State, Subset
 from jax_mmf.penalties import AnyPenalty, alpha_max, is_weighted, penalty_value
 from jax_mmf.training.feed import Item
@@ -26,9 +28,10 @@ class Evaluation:
     Args:
       solver: of the run.
       samples: held-out samples ``(m, p)``, or None.
+      before: the run that this one goes on with, or None.
     """
 
-    def __init__(self, solver: OnlineFactorization, samples: Array | None) -> None:
+    def __init__(self, solver: OnlineFactorization, samples: Array | None, before: SavedRun | None = None) -> None:
         self._solver, self._pieces = solver, list[Array]()
         self.n_held_out, self._warned = 0, False
         if samples is not None:
@@ -38,8 +41,19 @@ class Evaluation:
             size = -(-self.n_held_out // n_pieces)
             padded = filled_up(samples, n_pieces * size)
             self._pieces = [padded[first : first + size] for first in range(0, n_pieces * size, size)]
-        self._seconds, self._since = 0.0, time.perf_counter()
+        self._seconds = 0.0 if before is None else float(before.told("seconds", _last(before, "seconds")))
+        self._since = time.perf_counter()
+        self._bytes_before = 0 if before is None else int(before.told("bytes_read", _last(before, "bytes_read")))
         self._compiling: threading.Thread | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time of the run so far, without that of evaluations."""
+        return self._seconds + time.perf_counter() - self._since
+
+    def bytes_read(self, item: Item) -> int:
+        """Bytes read up to a mini-batch, by the run before too."""
+        return self._bytes_before + item.bytes_read
 
     def compile_in_background(self) -> None:
         """Compile the programs of the evaluation in another thread, while the first step is compiled."""
@@ -64,7 +78,7 @@ class Evaluation:
           FloatingPointError: if numbers overflowed.
         """
         jax.block_until_ready(state.dictionary)
-        self._seconds += time.perf_counter() - self._since
+        self._seconds, self._since = self.seconds, time.perf_counter()
         if not bool(info.finite):
             raise FloatingPointError(
                 f"codes are not finite after step {step}: {state.dictionary.dtype} overflowed; scale the data"
@@ -73,11 +87,14 @@ class Evaluation:
             self._compiling.join()
             self._compiling = None
         value = self._of_held_out(state) if self._pieces else self._of_batch(state, item, info)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the objective is {value} after step {step}: {state.dictionary.dtype} overflowed; scale the data"
+            )
         n_dead = int(info.n_dead)
         self._since = time.perf_counter()
-        return Record(
-            step, n_samples, item.epoch + 1, self._seconds, item.bytes_read, value, n_dead, bool(self._pieces)
-        )
+        held_out, n_bytes = bool(self._pieces), self.bytes_read(item)
+        return Record(step, n_samples, item.epoch + 1, self._seconds, n_bytes, value, n_dead, held_out)
 
     def _of_held_out(self, state: State) -> float:
         with warnings.catch_warnings():
@@ -91,6 +108,11 @@ class Evaluation:
         codes = filled_up(info.codes, item.x.shape[0])  # the batch may be padded with rows of zeros
         total = _batch_objective(self._solver.penalty, state.dictionary, item.x, codes, item.subset)
         return float(total) / item.n_samples
+
+
+def _last(before: SavedRun, field: str) -> Any:
+    """Return a field of the last record of a run, for files that do not tell more."""
+    return getattr(before.history[-1], field) if before.history else 0
 
 
 def _seen(dictionary: Array, x: Array, subset: Subset | None) -> tuple[Array, Array]:

@@ -1,8 +1,12 @@
 """The feed of a run, which reads the samples of each step, on all or some of their features."""
 
+import math
+import zlib
+from bisect import bisect
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +23,7 @@ from jax_mmf.training.sample_reader import SampleReader, write_samples
 from jax_mmf.typing import Array, HostArray, Key
 
 _BYTES_OF_CHUNKS = 2**29  # of decoded chunks that are kept
+_ROWS_MIXED = 2**20  # at most, whose numbers are in memory
 
 
 class Item(NamedTuple):
@@ -60,11 +65,14 @@ class Feed:
       dtype: of the mini-batches, float32 or float64; or None for that of the source if it is one of them.
 
     Attributes:
+      key: of the run.
       n_samples: number of samples of the source, or None if it is an iterable of batches.
       n_features: p.
       n_steps: number of steps of the whole run, or None.
       dtype: of the mini-batches.
       feature_names: names of the columns of the source, a tuple of p strings; None if they have no names.
+      path: of the file that is read, or None.
+      order: what determines the order of the samples and which are held out: numbers and text by name.
     """
 
     def __init__(
@@ -80,7 +88,7 @@ class Feed:
         dtype: Any,
     ) -> None:
         check_process()
-        self._solver, self._key, self._n_epochs, self._batch_size = solver, key, n_epochs, batch_size
+        self._solver, self.key, self._n_epochs, self._batch_size = solver, key, n_epochs, batch_size
         source = as_source(source)
         self._order: SampleOrder | None = None
         self._bytes_apart = source.bytes_read  # bytes read before the run, or for evaluation
@@ -104,21 +112,24 @@ class Feed:
             self.n_samples = source.n_samples
             self.n_features, source_dtype, self._stored = source.n_features, source.dtype, source.permutation
             n_held_out = count_held_out(held_out, source.n_samples)
-            window, self._n_chunks = _window(source, batch_size) if solver.needs_whole_samples else (0, 0)
+            window, self._n_chunks = _window(source, batch_size, n_held_out) if solver.needs_whole_samples else (0, 0)
             stretch = source.rows_per_read if window else min(source.rows_per_read, batch_size)
             self._order = SampleOrder(key, source.n_samples, stretch, n_held_out, shuffle, window)
             self.n_steps = n_epochs * -(-self._order.n_training // batch_size)
         self.dtype = computing_dtype(source_dtype) if dtype is None else as_computing_dtype(dtype)
         self.feature_names: tuple[str, ...] | None = getattr(source, "feature_names", None)
+        self.path: Path | None = source.path if isinstance(source, MatrixSource) else None
         # Blocks are random subsets only if the features are in random order.
         blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
         self._mix = FeaturePermutation.random(key, self.n_features) if blocks and self._stored is None else None
         self._permutation = self._mix if self._stored is None else FeaturePermutation(self._stored)
         self._buffers = Buffers(self.dtype)
         self._given: Array | None = None
+        checksum = None
         if not is_count_or_share(held_out):
             given = samples_held_out(held_out, self.n_features, self.dtype, self.feature_names)
-            self._given = self.to_inside(given)
+            self._given, checksum = self.to_inside(given), _checksum(given)
+        self.order = self._described(batch_size, checksum)
         if isinstance(source, HDF5Source) and self._order is not None and not self._n_chunks:
             rows = next(self._order.batches(batch_size, 1))[1]
             source.warn_of_excess(rows, self._columns(self._subset(0)), in_order=not shuffle)
@@ -160,7 +171,7 @@ class Feed:
             )
         if self._order is None:
             return self._of_batch(x, 0, len(x))[0]
-        return self._read_whole(self._order.epoch(0)[: factor * n_needed])
+        return self._read_whole(self._order.first(factor * n_needed))
 
     def some_samples(self, number: int, count: int) -> Array:
         """Read random training samples; each number gives other samples.
@@ -179,7 +190,7 @@ class Feed:
         if self._order is None or self._order.n_held_out == 0:
             return None
         before = self._source.bytes_read
-        x = self._read_whole(self._order.split()[0])
+        x = self._read_whole(self._order.held_out)
         self._bytes_apart += self._source.bytes_read - before
         return x
 
@@ -260,6 +271,26 @@ class Feed:
         # In ascending order, each chunk is decoded once if the last one is kept.
         return jax.device_put(self._sample_reader(min(1, self._n_chunks)).read(np.sort(rows)))
 
+    def _described(self, batch_size: int, held_out_samples: int | None) -> dict[str, Any]:
+        """Describe what determines the order of the samples; of an iterable of batches, only their width."""
+        described: dict[str, Any] = {"n_features": int(self.n_features), "held_out_samples": held_out_samples}
+        if self._order is None:
+            return described
+        order, before = self._order, self._source.bytes_read
+        n_samples = int(order.n_samples)
+        few = self._source.read(np.unique([0, n_samples // 2, n_samples - 1]))
+        self._bytes_apart += self._source.bytes_read - before
+        described |= {
+            "n_samples": n_samples,
+            "source": _checksum(few),
+            "source_dtype": str(np.dtype(self._source.dtype)),
+            "batch_size": int(batch_size),
+            "held_out": int(order.n_held_out),
+            "shuffle": bool(order.shuffle),
+        }
+        # The way of reading plays no part where nothing is shuffled.
+        return described | ({"stretch": int(order.stretch), "window": int(order.window)} if order.shuffle else {})
+
     def _sample_reader(self, n_chunks: int) -> SampleReader:
         """Make a reader; a thread needs one of its own."""
         order = None if self._mix is None else self._mix.order
@@ -269,7 +300,7 @@ class Feed:
         """Return the features of a step, or None if it reads all. They depend only on key and number of the step."""
         if self._solver.needs_whole_samples:
             return None
-        return draw_subset(self._solver, self._key, jnp.asarray(step % 2**31, jnp.int32), self.n_features)
+        return draw_subset(self._solver, self.key, jnp.asarray(step % 2**31, jnp.int32), self.n_features)
 
     def _columns(self, subset: Subset | None) -> HostArray | None:
         """Return the columns to read for a subset, or None for all."""
@@ -282,12 +313,33 @@ class Feed:
         return self._mix.order if features is None else self._mix.order[features]
 
 
-def _window(source: Source, batch_size: int) -> tuple[int, int]:
+def _checksum(samples: Any) -> int:
+    return zlib.crc32(np.ascontiguousarray(samples).tobytes())
+
+
+def _window(source: Source, batch_size: int, n_held_out: int) -> tuple[int, int]:
     """Choose how many chunks to mix, and how many decoded ones to keep for it; none if a chunk is too large."""
     if not isinstance(source, MatrixSource) or source.rows_per_chunk == 1:
         return 0, 0
-    chunk_bytes = source.rows_per_chunk * source.n_features * source.dtype.itemsize
-    # A mini-batch takes rows from so many chunks beyond those that are mixed.
-    beyond = 2 * -(-batch_size // source.rows_per_chunk) + 2
-    window = min(-(-source.n_samples // source.rows_per_chunk), _BYTES_OF_CHUNKS // chunk_bytes - beyond)
-    return (window, window + beyond) if window > 0 else (0, 0)
+    height = source.rows_per_chunk
+    most_kept = _BYTES_OF_CHUNKS // (height * source.n_features * source.dtype.itemsize)
+    most_mixed = min(-(-source.n_samples // height), max(1, _ROWS_MIXED // height))
+    trained = height * (1 - n_held_out / source.n_samples)
+    window = bisect(range(1, most_mixed + 1), most_kept, key=lambda window: n_kept(window, trained, batch_size))
+    return (window, n_kept(window, trained, batch_size)) if window else (0, 0)
+
+
+def n_kept(window: int, height: float, batch_size: int) -> int:
+    """Return how many decoded chunks to keep so that each one is decoded once an epoch.
+
+    Chunks are decoded in the order of their mini-batches. So many may be decoded too early for the first row of one,
+    and as many again for its last row, as a mini-batch has turns (see `SampleOrder`). A turn has as many rows as a
+    chunk, but for the first ones of an epoch, of which turn i has i / window as many.
+
+    Args:
+      window: number of chunks that are mixed.
+      height: number of rows of a chunk that are trained on, on average.
+      batch_size: number of rows of a mini-batch.
+    """
+    turns = max(batch_size / height, math.sqrt(2 * batch_size * window / height))
+    return window + 2 * min(batch_size, math.ceil(turns) + 1)

@@ -1,16 +1,16 @@
 """`fit`, which trains a solver on a source of samples, with held-out evaluation, callbacks and resumption."""
 
-import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.core import check_count, check_shape, copied, warn, warn_of_blas_threads
-from jax_mmf.defaults import EVALUATIONS, INITIAL_SAMPLES_PER_ATOM, STEPS_PER_EVALUATION
+from jax_mmf.core import check_count, warn_of_blas_threads
+from jax_mmf.defaults import EVALUATIONS, STEPS_PER_EVALUATION
+from jax_mmf.io import SavedModel, SavedRun, check_outputs
 from jax_mmf.learning import (
     Info,
     Memory,
@@ -23,13 +23,16 @@ from jax_mmf.learning import (
     step_partial,
     step_whole,
 )
-from jax_mmf.penalties import has_closed_form, has_relative_alpha, resolve_alpha
-from jax_mmf.training.callbacks import Callback, Event, ProgressBar, Start, checked, notified
+from jax_mmf.penalties import has_closed_form
+from jax_mmf.training.beginning import first_memory, first_state
+from jax_mmf.training.callbacks import Callback, ProgressBar, checked, files_of, in_order, notified
 from jax_mmf.training.evaluation import Evaluation
 from jax_mmf.training.feed import Feed, Item
+from jax_mmf.training.held_out import number_of
 from jax_mmf.training.interrupt import deferred_interrupt
 from jax_mmf.training.prefetch import prefetch
 from jax_mmf.training.result import FitResult
+from jax_mmf.training.resumption import alpha_of, check_unchanged, saved_run, with_alpha_of
 from jax_mmf.training.run import Run
 from jax_mmf.typing import Array, HostArray, Key
 
@@ -41,6 +44,8 @@ def fit(
     key: Key | None = None,
     state: State | None = None,
     memory: Memory | None = None,
+    resume: SavedRun | FitResult | SavedModel | None = None,
+    allow_changes: bool = False,
     n_epochs: int = 1,
     batch_size: int | None = None,
     held_out: float | int | HostArray | Array | None = None,
@@ -64,9 +69,14 @@ def fit(
         `jax_mmf.io.as_source`), a `jax_mmf.io.Source`, or an iterable of batches ``(b_i, p)``.
       key: PRNG key of the initial dictionary, the order of the samples and the subsets. The same key gives the same
         bits.
-      state: to resume a run, instead of a key. The run continues in the same order of samples as if it had never
-        stopped. ``n_epochs`` counts from the beginning of the run.
-      memory: of averaged statistics, to resume a run.
+      state: to go on from, instead of a key: steps, samples and subsets follow those of the state, if the other
+        arguments are those of its run, which is not checked.
+      memory: of averaged statistics, with ``state``.
+      resume: a run to go on with as if it had never stopped, bit for bit: what `load_checkpoint`, `fit` or `load_model`
+        returned, or None for a new run. History, best state and the counts of callbacks go on too. ``n_epochs`` counts
+        from the beginning of the run. A key must be that of the run, if it is given.
+      allow_changes: whether a batch size, a choice of held-out samples or a source other than those of ``resume`` are a
+        warning, and not an error. The order of the samples then changes too.
       n_epochs: passes over the source; an iterator allows one pass.
       batch_size: samples per step; by default 128, or 50 if a step sees a subset of the features and updates all of B.
         The last batch of an epoch may be smaller. Iterables of batches have their own sizes.
@@ -91,8 +101,9 @@ def fit(
       UserWarning: once, with the reason, if all codes have been zero so far and nothing is learned.
 
     Raises:
-      ValueError: for data of the wrong shape, NaN or infinity in them, or fewer samples than atoms. Errors during the
-        run have the result of the last good step as attribute ``result``.
+      ValueError: for data of the wrong shape, NaN or infinity in them, or fewer samples than atoms; and for a
+        ``resume`` with other samples, or in another order. Errors during the run have the result of the last good step
+        as attribute ``result``.
       FloatingPointError: if numbers overflow; its ``result`` is that of the last evaluation before.
       KeyboardInterrupt: at the second Ctrl-C.
       TypeError: for a solver, source, state or callback of another type.
@@ -102,13 +113,13 @@ def fit(
     batch_size = default_batch_size(solver) if batch_size is None else batch_size
     _check_counts(n_epochs=n_epochs, batch_size=batch_size, evaluate_every=evaluate_every, revive_every=revive_every)
     check_count("read_ahead", read_ahead, low=0)
-    if (key is None) == (state is None):
-        raise ValueError("fit needs either key, for a new run, or state, to resume a run; pass one of the two")
-    if state is not None and not isinstance(state, State):
-        raise TypeError(f"state must be a State, such as result.state; got {type(state).__name__}")
+    before = None if resume is None else saved_run(resume)
+    _check_beginning(key, state, memory, before)
+    if before is not None:
+        solver, state, memory = with_alpha_of(solver, before), before.state, before.memory
     if has_closed_form(solver.penalty):
         warn_of_blas_threads(solver.n_components)
-    callbacks = checked(callbacks) + ((ProgressBar(),) if verbose else ())
+    callbacks = in_order(checked(callbacks) + ((ProgressBar(),) if verbose else ()))
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
     feed = Feed(
         source,
@@ -120,42 +131,63 @@ def fit(
         shuffle=shuffle,
         dtype=dtype if state is None else state.dictionary.dtype,
     )
-    solver, current = _begin(solver, feed, run_key) if state is None else (solver, _resume(solver, state, feed))
-    del state  # the steps write into copies
-    memory = _initial_memory(solver, current, feed, memory)
+    check_outputs(files_of(callbacks), feed.path)
+    if before is not None:
+        check_unchanged(before, feed.order, key, allow_changes=allow_changes)
+    alpha = alpha_of(solver) if before is None else before.told("alpha")
+    solver, current = first_state(solver, feed, run_key, state)
+    memory = first_memory(solver, current, feed, memory)
     if revive_every is not None and feed.n_samples is None:
         raise ValueError("revive_every needs a source with random access, not an iterable of batches")
-    n_steps = feed.n_steps
-    evaluate_every = evaluate_every or (STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // EVALUATIONS))
-    evaluation = Evaluation(solver, feed.held_out_samples())
+    evaluation = Evaluation(solver, feed.held_out_samples(), before)
     evaluation.compile_in_background()
-    run = Run(solver, feed, evaluation, current, memory)
-    start = Start(solver, feed.n_samples, feed.n_features, feed.dtype, evaluation.n_held_out, run.step, n_steps)
-    reader = prefetch(feed.items(run.step, with_rows=memory is not None), read_ahead)
-    del current, memory
-    stops: list[Any] = []
-    note = "fit: ending after this step; press Ctrl-C again to stop immediately"
+    arguments = {"batch_size": batch_size, "revive_every": revive_every, "shuffle": shuffle} | number_of(held_out)
+    run = Run(solver, feed, evaluation, current, memory, arguments, before, alpha=alpha, callbacks=callbacks)
+    del state, current, memory  # the steps write into copies
+    items = feed.items(run.step, with_rows=run.memory is not None)
     try:
-        with notified(callbacks, start) as ended, deferred_interrupt(note) as interrupted:
-            for item in reader:
-                run.take(item, *_advance(solver, run.state, run.memory, item))
-                if revive_every is not None and run.step % revive_every == 0:
-                    run.revive(run_key)
-                record = run.evaluate() if run.step % evaluate_every == 0 or run.step == n_steps else None
-                event = Event(solver, run.info, run.step, n_steps, record, run.history, run.state, feed.restore)
-                stops = [callback(event) for callback in callbacks]
-                if any(stops) or interrupted():
-                    break
-            if run.item is not None and (not run.history or run.history[-1].step < run.step):
-                run.evaluate()
-            result = run.result("interrupt" if interrupted() else "callback" if any(stops) else "epochs")
-            ended(result)
+        return _train(run, items, read_ahead, evaluate_every=evaluate_every, revive_every=revive_every)
     except Exception as error:
         run.attach_result(error)
         raise
-    finally:
-        reader.close()
+
+
+def _train(
+    run: Run, items: Iterator[Item], read_ahead: int, *, evaluate_every: int | None, revive_every: int | None
+) -> FitResult:
+    """Make the steps of a run."""
+    n_steps, stops = run.n_steps, list[Any]()
+    evaluate_every = evaluate_every or (STEPS_PER_EVALUATION if n_steps is None else max(1, n_steps // EVALUATIONS))
+    note = "fit: ending after this step; press Ctrl-C again to stop immediately"
+    with (
+        notified(run.callbacks, run.start()) as ended,
+        deferred_interrupt(note) as interrupted,
+        closing(prefetch(items, read_ahead, interrupted)) as reader,
+    ):
+        run.restore_callbacks()
+        for item in reader:
+            run.take(item, *_advance(run.solver, run.state, run.memory, item))
+            if revive_every is not None and run.step % revive_every == 0:
+                run.revive()
+            record = run.evaluate() if run.step % evaluate_every == 0 or run.step == n_steps else None
+            event = run.event(record)
+            stops = [callback(event) for callback in run.callbacks]
+            if any(stops) or interrupted():
+                break
+        if run.item is not None and (not run.history or run.history[-1].step < run.step):
+            run.evaluate()
+        result = run.result("interrupt" if interrupted() else "callback" if any(stops) else "epochs")
+        ended(result)
     return result
+
+
+def _check_beginning(key: Key | None, state: State | None, memory: Memory | None, before: SavedRun | None) -> None:
+    if before is not None and (state is not None or memory is not None):
+        raise ValueError("resume has the state and the memory of its run; leave out the arguments state and memory")
+    if before is None and (key is None) == (state is None):
+        raise ValueError("fit needs either key, for a new run, or resume or state, to go on with one; pass one of them")
+    if state is not None and not isinstance(state, State):
+        raise TypeError(f"state must be a State, such as result.state; got {type(state).__name__}")
 
 
 def _check_counts(**counts: int | None) -> None:
@@ -209,60 +241,3 @@ def _advance(
     if rows is not None:
         memory = _put_rows(memory, item.rows, info.memory)
     return state, memory, info if item.n_samples == item.x.shape[0] else of_samples(info, item.n_samples)
-
-
-def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFactorization, State]:
-    """Return the solver with a resolved alpha, and the first state."""
-    first = feed.first_samples(solver.n_components, INITIAL_SAMPLES_PER_ATOM)
-    _warn_of_small_numbers(first)
-    state = solver.init(key, samples=first)
-    if has_relative_alpha(solver.penalty):
-        solver = dataclasses.replace(solver, penalty=resolve_alpha(solver.penalty, state.dictionary, first))
-    return solver, state
-
-
-def _warn_of_small_numbers(first: Array) -> None:
-    """Warn if squares of the data, which the moments consist of, would underflow."""
-    values, limits = np.asarray(first), jnp.finfo(first.dtype)
-    largest = float(max(values.max(), -values.min()))
-    if 0 < largest < (limits.tiny / limits.eps) ** 0.5:
-        warn(
-            f"the largest of the first samples is {largest:.1e}, whose square is lost in {first.dtype}: little or "
-            "nothing will be learned. Scale the data up, and alpha with it"
-        )
-
-
-def _resume(solver: OnlineFactorization, given: State, feed: Feed) -> State:
-    if has_relative_alpha(solver.penalty):
-        raise ValueError(
-            "alpha is a RelativeAlpha, whose value was found at the start of the run: resume with the solver of the "
-            "result, fit(result.solver, source, state=result.state)"
-        )
-    expected = (solver.n_components, feed.n_features)
-    check_shape("state.dictionary", given.dictionary, expected, "(n_components, n_features)")
-    if given.surrogate.partial != solver.partial_b:
-        raise ValueError(
-            f"state is of a run with partial_b={not solver.partial_b}, and the solver has {solver.partial_b}; resume "
-            "with the solver of that run"
-        )
-    if (given.gram is not None) != solver.statistics.needs_gram:
-        raise ValueError(
-            f"state is of a run with other statistics than {solver.statistics!r}; resume with the solver of that run"
-        )
-    return feed.adopt(given)
-
-
-def _initial_memory(solver: OnlineFactorization, state: State, feed: Feed, memory: Memory | None) -> Memory | None:
-    if solver.init_memory(state, 0) is None:
-        if memory is not None:
-            raise ValueError(f"memory must be None with statistics={solver.statistics!r}, which remembers nothing")
-        return None
-    if feed.n_samples is None:
-        raise ValueError("averaged statistics need a source with numbered samples, not an iterable of batches")
-    if int(state.step) > 0 and memory is None:
-        raise ValueError("a run with averaged statistics needs memory to be resumed; pass memory=result.memory")
-    if memory is not None:
-        expected = (feed.n_samples, solver.n_components)
-        check_shape("memory.beta", memory.beta, expected, "(n_samples, n_components)")
-    # A copy, since steps reuse the buffers of their input.
-    return solver.init_memory(state, feed.n_samples) if memory is None else copied(memory)

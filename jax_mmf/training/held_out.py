@@ -18,6 +18,13 @@ def is_count_or_share(held_out: Any) -> bool:
     )
 
 
+def number_of(held_out: Any) -> dict[str, Any]:
+    """Return the argument of `fit` for files, ``{"held_out": number}``; nothing for samples."""
+    if held_out is None:
+        return {"held_out": None}
+    return {"held_out": np.asarray(held_out).item()} if is_count_or_share(held_out) else {}
+
+
 def count_held_out(held_out: Any, n_samples: int) -> int:
     """Return the number of samples of a source that are held out.
 

@@ -1,21 +1,30 @@
 """The order in which the samples of a source are read."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from jax_mmf.core import HostStream, host_generator
+from jax_mmf.training.keyed_permutation import KeyedPermutation, mixed
 from jax_mmf.typing import HostArray, Key
 
+_ROWS_AT_ONCE = 2**15  # whose order is computed together
 
-class SampleOrder(NamedTuple):
+
+@dataclass(frozen=True)
+class SampleOrder:
     """Which samples are held out, and in which order the others are read: a function of the key alone.
 
     Shuffling moves stretches of consecutive rows, which disks read faster. A stretch of one row shuffles single rows.
 
-    With a window, the rows of stretches are mixed: a row is read while its stretch is among the last ``window + 1``
-    ones in the order of the stretches. Compressed chunks are therefore decoded once an epoch, and few are kept.
+    With a window, the rows of stretches are mixed. The stretches have turns, one after another. The rows of a stretch
+    are in random order, and spread evenly over its own turn and the ``window - 1`` next ones. Those of a turn are in
+    random order, too. Compressed chunks are therefore decoded once an epoch, and few are kept.
+
+    Memory does not grow with the number of samples, but for eight bytes for each one that is held out: any part of the
+    order is computed when it is needed, from permutations that need no array.
 
     Attributes:
       key: PRNG key of the run.
@@ -38,41 +47,158 @@ class SampleOrder(NamedTuple):
         """Number of samples that are trained on."""
         return self.n_samples - self.n_held_out
 
-    def split(self) -> tuple[HostArray, HostArray]:
-        """Row numbers, ascending: those held out, and those trained on."""
-        rows = np.arange(self.n_samples)
-        if self.shuffle:
-            rows = self._shuffled(rows, HostStream.HELD_OUT)
-        return np.sort(rows[self.n_training :]), np.sort(rows[: self.n_training])
+    @cached_property
+    def held_out(self) -> HostArray:
+        """Row numbers that are held out, ascending."""
+        if not self.shuffle:
+            return np.arange(self.n_training, self.n_samples)
+        if self.n_held_out == 0:
+            return np.arange(0)
+        return np.sort(self._permutation(self.n_samples, HostStream.HELD_OUT)(np.arange(self.n_held_out)))
+
+    @cached_property
+    def _n_before(self) -> HostArray:
+        """Number of training rows before each held-out row."""
+        return self.held_out - np.arange(self.n_held_out)
 
     def epoch(self, number: int) -> HostArray:
-        """Row numbers ``(n_training,)`` in the order of an epoch."""
-        rows = self.split()[1]
-        return self._shuffled(rows, HostStream.EPOCH, number) if self.shuffle else rows
+        """Row numbers ``(n_training,)`` in the order of an epoch, all at once."""
+        return np.concatenate(list(self.rows(number)))
+
+    def first(self, count: int) -> HostArray:
+        """Row numbers of the first samples of the first epoch, up to a number of them."""
+        return next(_regrouped(self.rows(0), count))
 
     def draw(self, number: int, count: int) -> HostArray:
-        """Draw random row numbers to learn from; each `number` gives another draw."""
-        rows = self.split()[1]
-        return host_generator(self.key, HostStream.DRAW, number).choice(rows, min(count, rows.size), replace=False)
+        """Draw random row numbers to learn from, all different; each `number` gives another draw."""
+        places = np.arange(min(count, self.n_training))
+        return self._training(self._permutation(self.n_training, HostStream.DRAW, number)(places))
 
     def batches(self, batch_size: int, n_epochs: int, first_step: int = 0) -> Iterator[tuple[int, HostArray]]:
         """Epoch and row numbers of each mini-batch from a step on; the last one of an epoch may be short."""
         per_epoch = -(-self.n_training // batch_size)
         for epoch in range(first_step // per_epoch, n_epochs):
-            rows = self.epoch(epoch)
             first = first_step % per_epoch if epoch == first_step // per_epoch else 0
-            for i in range(first, per_epoch):
+            for rows in _regrouped(self.rows(epoch, first * batch_size), batch_size):
                 # Within a batch the order does not matter; ascending rows are read in fewer pieces.
-                yield epoch, np.sort(rows[i * batch_size : (i + 1) * batch_size])
+                yield epoch, np.sort(rows)
 
-    def _shuffled(self, rows: HostArray, stream: HostStream, *numbers: int) -> HostArray:
-        generator = host_generator(self.key, stream, *numbers)
-        if self.stretch == 1:
-            return generator.permutation(rows)
-        pieces = np.split(rows, np.flatnonzero(np.diff(rows // self.stretch)) + 1)
-        order = generator.permutation(len(pieces))
-        shuffled = np.concatenate([pieces[i] for i in order])
-        if self.window == 0:
-            return shuffled
-        starts = np.repeat(np.arange(len(pieces)), [len(pieces[i]) for i in order])
-        return shuffled[np.argsort(starts + self.window * generator.random(rows.size), kind="stable")]
+    def rows(self, epoch: int, first: int = 0) -> Iterator[HostArray]:
+        """Row numbers in the order of an epoch, from a place on, in pieces."""
+        if not self.shuffle or self.stretch == 1:
+            yield from self._single_rows(epoch, first)
+            return
+        visits, window = _Visits(self, epoch), max(self.window, 1)
+        start, n_before = visits.start(first, window)
+        for rows in visits.spread(start, window, mix=self.window > 0):
+            yield rows[max(0, first - n_before) :]
+            n_before += rows.size
+
+    def _single_rows(self, epoch: int, first: int) -> Iterator[HostArray]:
+        place = self._permutation(self.n_training, HostStream.EPOCH, epoch) if self.shuffle else np.asarray
+        for some in _ranges(first, self.n_training, _ROWS_AT_ONCE):
+            yield self._training(place(some))
+
+    def _training(self, numbers: HostArray) -> HostArray:
+        """Return the rows of training samples, which are numbered without the held-out ones."""
+        return numbers + np.searchsorted(self._n_before, numbers, side="right")
+
+    def _permutation(self, n: int, stream: HostStream, *numbers: int) -> KeyedPermutation:
+        return KeyedPermutation(n, host_generator(self.key, stream, *numbers))
+
+
+class _Visits:
+    """The stretches of a source in the order of an epoch, without the rows that are held out.
+
+    Args:
+      order: of the samples.
+      epoch: its number.
+    """
+
+    def __init__(self, order: SampleOrder, epoch: int) -> None:
+        self._order, self._n = order, -(-order.n_samples // order.stretch)
+        generator = host_generator(order.key, HostStream.EPOCH, epoch)
+        self._stretches = KeyedPermutation(self._n, generator)
+        self._seeds = generator.integers(2**64, size=2, dtype=np.uint64)
+
+    def start(self, first: int, window: int) -> tuple[int, int]:
+        """Find where to start for the rows from a place on.
+
+        Returns:
+          the number of a visit, and the number of rows of visits before it, at most `first`. The rows of all visits
+          from there on are in their right places from `first` on.
+        """
+        visit, n_before = 0, [0]
+        while visit < self._n and first > 0:
+            sizes = self._sizes(np.arange(visit, min(visit + _ROWS_AT_ONCE, self._n)))
+            ends = n_before[-1] + np.cumsum(sizes)
+            full = int(np.searchsorted(ends, first, side="right"))  # visits with all of their rows before
+            n_before += ends[:full].tolist()
+            n_before = n_before[-window:]
+            visit += full
+            if full < sizes.size:
+                break
+        # Turns before `visit` hold at most `first` rows. The visits whose rows are in it or later begin so much before.
+        back = min(visit, window - 1)
+        return visit - back, n_before[-1 - back]
+
+    def _sizes(self, visits: HostArray) -> HostArray:
+        """Count the training rows of visits."""
+        order, firsts = self._order, self._stretches(visits) * self._order.stretch
+        lasts = np.minimum(firsts + order.stretch, order.n_samples)
+        return lasts - firsts - np.diff(np.searchsorted(order.held_out, [firsts, lasts]), axis=0)[0]
+
+    def spread(self, start: int, window: int, *, mix: bool) -> Iterator[HostArray]:
+        """Iterate over the rows of all visits from one on, turn by turn, in pieces.
+
+        Args:
+          start: number of the first visit.
+          window: number of turns over which the rows of a visit are spread.
+          mix: whether the rows of a visit, and those of a turn, are in random order.
+        """
+        waiting = turns = np.arange(0)
+        at_once = max(window, _ROWS_AT_ONCE // self._order.stretch, 1)
+        for visits in _ranges(start, self._n, at_once):
+            rows, places = self._rows(visits, mix=mix)
+            _, begins, sizes = np.unique(places, return_index=True, return_counts=True)
+            rank = np.arange(rows.size) - np.repeat(begins, sizes)
+            waiting = np.r_[waiting, rows]
+            turns = np.r_[turns, places + rank * window // np.repeat(sizes, sizes)]
+            order = np.lexsort((self._noise(waiting, 1), turns)) if mix else np.argsort(turns, kind="stable")
+            n_ready = int(np.searchsorted(turns[order], visits[-1], side="right"))
+            yield waiting[order[:n_ready]]
+            waiting, turns = waiting[order[n_ready:]], turns[order[n_ready:]]
+        yield waiting
+
+    def _rows(self, visits: HostArray, *, mix: bool) -> tuple[HostArray, HostArray]:
+        """Return the training rows of visits, and the visit of each."""
+        order = self._order
+        rows = (self._stretches(visits)[:, None] * order.stretch + np.arange(order.stretch)).ravel()
+        places = np.repeat(visits, order.stretch)
+        held = order.held_out
+        there = rows < order.n_samples
+        if held.size:
+            there &= held[np.minimum(np.searchsorted(held, rows), held.size - 1)] != rows
+        rows, places = rows[there], places[there]
+        shuffled = np.lexsort((self._noise(rows, 0), places)) if mix else slice(None)
+        return rows[shuffled], places
+
+    def _noise(self, rows: HostArray, number: int) -> HostArray:
+        return mixed(rows.astype(np.uint64) ^ self._seeds[number])
+
+
+def _ranges(first: int, last: int, length: int) -> Iterator[HostArray]:
+    for start in range(first, last, length):
+        yield np.arange(start, min(start + length, last))
+
+
+def _regrouped(pieces: Iterator[HostArray], size: int) -> Iterator[HostArray]:
+    """Cut pieces of any length again into pieces of one length; the last one may be shorter."""
+    kept = np.arange(0)
+    for piece in pieces:
+        rows = np.r_[kept, piece] if kept.size else piece
+        n_full = rows.size - rows.size % size
+        yield from np.split(rows[:n_full], range(size, n_full, size)) if n_full else ()
+        kept = rows[n_full:]
+    if kept.size:
+        yield kept

@@ -2,23 +2,28 @@
 
 import queue
 import threading
-from collections.abc import Generator, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, TypeVar
 
-from jax_mmf.core import with_settings_of_this_thread
+from jax_mmf.core import warn, with_settings_of_this_thread
 
 T = TypeVar("T")
 
+_PATIENCE = 10.0  # seconds to wait for a thread that reads, when nothing more is needed
+_POLL = 0.1  # seconds
 
-def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T]:
+
+def prefetch(items: Iterable[T], depth: int = 2, stop: Callable[[], Any] | None = None) -> Generator[T]:
     """Iterate over items in a thread with the settings of JAX of this one, up to ``depth`` of them ahead.
 
     An exception of the iterable is raised in the caller, after the items before it. The thread ends when this generator
-    is closed, and closes ``items`` if they are a generator.
+    is closed, and closes ``items`` if they are a generator. A thread that has not come back from a read after 10
+    seconds is left to itself, with a warning. It does not keep Python from ending.
 
     Args:
       items: iterated over in the thread.
       depth: largest number of items in the queue; 0 iterates in the caller, without a thread.
+      stop: whether to end, after the first item, instead of waiting for the next one; or None.
 
     Yields:
       the items, in order.
@@ -32,7 +37,7 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T]:
     def put(kind: str, value: T | BaseException | None) -> bool:
         while not stopped.is_set():
             try:
-                waiting.put((kind, value), timeout=0.1)
+                waiting.put((kind, value), timeout=_POLL)
             except queue.Full:
                 continue
             return True
@@ -52,15 +57,24 @@ def prefetch(items: Iterable[T], depth: int = 2) -> Generator[T]:
 
     thread = threading.Thread(target=with_settings_of_this_thread(work), name="jax-mmf-reader", daemon=True)
     thread.start()
+    begun = False
     try:
         while True:
-            kind, value = waiting.get()
+            try:
+                kind, value = waiting.get(timeout=_POLL)
+            except queue.Empty:
+                if begun and stop is not None and stop():
+                    return
+                continue
             if kind == "error":
                 assert isinstance(value, BaseException)
                 raise value
             if kind == "end":
                 return
+            begun = True
             yield value  # type: ignore[misc]
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_PATIENCE)
+        if thread.is_alive():
+            warn(f"source has not come back from a read for {_PATIENCE:.0f} seconds; its thread is left to itself")

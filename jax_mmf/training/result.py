@@ -1,40 +1,22 @@
 """Result of a run: the last state, the history, and the best state."""
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jax_mmf.codes import CodeSolver
 from jax_mmf.core import short
-from jax_mmf.io import Record
+from jax_mmf.io import Best, Record, SavedRun, save_run
 from jax_mmf.learning import Memory, OnlineFactorization, State
 from jax_mmf.training.streaming import encode
 from jax_mmf.typing import Array
-
-
-class Best(NamedTuple):
-    """The evaluation with the lowest held-out objective, of those of one call of `fit`.
-
-    Attributes:
-      state: then, in the original order of the features.
-      record: of the evaluation.
-    """
-
-    state: State
-    record: Record
-
-    @property
-    def dictionary(self) -> Array:
-        """``(k, p)``: the best dictionary."""
-        return self.state.dictionary
-
-    def __repr__(self) -> str:
-        return f"Best(dictionary={short(self.dictionary)}, record={self.record!r})"
 
 
 class FitResult(NamedTuple):
     """What `fit` returns.
 
     Attributes:
-      state: after the last step, in the original order of the features. Pass it to `fit` to resume the run.
+      state: after the last step, in the original order of the features.
       history: a `Record` per evaluation.
       memory: of averaged statistics, or None.
       solver: of the run. A `RelativeAlpha` has become a number.
@@ -42,6 +24,8 @@ class FitResult(NamedTuple):
         ``"error"`` in the attribute ``result`` of an error.
       best: the `Best` evaluation, or None without held-out samples. It holds a copy of a state.
       feature_names: of the source, or None if it has none.
+      run: arguments of `fit` that the run had, which files keep.
+      progress: what else a run needs to go on: see `jax_mmf.io.SavedRun`.
     """
 
     state: State
@@ -51,6 +35,8 @@ class FitResult(NamedTuple):
     stopped_by: str
     best: Best | None = None
     feature_names: Any = None
+    run: Mapping[str, Any] | None = None
+    progress: Mapping[str, Any] | None = None
 
     @property
     def dictionary(self) -> Array:
@@ -61,6 +47,25 @@ class FitResult(NamedTuple):
     def objective(self) -> float:
         """The last one of the history, NaN if that is empty."""
         return self.history[-1].objective if self.history else float("nan")
+
+    def saved(self) -> SavedRun:
+        """Return what `fit` needs to go on with the run, as a checkpoint holds it."""
+        return SavedRun(
+            self.solver, self.state, self.history, self.run or {}, self.memory, self.best, self.progress or {}
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a model file with all that the run needs to go on: `load_model` and `load_checkpoint` read it.
+
+        Args:
+          path: of the file, .h5 or .hdf5, which is replaced if it exists.
+
+        Raises:
+          TypeError: as `jax_mmf.save_model` does.
+          ValueError: as `jax_mmf.save_model` does.
+          OSError: if the file can't be written.
+        """
+        save_run(path, self.saved())
 
     def encode(
         self,

@@ -2,50 +2,111 @@
 
 import math
 from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 
 from jax_mmf.core import Stream, copied, stream_key, warn
-from jax_mmf.io import Record
+from jax_mmf.io import Best, Record, SavedRun
 from jax_mmf.learning import Info, Memory, OnlineFactorization, State
+from jax_mmf.training.callbacks import Callback, Event, Start
 from jax_mmf.training.evaluation import Evaluation, why_nothing_is_learned
 from jax_mmf.training.feed import Feed, Item
-from jax_mmf.training.result import Best, FitResult
-from jax_mmf.typing import Array, Key
+from jax_mmf.training.result import FitResult
+from jax_mmf.training.resumption import callback_counts, restore_callbacks
+from jax_mmf.typing import Array
 
 _IN_FLIGHT = 2  # steps that are computed or wait for it, while the next one is prepared
 
 
 class Run:
-    """Progress of a run: current state, history, and copies of states that are kept."""
+    """Progress of a run: current state, history, and copies of states that are kept.
+
+    Args:
+      solver: of the run.
+      feed: of the run.
+      evaluation: of the run.
+      state: at the start, in the order of the features inside.
+      memory: of averaged statistics, or None.
+      arguments: of `fit`, which files keep.
+      before: the run that this one goes on with, or None.
+      alpha: description of a `RelativeAlpha` that the solver had, or None.
+      callbacks: of the run.
+    """
 
     def __init__(
-        self, solver: OnlineFactorization, feed: Feed, evaluation: Evaluation, state: State, memory: Memory | None
+        self,
+        solver: OnlineFactorization,
+        feed: Feed,
+        evaluation: Evaluation,
+        state: State,
+        memory: Memory | None,
+        arguments: Mapping[str, Any],
+        before: SavedRun | None = None,
+        *,
+        alpha: Any = None,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.solver, self.state, self.memory = solver, state, memory
-        self.step, self.history = int(state.step), list[Record]()
+        self.step, self.history = int(state.step), list[Record]() if before is None else list(before.history)
         self.item: Item | None = None
+        self.callbacks, self.n_steps = callbacks, feed.n_steps
         self._feed, self._evaluation = feed, evaluation
+        self._arguments, self._alpha, self._before = arguments, alpha, before
         self._first_step, self._n_samples = self.step, int(state.n_samples)
+        self._bytes_read = 0
         self._evaluated: State | None = None
         self._best: tuple[State, Record] | None = None
+        if before is not None:
+            self._n_samples = max(self._n_samples, int(before.told("n_samples", 0)))
+            self._bytes_read = int(before.told("bytes_read", 0))
+            if before.best is not None:
+                self._best = feed.adopt(before.best.state), before.best.record
         self._warned = False
         self._in_flight = deque[tuple[Array, Item]]()
+
+    def start(self) -> Start:
+        """Describe the run before its first step."""
+        feed, n_held_out, history = self._feed, self._evaluation.n_held_out, tuple(self.history)
+        return Start(
+            self.solver, feed.n_samples, feed.n_features, feed.dtype, n_held_out, self.step, self.n_steps, history
+        )
+
+    def event(self, record: Record | None) -> Event:
+        """Describe the last step, given its record if it was evaluated."""
+        return Event(
+            solver=self.solver,
+            info=self.info,
+            step=self.step,
+            n_steps=self.n_steps,
+            record=record,
+            history=self.history,
+            _state=self.state,
+            _restore=self._feed.restore,
+            _snapshot=self.snapshot,
+        )
+
+    def restore_callbacks(self) -> None:
+        """Give callbacks what they kept in the run before."""
+        if self._before is not None:
+            restore_callbacks(self.callbacks, self._before.told("callbacks", {}))
 
     def take(self, item: Item, state: State, memory: Memory | None, info: Info) -> None:
         """Store the result of a step, and wait for the step before the last one."""
         self.item, self.state, self.memory, self.info = item, state, memory, info
         self.step, self._n_samples = self.step + 1, self._n_samples + item.n_samples
+        self._bytes_read = self._evaluation.bytes_read(item)
         self._in_flight.append((info.finite, item))
         if len(self._in_flight) > _IN_FLIGHT:
             result, done = self._in_flight.popleft()
             jax.block_until_ready(result)  # all results of a step are there at once: its mini-batch has been read
             self._feed.give_back(done)
 
-    def revive(self, key: Key) -> None:
+    def revive(self) -> None:
         """Replace dead atoms by samples of the source."""
         fresh = self._feed.some_samples(self.step, self.solver.n_components)
-        self.state = self.solver.revive(stream_key(key, Stream.REVIVAL, self.step), self.state, fresh)
+        self.state = self.solver.revive(stream_key(self._feed.key, Stream.REVIVAL, self.step), self.state, fresh)
 
     def evaluate(self) -> Record:
         """Add a record to the history, keep the state if it is the best so far, and warn once if nothing is learned."""
@@ -60,6 +121,19 @@ class Run:
             self._warned = True
             warn(f"fit has learned nothing up to step {self.step}: {reason}")
         return record
+
+    def snapshot(self) -> Callable[[], SavedRun]:
+        """Copy what the next step overwrites, and return a function that makes a `SavedRun` of it, in any thread."""
+        copies = copied((self.state, self.memory))
+        best, history, progress = self._best, list(self.history), self._progress()
+
+        def saved() -> SavedRun:
+            state, memory = copies
+            restored = None if best is None else Best(self._feed.restore(best[0]), best[1])
+            state = self._feed.restore(state)
+            return SavedRun(self.solver, state, history, self._arguments, memory, restored, progress)
+
+        return saved
 
     def result(self, stopped_by: str) -> FitResult:
         """The result of the steps so far."""
@@ -81,5 +155,17 @@ class Run:
     def _result(self, state: State, memory: Memory | None, stopped_by: str) -> FitResult:
         restore = self._feed.restore
         best = None if self._best is None else Best(restore(self._best[0]), self._best[1])
-        names = self._feed.feature_names
-        return FitResult(restore(state), self.history, memory, self.solver, stopped_by, best, names)
+        names, run = self._feed.feature_names, self._arguments
+        progress = self._progress()
+        return FitResult(restore(state), self.history, memory, self.solver, stopped_by, best, names, run, progress)
+
+    def _progress(self) -> dict[str, Any]:
+        """Return what else a run needs to go on: see `SavedRun.progress`."""
+        return {
+            "order": self._feed.order,
+            "alpha": self._alpha,
+            "callbacks": callback_counts(self.callbacks),
+            "n_samples": self._n_samples,
+            "seconds": self._evaluation.seconds,
+            "bytes_read": self._bytes_read,
+        }

@@ -1,0 +1,227 @@
+"""Checkpoints of a run: written now and then, in the background, and read again."""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_mmf.core import check_count, check_real, warn, with_settings_of_this_thread
+from jax_mmf.io import HDF5_ENDINGS, SavedRun, load_run, save_run
+from jax_mmf.learning import OnlineFactorization
+from jax_mmf.training.callbacks import Event, Start
+from jax_mmf.training.result import FitResult
+
+_MINUTES, _KEEP = 10.0, 3
+_NAME = re.compile(r"step_(\d{12,})\.h5")
+
+
+class Checkpoint:
+    """Callback that writes now and then all that a run needs to go on, while the next steps are computed.
+
+    Each file is a model file with more in it, which appears under its name when it is complete. `load_checkpoint` reads
+    the newest whole one. One more checkpoint is written at the end of the run, if it ended without an error.
+
+    Args:
+      path: a folder, which is made, for files named by their steps; or one file, .h5 or .hdf5, which each checkpoint
+        replaces.
+      every: number of steps between checkpoints, or None.
+      minutes: time between checkpoints, or None. Without ``every``, 10 by default.
+      keep: number of the newest files to keep in a folder; 3 by default. It must be 1 or None for one file.
+      run: arguments of `jax_mmf.fit` to keep in the file besides those of the run itself, as in `save_model`.
+      background: whether another thread writes. The next steps then go on with a copy of the state on the device.
+
+    Raises:
+      ValueError: for numbers out of range, and at the start of a new run, if the folder holds checkpoints of another.
+      OSError: during the run, if a file can't be written.
+
+    Example:
+      >>> Checkpoint("checkpoints", minutes=30)
+      Checkpoint('checkpoints', every=None, minutes=30, keep=3)
+    """
+
+    comes_last = True  # so that it holds what the other callbacks have counted
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        every: int | None = None,
+        minutes: float | None = None,
+        keep: int | None = None,
+        run: Mapping[str, Any] | None = None,
+        background: bool = True,
+    ) -> None:
+        if every is not None:
+            check_count("every", every)
+        if minutes is not None:
+            check_real("minutes", minutes, low=0.0, open_low=True)
+        if keep is not None:
+            check_count("keep", keep)
+        self.path = Path(path)
+        self._one_file = _is_file_name(self.path)
+        if self._one_file and keep not in (None, 1):
+            raise ValueError(f"keep must be 1 for the one file {path}, got {keep}; give a folder to keep several")
+        self.every, self.run, self.background = every, run, background
+        self.minutes = _MINUTES if every is None and minutes is None else minutes
+        self.keep = keep or (1 if self._one_file else _KEEP)
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._since, self._last_step = 0.0, -1
+
+    def on_start(self, start: Start) -> None:
+        """Make the folder, and start the clock."""
+        self._error, self._last_step, self._since = None, -1, time.monotonic()
+        if self._one_file:
+            if not self.path.parent.is_dir():
+                raise FileNotFoundError(f"no folder {self.path.parent} to write {self.path.name} in; make it first")
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        files = checkpoints(self.path)
+        if start.step == 0 and files:
+            raise ValueError(
+                f"{self.path} holds checkpoints of another run, the last one of step {files[-1][0]}: go on with it, "
+                "fit(..., resume=jax_mmf.load_checkpoint(folder)), or give another folder"
+            )
+        for step, path in files:
+            if step > start.step:  # damaged, or of a run that went on from here before
+                path.replace(path.with_suffix(".h5.old"))
+
+    def __call__(self, event: Event, /) -> None:
+        """Write a checkpoint if it is time.
+
+        Raises:
+          OSError: if the last one could not be written.
+          FloatingPointError: if the last one would have held numbers that are not finite.
+        """
+        self._raise_error()
+        due = self.every is not None and event.step % self.every == 0
+        if due or (self.minutes is not None and time.monotonic() - self._since >= 60 * self.minutes):
+            self._write(event.step, event.snapshot())
+
+    def on_end(self, result: FitResult | None) -> None:
+        """Wait for the thread that writes, and write the last state, unless an error ended the run."""
+        self._wait()
+        if result is None:
+            if self._error is not None:
+                warn(f"the last checkpoint was not written: {self._error}")
+            return
+        self._raise_error()
+        step = int(result.state.step)
+        if step != self._last_step and result.history:
+            self._save(step, result.saved)
+
+    def _write(self, step: int, saved: Callable[[], SavedRun]) -> None:
+        self._wait()
+        self._raise_error()
+        self._since = time.monotonic()
+        if not self.background:
+            self._save(step, saved)
+            return
+
+        def work() -> None:
+            try:
+                self._save(step, saved)
+            except Exception as error:  # noqa: BLE001 - raised by the next call
+                self._error = error
+
+        self._thread = threading.Thread(target=with_settings_of_this_thread(work), name="jax-mmf-checkpoint")
+        self._thread.start()
+
+    def _save(self, step: int, saved: Callable[[], SavedRun]) -> None:
+        run = saved()
+        run = run._replace(run={**run.run, **(self.run or {})})
+        if not all(map(_is_finite, jax.tree.leaves((run.state._replace(key=run.state.step), run.memory)))):
+            raise FloatingPointError(
+                f"the state after step {step} holds NaN or infinity, and no checkpoint was written; go on from the "
+                "one before, with scaled data or other settings"
+            )
+        save_run(self.path if self._one_file else self.path / f"step_{step:012d}.h5", run)
+        self._last_step = step
+        if not self._one_file:
+            for _, old in checkpoints(self.path)[: -self.keep]:
+                with suppress(FileNotFoundError):
+                    old.unlink()
+
+    def _wait(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def __repr__(self) -> str:
+        return f"Checkpoint({str(self.path)!r}, every={self.every}, minutes={self.minutes}, keep={self.keep})"
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Steps and paths of the checkpoints in a folder, the newest one last; none if there is no folder."""
+    if not folder.is_dir():
+        return []
+    found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), path) for match, path in found if match is not None)
+
+
+def newest_checkpoint(path: Path) -> Path | None:
+    """Return the path of the newest checkpoint in a folder, whole or not, or the one file, or None."""
+    if path.is_file():
+        return path
+    found = checkpoints(path)
+    return found[-1][1] if found else None
+
+
+def load_checkpoint(path: str | Path, *, solver: OnlineFactorization | None = None) -> SavedRun | None:
+    """Read the newest checkpoint that is whole, for ``fit(..., resume=...)``.
+
+    Args:
+      path: what `Checkpoint` was given, a folder or one file; or any model file.
+      solver: as in `jax_mmf.load_model`.
+
+    Returns:
+      the run, or None if there is no checkpoint yet: ``resume=None`` starts a new run.
+
+    Warns:
+      UserWarning: if a damaged checkpoint is skipped.
+
+    Raises:
+      ValueError: if no checkpoint can be read, for the newest one, as `jax_mmf.load_model` does.
+    """
+    found = newest_whole(path, solver=solver)
+    return None if found is None else found[1]
+
+
+def newest_whole(path: str | Path, *, solver: OnlineFactorization | None = None) -> tuple[Path, SavedRun] | None:
+    """Return path and content of the newest whole checkpoint; arguments and errors as of `load_checkpoint`."""
+    path = Path(path)
+    if path.is_file() or _is_file_name(path):  # a file is read whatever its name is
+        return (path, load_run(path, solver=solver)) if path.is_file() else None
+    errors = list[ValueError | OSError]()
+    for _, file in reversed(checkpoints(path)):
+        try:
+            found = load_run(file, solver=solver)
+        except (ValueError, OSError) as error:
+            errors.append(error)
+            continue
+        for skipped in errors:
+            warn(f"a damaged checkpoint is skipped: {skipped}. Going on from the one before, {file}")
+        return file, found
+    if errors:
+        raise errors[0]
+    return None
+
+
+def _is_file_name(path: Path) -> bool:
+    return path.suffix.lower() in HDF5_ENDINGS and not path.is_dir()
+
+
+def _is_finite(array: Any) -> bool:
+    values = np.asarray(array)
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
