@@ -12,8 +12,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_mmf.core import is_typed_key, warn, with_auto_axes
-from jax_mmf.learning import BlockCoordinateDescent, OnlineFactorization, State, SubsampledStatistics, SubsetPerShare
-from jax_mmf.learning.state import map_arrays
+from jax_mmf.learning import (
+    BlockCoordinateDescent,
+    OnlineFactorization,
+    State,
+    SubsampledStatistics,
+    SubsetPerShare,
+    map_arrays,
+)
 from jax_mmf.typing import Array, HostArray
 
 _DATA, _FEATURES = "data", "features"
