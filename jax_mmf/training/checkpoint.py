@@ -15,6 +15,7 @@ from jax_mmf.core import check_count, check_real, warn, with_settings_of_this_th
 from jax_mmf.io import HDF5_ENDINGS, SavedRun, load_run, save_run
 from jax_mmf.learning import OnlineFactorization
 from jax_mmf.training.callbacks import Event, Start
+from jax_mmf.training.placement import any_process
 from jax_mmf.training.result import FitResult
 
 _MINUTES, _KEEP = 10.0, 3
@@ -88,7 +89,7 @@ class Checkpoint:
                 f"{self.path} holds checkpoints of another run, the last one of step {files[-1][0]}: go on with it, "
                 "fit(..., resume=jax_mmf.load_checkpoint(folder)), or give another folder"
             )
-        for step, path in files:
+        for step, path in files if jax.process_index() == 0 else ():
             if step > start.step:  # damaged, or of a run that went on from here before
                 path.replace(path.with_suffix(".h5.old"))
 
@@ -101,7 +102,9 @@ class Checkpoint:
         """
         self._raise_error()
         due = self.every is not None and event.step % self.every == 0
-        if due or (self.minutes is not None and time.monotonic() - self._since >= 60 * self.minutes):
+        if self.minutes is not None:
+            due = any_process(due or time.monotonic() - self._since >= 60 * self.minutes)
+        if due:
             self._write(event.step, event.snapshot())
 
     def on_end(self, result: FitResult | None) -> None:
@@ -120,7 +123,7 @@ class Checkpoint:
         self._wait()
         self._raise_error()
         self._since = time.monotonic()
-        if not self.background:
+        if not self.background or jax.process_count() > 1:  # processes collect the state together
             self._save(step, saved)
             return
 
@@ -135,6 +138,9 @@ class Checkpoint:
 
     def _save(self, step: int, saved: Callable[[], SavedRun]) -> None:
         run = saved()
+        if jax.process_index() > 0:  # one file, whatever the number of processes
+            self._last_step = step
+            return
         run = run._replace(run={**run.run, **(self.run or {})})
         if not all(map(_is_finite, jax.tree.leaves((run.state._replace(key=run.state.step), run.memory)))):
             raise FloatingPointError(
