@@ -44,6 +44,7 @@ from jax_mmf.learning import (
     Statistics,
     SubsampledStatistics,
     Subset,
+    SubsetPerShare,
     UniformSubset,
     default_solver,
 )
@@ -135,6 +136,7 @@ __all__ = [
     "Statistics",
     "SubsampledStatistics",
     "Subset",
+    "SubsetPerShare",
     "UniformSubset",
     "UnrolledFISTA",
     "__version__",

@@ -27,7 +27,7 @@ SETTINGS = {
 
 def fit(source, **options):
     solver = mmf.OnlineFactorization(n_components=5, penalty=mmf.Ridge(0.1), constraint=mmf.L2Ball(), **options)
-    return mmf.fit(solver, source, key=KEY, n_epochs=2, batch_size=32, held_out=20, revive_every=4)
+    return mmf.fit(solver, source, key=KEY, n_epochs=2, batch_size=32, held_out=20)
 
 
 # Data on the device

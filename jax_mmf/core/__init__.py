@@ -19,6 +19,7 @@ from jax_mmf.core.linalg import (
     solve_shifted,
 )
 from jax_mmf.core.memory import aligned_empty, default_device, transfer_buffer
+from jax_mmf.core.mesh import by_platform, on_mesh, with_auto_axes
 from jax_mmf.core.padding import filled_up
 from jax_mmf.core.projection import nearest
 from jax_mmf.core.pytrees import (
@@ -54,6 +55,7 @@ __all__ = [
     "as_array",
     "as_computing_dtype",
     "as_real_array",
+    "by_platform",
     "check_choice",
     "check_count",
     "check_methods",
@@ -84,6 +86,7 @@ __all__ = [
     "matmul",
     "n_cores",
     "nearest",
+    "on_mesh",
     "one_kernel",
     "partitioned",
     "power_of_two_below",
@@ -98,5 +101,6 @@ __all__ = [
     "transfer_buffer",
     "warn",
     "warn_of_blas_threads",
+    "with_auto_axes",
     "with_settings_of_this_thread",
 ]

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jax_mmf.core.mesh import by_platform, on_mesh
 from jax_mmf.typing import Array
 
 _TILE = 8192  # features of a dictionary or of B that are updated together
@@ -50,7 +51,7 @@ def inner_products(left: Array, right: Array) -> Array:
         return lax.fori_loop(0, n_tiles, add, rest)
 
     whole = lambda left, right: matmul(left, right.T)  # noqa: E731
-    return lax.platform_dependent(left, right, cpu=tiled, default=whole) if n_tiles > 1 else whole(left, right)
+    return by_platform(left, right, cpu=tiled, default=whole) if n_tiles > 1 else whole(left, right)
 
 
 @inner_products.defjvp
@@ -140,7 +141,13 @@ def solve_shifted(gram: Array, shift: Array, right: Array) -> Array:
     Returns:
       ``(b, k)``; singular matrices are treated as in `cholesky`.
     """
-    factor = cholesky(gram + jnp.broadcast_to(jnp.diag(shift), gram.shape))
+    shifted = gram + jnp.broadcast_to(jnp.diag(shift), gram.shape)
+    factor = cholesky(shifted)
+    if gram.ndim == 2 and on_mesh(right):
+        # XLA would send all systems to all devices for a triangular solve. Products stay on theirs.
+        inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(factor), dtype=factor.dtype))
+        found = matmul(right, inverse)
+        return found + matmul(right - matmul(found, shifted), inverse)
     if gram.ndim == 2:
         return jax.scipy.linalg.cho_solve((factor, True), right.T).T
     return cho_solve(factor, right)
@@ -190,7 +197,7 @@ def in_tiles(update: Callable[[Take, Array], Array], rows: Array) -> Array:
         rows = lax.fori_loop(0, n_tiles, lambda i, rows: tile(i * _TILE, rows, _TILE), rows)
         return tile(n_tiles * _TILE, rows, p % _TILE) if p % _TILE else rows
 
-    return lax.platform_dependent(rows, cpu=tiled, default=whole) if n_tiles > 0 else whole(rows)
+    return by_platform(rows, cpu=tiled, default=whole) if n_tiles > 0 else whole(rows)
 
 
 def map_rows(function: Callable[..., Array], rows: Array, *more: Array) -> Array:
@@ -216,7 +223,7 @@ def map_rows(function: Callable[..., Array], rows: Array, *more: Array) -> Array
 
     if width == k:
         return together(rows, *more)
-    return lax.platform_dependent(rows, *more, cpu=in_blocks, default=together)
+    return by_platform(rows, *more, cpu=in_blocks, default=together)
 
 
 def all_finite(*arrays: Array) -> Array:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -15,10 +16,10 @@ def n_cores() -> int:
 def with_settings_of_this_thread(function: Callable[..., Any]) -> Callable[..., Any]:
     """Wrap a function for another thread, which would otherwise have the settings that JAX started with."""
     settings: Any = jax.config
-    x64, device = settings.jax_enable_x64, settings.jax_default_device
+    x64, device, mesh = settings.jax_enable_x64, settings.jax_default_device, jax.sharding.get_mesh()
 
     def call(*args: Any) -> Any:
-        with jax.enable_x64(x64), jax.default_device(device):
+        with jax.enable_x64(x64), jax.default_device(device), nullcontext() if mesh.empty else jax.set_mesh(mesh):
             return function(*args)
 
     return call

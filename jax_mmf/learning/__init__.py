@@ -26,7 +26,14 @@ from jax_mmf.learning.statistics import (
     View,
 )
 from jax_mmf.learning.step import draw_subset, fill, of_samples, step_partial, step_whole
-from jax_mmf.learning.subsampling import BlockSubset, FeatureSubset, FullSubset, Subset, UniformSubset
+from jax_mmf.learning.subsampling import (
+    BlockSubset,
+    FeatureSubset,
+    FullSubset,
+    Subset,
+    SubsetPerShare,
+    UniformSubset,
+)
 from jax_mmf.learning.surrogate import BatchMoments, Surrogate
 
 __all__ = [
@@ -57,6 +64,7 @@ __all__ = [
     "Statistics",
     "SubsampledStatistics",
     "Subset",
+    "SubsetPerShare",
     "Surrogate",
     "UniformSubset",
     "View",

@@ -9,6 +9,7 @@ neighbouring features are unrelated: permute the features once, when the data ar
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -16,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jax_mmf.core import check_count, check_real, register_configuration
+from jax_mmf.core import by_platform, check_count, check_real, register_configuration
 from jax_mmf.defaults import N_BLOCKS
 from jax_mmf.typing import Array, Float, Key
 
@@ -33,6 +34,7 @@ class Subset:
       valid: ``(s,)`` booleans, or None if all are True. If the width of a block does not divide p, the last block
         overlaps the previous one; the features of the overlap are valid in the previous block only.
       width: of a block (static).
+      n_shards: number of equal shares of the features, each with as many features of the subset (static).
       n_features: p (static).
     """
 
@@ -41,6 +43,7 @@ class Subset:
     starts: Array | None = None
     valid: Array | None = None
     width: int = field(default=1, metadata={"static": True})
+    n_shards: int = field(default=1, metadata={"static": True})
     n_features: int = field(metadata={"static": True})
 
     @property
@@ -57,9 +60,12 @@ class Subset:
         """Return the columns of the subset: ``(..., p) -> (..., s)``; zeros where not ``valid``."""
         if self.is_full:
             return array
-        one_by_one = lambda array: jnp.take(array, self.indices, axis=-1)  # noqa: E731
+
+        def one_by_one(array: Array) -> Array:
+            return self._in_each_share(lambda share, places: jnp.take(share, places, axis=-1), self.indices, array)
+
         if self.starts is None:
-            return one_by_one(array)
+            return self.drop_invalid(one_by_one(array))
         starts, width = self.starts, self.width
 
         def in_blocks(array: Array) -> Array:
@@ -70,7 +76,7 @@ class Subset:
             return lax.fori_loop(0, starts.shape[0], copy, jnp.zeros((*array.shape[:-1], self.size), array.dtype))
 
         # A loop copies fastest on CPU. On a GPU each of its steps takes some launches, 10 ms for a thousand blocks.
-        return self.drop_invalid(lax.platform_dependent(array, cpu=in_blocks, default=one_by_one))
+        return self.drop_invalid(by_platform(array, cpu=in_blocks, default=one_by_one))
 
     def scatter(self, array: Array, values: Array) -> Array:
         """Replace the columns of the subset in an array ``(..., p)`` by values ``(..., s)``."""
@@ -80,9 +86,13 @@ class Subset:
 
         def one_by_one(array: Array, values: Array) -> Array:
             # Features that are not valid get numbers past the last one, which are dropped.
-            past = self.n_features + jnp.arange(self.size, dtype=self.indices.dtype)
+            past = 2 * self.n_features + jnp.arange(self.size, dtype=self.indices.dtype)
             places = self.indices if valid is None else jnp.where(valid, self.indices, past)
-            return array.at[..., places].set(values, mode="drop", unique_indices=True)
+
+            def put(share: Array, places: Array, values: Array) -> Array:
+                return share.at[..., places].set(values, mode="drop", unique_indices=True)
+
+            return self._in_each_share(put, places, array, values)
 
         if starts is None:
             return one_by_one(array, values)
@@ -97,7 +107,18 @@ class Subset:
 
             return lax.fori_loop(0, starts.shape[0], copy, array)
 
-        return lax.platform_dependent(array, values, cpu=in_blocks, default=one_by_one)
+        return by_platform(array, values, cpu=in_blocks, default=one_by_one)
+
+    def _in_each_share(self, function: Callable[..., Array], places: Array, array: Array, *more: Array) -> Array:
+        """Call a function of a share of the features, the places ``(s,)`` in it, and shares of other arrays."""
+        if self.n_shards == 1:
+            return function(array, places, *more)
+        # Reshaped like this, whole shares stay on their devices.
+        split = lambda a: a.reshape(*a.shape[:-1], self.n_shards, -1)  # noqa: E731
+        first = jnp.arange(self.n_shards, dtype=places.dtype) * (self.n_features // self.n_shards)
+        axes = (-2, 0, *(-2 for _ in more))
+        shares = jax.vmap(function, axes, -2)(split(array), split(places) - first[:, None], *map(split, more))
+        return shares.reshape(*shares.shape[:-2], -1)
 
     def drop_invalid(self, values: Array) -> Array:
         """Set values ``(..., s)`` to zero where not ``valid``."""
@@ -238,6 +259,66 @@ class BlockSubset:
     def draw(self, key: Key, step: Array, n_features: int) -> Subset:
         """Draw random blocks, in ascending order; arguments as in `FeatureSubset.draw`."""
         return _draw(key, step, n_features, *self.layout(n_features))
+
+
+@register_configuration(static=True)
+@dataclass(frozen=True)
+class SubsetPerShare:
+    """A subset that is drawn from each of equal shares of the features: for features that are spread over devices.
+
+    Gathering and replacing the features of a step then needs no communication, since no block crosses the border of a
+    share. `fit` with a mesh uses it.
+
+    Attributes:
+      subset: rule for each share (static).
+      n_shards: number of shares (static), which must divide p.
+
+    Raises:
+      ValueError: if n_shards < 1.
+    """
+
+    subset: FeatureSubset
+    n_shards: int
+
+    def __post_init__(self) -> None:
+        check_count("n_shards", self.n_shards)
+
+    @property
+    def reduction(self) -> float:
+        """That of the rule."""
+        return self.subset.reduction
+
+    @property
+    def n_blocks(self) -> int | None:
+        """Number of blocks in a step, as in the rule; None if features are drawn one by one."""
+        n_blocks = self.subset.n_blocks
+        return None if n_blocks is None else n_blocks * self.n_shards
+
+    def draw(self, key: Key, step: Array, n_features: int) -> Subset:
+        """Draw a subset of each share; arguments as in `FeatureSubset.draw`.
+
+        Raises:
+          ValueError: if the number of shares does not divide that of the features, and as the rule does.
+        """
+        if n_features % self.n_shards:
+            raise ValueError(f"n_shards={self.n_shards} must divide the number of features, got {n_features}")
+        size = n_features // self.n_shards
+        one = self.subset.draw(key, step, size)
+        if one.is_full:
+            return FullSubset().draw(key, step, n_features)
+
+        def of_share(number: Array) -> tuple[Array, Array | None]:
+            drawn = self.subset.draw(jax.random.fold_in(key, number), step, size)
+            return drawn.indices + number * size, drawn.valid
+
+        indices, valid = jax.vmap(of_share)(jnp.arange(self.n_shards, dtype=jnp.int32))
+        return Subset(
+            indices=indices.ravel(),
+            reduction=one.reduction,
+            valid=None if valid is None else valid.ravel(),
+            n_shards=self.n_shards,
+            n_features=n_features,
+        )
 
 
 def _draw(key: Key, step: Array, n_features: int, width: int, total: int, drawn: int) -> Subset:

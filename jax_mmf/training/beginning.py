@@ -37,7 +37,7 @@ def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFac
     state = solver.init(key, samples=first)
     if has_relative_alpha(solver.penalty):
         solver = dataclasses.replace(solver, penalty=resolve_alpha(solver.penalty, state.dictionary, first))
-    return solver, state
+    return solver, feed.placement.put_state(state)
 
 
 def _warn_of_small_numbers(first: Array) -> None:
@@ -89,4 +89,5 @@ def first_memory(solver: OnlineFactorization, state: State, feed: Feed, memory: 
         expected = (feed.n_samples, solver.n_components)
         check_shape("memory.beta", memory.beta, expected, "(n_samples, n_components)")
     # A copy, since steps reuse the buffers of their input.
-    return solver.init_memory(state, feed.n_samples) if memory is None else copied(memory)
+    memory = solver.init_memory(state, feed.n_samples) if memory is None else copied(memory)
+    return feed.placement.put_whole(memory)

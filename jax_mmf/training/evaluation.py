@@ -17,6 +17,7 @@ from jax_mmf.io import Record, SavedRun
 from jax_mmf.learning import Info, OnlineFactorization, State, Subset
 from jax_mmf.penalties import AnyPenalty, alpha_max, is_weighted, penalty_value
 from jax_mmf.training.feed import Item
+from jax_mmf.training.placement import Placement
 from jax_mmf.typing import Array
 
 _ROWS_PER_EVALUATION = 512
@@ -29,10 +30,13 @@ class Evaluation:
       solver: of the run.
       samples: held-out samples ``(m, p)``, or None.
       before: the run that this one goes on with, or None.
+      placement: of the samples.
     """
 
-    def __init__(self, solver: OnlineFactorization, samples: Array | None, before: SavedRun | None = None) -> None:
-        self._solver, self._pieces = solver, list[Array]()
+    def __init__(
+        self, solver: OnlineFactorization, samples: Array | None, before: SavedRun | None, placement: Placement
+    ) -> None:
+        self._solver, self._placement, self._pieces = solver, placement, list[Array]()
         self.n_held_out, self._warned = 0, False
         if samples is not None:
             self.n_held_out = samples.shape[0]
@@ -40,7 +44,8 @@ class Evaluation:
             n_pieces = -(-self.n_held_out // _ROWS_PER_EVALUATION)
             size = -(-self.n_held_out // n_pieces)
             padded = filled_up(samples, n_pieces * size)
-            self._pieces = [padded[first : first + size] for first in range(0, n_pieces * size, size)]
+            firsts = range(0, n_pieces * size, size)
+            self._pieces = [placement.put_rows(padded[first : first + size]) for first in firsts]
         self._seconds = 0.0 if before is None else float(before.told("seconds", _last(before, "seconds")))
         self._since = time.perf_counter()
         self._bytes_before = 0 if before is None else int(before.told("bytes_read", _last(before, "bytes_read")))
@@ -60,12 +65,12 @@ class Evaluation:
         if not self._pieces:
             return
         piece = self._pieces[0]
-        nothing = np.zeros((self._solver.n_components, piece.shape[1]), piece.dtype)
+        nothing = np.zeros((self._solver.n_components, self._placement.n_features), piece.dtype)
 
         def work() -> None:
             # Errors are raised again by the evaluation itself.
             with suppress(Exception):
-                objective(jax.device_put(nothing), piece, self._solver.penalty)
+                objective(self._placement.put_rows(nothing), piece, self._solver.penalty)
 
         # Not a daemon: Python waits for it before it ends, since XLA must not be compiling then.
         self._compiling = threading.Thread(target=with_settings_of_this_thread(work), name="jax-mmf-compiler")

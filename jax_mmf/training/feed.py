@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jax_mmf.core import as_computing_dtype, check_process, computing_dtype, copied, filled_up
 from jax_mmf.io import BatchSource, DeviceSource, FeaturePermutation, HDF5Source, MatrixSource, Source, as_source
@@ -19,6 +20,7 @@ from jax_mmf.learning import OnlineFactorization, State, Subset, draw_subset
 from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out, is_count_or_share, samples_held_out
 from jax_mmf.training.order import SampleOrder
+from jax_mmf.training.placement import Placement
 from jax_mmf.training.sample_reader import SampleReader, write_samples
 from jax_mmf.typing import Array, HostArray, Key
 
@@ -63,6 +65,7 @@ class Feed:
       held_out: share or number of the samples to hold out, separate samples ``(m, p)``, or None.
       shuffle: whether the order of the samples is random.
       dtype: of the mini-batches, float32 or float64; or None for that of the source if it is one of them.
+      mesh: devices to spread the mini-batches over, or None.
 
     Attributes:
       key: of the run.
@@ -71,6 +74,7 @@ class Feed:
       n_steps: number of steps of the whole run, or None.
       dtype: of the mini-batches.
       feature_names: names of the columns of the source, a tuple of p strings; None if they have no names.
+      placement: of mini-batches and states on the mesh.
       path: of the file that is read, or None.
       order: what determines the order of the samples and which are held out: numbers and text by name.
     """
@@ -86,6 +90,7 @@ class Feed:
         held_out: Any,
         shuffle: bool,
         dtype: Any,
+        mesh: Mesh | None = None,
     ) -> None:
         check_process()
         self._solver, self.key, self._n_epochs, self._batch_size = solver, key, n_epochs, batch_size
@@ -118,6 +123,7 @@ class Feed:
             self.n_steps = n_epochs * -(-self._order.n_training // batch_size)
         self.dtype = computing_dtype(source_dtype) if dtype is None else as_computing_dtype(dtype)
         self.feature_names: tuple[str, ...] | None = getattr(source, "feature_names", None)
+        self.placement = Placement(mesh, self.n_features)
         self.path: Path | None = source.path if isinstance(source, MatrixSource) else None
         # Blocks are random subsets only if the features are in random order.
         blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
@@ -141,14 +147,15 @@ class Feed:
         return jnp.asarray(x if self._permutation is None else self._permutation.apply(x), self.dtype)
 
     def adopt(self, state: State) -> State:
-        """Copy a state from the original order of the features."""
-        if self._permutation is None:
-            return copied(state)
-        # The permutation does not copy arrays without features.
-        return copied(self._permutation.apply_to_state(state))
+        """Copy a state from the original order of the features to where it is in the run."""
+        if self._permutation is not None:
+            state = self._permutation.apply_to_state(state)
+        # Neither the permutation nor the placement copies all arrays.
+        return copied(self.placement.put_state(state))
 
     def restore(self, state: State) -> State:
-        """Convert a state to the original order of the features."""
+        """Convert a state to the original order of the features, on one device."""
+        state = self.placement.without_padding(self.placement.collected(state))
         return state if self._permutation is None else self._permutation.inverse.apply_to_state(state)
 
     # Whole samples outside of the mini-batches
@@ -170,7 +177,9 @@ class Feed:
                 f"source must hold at least as many samples to learn from as n_components={n_needed}, got {found}"
             )
         if self._order is None:
-            return self._of_batch(x, 0, len(x))[0]
+            out, order = np.empty(x.shape, self.dtype), None if self._mix is None else self._mix.order
+            write_samples(out, x, order, range(len(x)), order)
+            return jnp.asarray(out)
         return self._read_whole(self._order.first(factor * n_needed))
 
     def some_samples(self, number: int, count: int) -> Array:
@@ -210,7 +219,7 @@ class Feed:
 
     def _items_of_source(self, order: SampleOrder, first_step: int, *, with_rows: bool) -> Iterator[Item]:
         all_batches = order.batches(self._batch_size, self._n_epochs, first_step)
-        size = min(self._batch_size, order.n_training)
+        size = self.placement.height(min(self._batch_size, order.n_training))
         reader = self._sample_reader(self._n_chunks)
         for step, (epoch, rows) in enumerate(all_batches, first_step):
             subset = self._subset(step)
@@ -218,13 +227,34 @@ class Feed:
             filled, buffer = filled_up(rows, size, order.n_samples), None
             if isinstance(self._source, DeviceSource):
                 x = self._source.take(filled, self._stored_columns(features), self.dtype)
+                x = self.placement.put_on_device(x)
             else:
-                buffer = self._buffers.take((size, self.n_features if features is None else features.size))
-                reader.read_into(buffer[: rows.size], rows, features)
-                buffer[rows.size :] = 0
-                x = jax.device_put(buffer)
+                x, buffer = self._read(reader, rows, features, size)
+            numbers = self.placement.put_whole(jnp.asarray(filled)) if with_rows else None
             read = self._source.bytes_read - self._bytes_apart
-            yield Item(epoch, rows.size, jnp.asarray(filled) if with_rows else None, x, subset, read, buffer)
+            yield Item(epoch, rows.size, numbers, x, subset, read, buffer)
+
+    def _read(
+        self, reader: SampleReader, rows: HostArray, features: HostArray | None, size: int
+    ) -> tuple[Array, HostArray]:
+        """Read the part of a mini-batch that this process has the devices for, and return all of it and its memory."""
+        placement = self.placement
+        width = placement.width if features is None else features.size
+        own_rows, own_columns = placement.own(size, width)
+        buffer = self._buffers.take((own_rows.stop - own_rows.start, own_columns.stop - own_columns.start))
+        some, found = rows[own_rows], None if features is None else features[own_columns]
+        if found is None and (own_columns.start, own_columns.stop) != (0, self.n_features):
+            found = np.arange(own_columns.start, own_columns.stop)
+        if found is None or found.max() < self.n_features:
+            reader.read_into(buffer[: some.size], some, found)
+        else:  # features of zeros past the last one
+            there = found < self.n_features
+            buffer[: some.size, ~there] = 0
+            piece = np.empty((some.size, int(there.sum())), self.dtype)
+            reader.read_into(piece, some, found[there])
+            buffer[: some.size, there] = piece
+        buffer[some.size :] = 0
+        return placement.put_samples(buffer, size, width), buffer
 
     def _items_of_batches(self, first_step: int) -> Iterator[Item]:
         # An iterator continues where it is. Other iterables start again, so the batches before first_step are skipped.
@@ -260,10 +290,12 @@ class Feed:
         if x.shape[1] != self.n_features:
             raise ValueError(f"source must give {self.n_features} features in every batch, got one of shape {x.shape}")
         order = None if self._mix is None else self._mix.order
-        buffer = self._buffers.take((size, self.n_features))
-        write_samples(buffer[: len(x)], x, order, range(first_row, first_row + len(x)), order)
-        buffer[len(x) :] = 0
-        return jax.device_put(buffer), buffer
+        height, width = self.placement.height(size), self.placement.width
+        buffer = self._buffers.take((height, width))
+        rows = range(first_row, first_row + len(x))
+        write_samples(buffer[: len(x), : self.n_features], x, order, rows, order)
+        buffer[len(x) :] = buffer[:, self.n_features :] = 0
+        return self.placement.put_samples(buffer, height, width), buffer
 
     def _read_whole(self, rows: HostArray) -> Array:
         if isinstance(self._source, DeviceSource):
@@ -300,17 +332,26 @@ class Feed:
         """Return the features of a step, or None if it reads all. They depend only on key and number of the step."""
         if self._solver.needs_whole_samples:
             return None
-        return draw_subset(self._solver, self.key, jnp.asarray(step % 2**31, jnp.int32), self.n_features)
+        subset = draw_subset(self._solver, self.key, jnp.asarray(step % 2**31, jnp.int32), self.placement.width)
+        return self.placement.put_whole(subset)
 
     def _columns(self, subset: Subset | None) -> HostArray | None:
         """Return the columns to read for a subset, or None for all."""
-        return None if subset is None or subset.is_full else self._stored_columns(np.asarray(subset.indices))
+        if subset is None or subset.is_full:
+            return None
+        features = np.asarray(subset.indices)
+        return self._stored_columns(features[features < self.n_features])
 
     def _stored_columns(self, features: HostArray | None) -> HostArray | None:
-        """Return the column of the source for each of some features, or of all features; None for the same."""
+        """Return the column of the source for each of some features, or of all features; None for the same.
+
+        Features of zeros, which come after the last one, get numbers past the last column.
+        """
         if self._mix is None:
             return features
-        return self._mix.order if features is None else self._mix.order[features]
+        if features is None:
+            return self._mix.order
+        return np.append(self._mix.order, self.n_features)[np.minimum(features, self.n_features)]
 
 
 def _checksum(samples: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jax_mmf.core import check_count, warn_of_blas_threads
 from jax_mmf.defaults import EVALUATIONS, STEPS_PER_EVALUATION
@@ -30,11 +31,14 @@ from jax_mmf.training.evaluation import Evaluation
 from jax_mmf.training.feed import Feed, Item
 from jax_mmf.training.held_out import number_of
 from jax_mmf.training.interrupt import deferred_interrupt
+from jax_mmf.training.placement import Placement, adapted, any_process
 from jax_mmf.training.prefetch import prefetch
 from jax_mmf.training.result import FitResult
 from jax_mmf.training.resumption import alpha_of, check_unchanged, saved_run, with_alpha_of
 from jax_mmf.training.run import Run
 from jax_mmf.typing import Array, HostArray, Key
+
+_ONE_DEVICE = Placement(None, 0)
 
 
 def fit(
@@ -55,6 +59,7 @@ def fit(
     shuffle: bool = True,
     dtype: Any = None,
     read_ahead: int = 2,
+    mesh: Mesh | None = None,
     verbose: bool = False,
 ) -> FitResult:
     """Learn a dictionary from a source of samples, in mini-batches that a thread reads ahead.
@@ -92,6 +97,9 @@ def fit(
         ``jax_enable_x64``; float32 for shorter floating dtypes; and JAX's default floating dtype for other numbers. A
         resumed run keeps the dtype of its state.
       read_ahead: largest number of mini-batches that are read in advance; 0 reads without a thread.
+      mesh: devices to spread a run over, of this process or of all processes of `jax.distributed`: mini-batches over
+        the axis ``"data"`` of the mesh, features over its axis ``"features"``. A mesh may have one of the two only.
+        Results are on one device again. See `docs/devices.md`.
       verbose: whether to show a `ProgressBar`.
 
     Returns:
@@ -117,6 +125,7 @@ def fit(
     _check_beginning(key, state, memory, before)
     if before is not None:
         solver, state, memory = with_alpha_of(solver, before), before.state, before.memory
+    solver = adapted(solver, mesh)
     if has_closed_form(solver.penalty):
         warn_of_blas_threads(solver.n_components)
     callbacks = in_order(checked(callbacks) + ((ProgressBar(),) if verbose else ()))
@@ -130,6 +139,7 @@ def fit(
         held_out=held_out,
         shuffle=shuffle,
         dtype=dtype if state is None else state.dictionary.dtype,
+        mesh=mesh,
     )
     check_outputs(files_of(callbacks), feed.path)
     if before is not None:
@@ -139,14 +149,15 @@ def fit(
     memory = first_memory(solver, current, feed, memory)
     if revive_every is not None and feed.n_samples is None:
         raise ValueError("revive_every needs a source with random access, not an iterable of batches")
-    evaluation = Evaluation(solver, feed.held_out_samples(), before)
-    evaluation.compile_in_background()
+    evaluation = Evaluation(solver, feed.held_out_samples(), before, feed.placement)
     arguments = {"batch_size": batch_size, "revive_every": revive_every, "shuffle": shuffle} | number_of(held_out)
     run = Run(solver, feed, evaluation, current, memory, arguments, before, alpha=alpha, callbacks=callbacks)
     del state, current, memory  # the steps write into copies
     items = feed.items(run.step, with_rows=run.memory is not None)
     try:
-        return _train(run, items, read_ahead, evaluate_every=evaluate_every, revive_every=revive_every)
+        with feed.placement.active():
+            evaluation.compile_in_background()
+            return _train(run, items, read_ahead, evaluate_every=evaluate_every, revive_every=revive_every)
     except Exception as error:
         run.attach_result(error)
         raise
@@ -166,13 +177,13 @@ def _train(
     ):
         run.restore_callbacks()
         for item in reader:
-            run.take(item, *_advance(run.solver, run.state, run.memory, item))
+            run.take(item, *_advance(run.solver, run.state, run.memory, item, run.placement))
             if revive_every is not None and run.step % revive_every == 0:
                 run.revive()
             record = run.evaluate() if run.step % evaluate_every == 0 or run.step == n_steps else None
             event = run.event(record)
             stops = [callback(event) for callback in run.callbacks]
-            if any(stops) or interrupted():
+            if any_process(any(stops) or bool(interrupted())):
                 break
         if run.item is not None and (not run.history or run.history[-1].step < run.step):
             run.evaluate()
@@ -200,14 +211,20 @@ def _check_counts(**counts: int | None) -> None:
 # ones, with their number of samples, so that both share one program.
 
 
-@functools.partial(jax.jit, donate_argnames="state")
+@functools.partial(jax.jit, donate_argnames="state", static_argnames="placement")
 def _step_whole(
-    solver: OnlineFactorization, state: State, x: Array, rows: Memory | None, n_samples: Any
+    solver: OnlineFactorization,
+    state: State,
+    x: Array,
+    rows: Memory | None,
+    n_samples: Any,
+    placement: Placement = _ONE_DEVICE,
 ) -> tuple[State, Info]:
-    return step_whole(solver, state, x, rows, None, fill(solver, state.n_samples, n_samples))
+    state, info = step_whole(solver, state, x, rows, None, fill(solver, state.n_samples, n_samples))
+    return placement.constrained(state), info
 
 
-@functools.partial(jax.jit, donate_argnames="state")
+@functools.partial(jax.jit, donate_argnames="state", static_argnames="placement")
 def _step_partial(
     solver: OnlineFactorization,
     state: State,
@@ -215,8 +232,10 @@ def _step_partial(
     subset: Subset,
     rows: Memory | None,
     n_samples: HostArray | Array,
+    placement: Placement = _ONE_DEVICE,
 ) -> tuple[State, Info]:
-    return step_partial(solver, state, x, subset, rows, None, fill(solver, state.n_samples, n_samples))
+    state, info = step_partial(solver, state, x, subset, rows, None, fill(solver, state.n_samples, n_samples))
+    return placement.constrained(state), info
 
 
 @jax.jit
@@ -230,14 +249,14 @@ def _put_rows(memory: Memory, rows: Array, new: Memory) -> Memory:
 
 
 def _advance(
-    solver: OnlineFactorization, state: State, memory: Memory | None, item: Item
+    solver: OnlineFactorization, state: State, memory: Memory | None, item: Item, placement: Placement
 ) -> tuple[State, Memory | None, Info]:
     rows = None if item.rows is None else _take_rows(memory, item.rows)
     n_samples = np.int32(item.n_samples)
     if item.subset is None:
-        state, info = _step_whole(solver, state, item.x, rows, n_samples)
+        state, info = _step_whole(solver, state, item.x, rows, n_samples, placement)
     else:
-        state, info = _step_partial(solver, state, item.x, item.subset, rows, n_samples)
+        state, info = _step_partial(solver, state, item.x, item.subset, rows, n_samples, placement)
     if rows is not None:
         memory = _put_rows(memory, item.rows, info.memory)
     return state, memory, info if item.n_samples == item.x.shape[0] else of_samples(info, item.n_samples)

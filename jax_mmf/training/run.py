@@ -51,7 +51,7 @@ class Run:
         self.solver, self.state, self.memory = solver, state, memory
         self.step, self.history = int(state.step), list[Record]() if before is None else list(before.history)
         self.item: Item | None = None
-        self.callbacks, self.n_steps = callbacks, feed.n_steps
+        self.callbacks, self.n_steps, self.placement = callbacks, feed.n_steps, feed.placement
         self._feed, self._evaluation = feed, evaluation
         self._arguments, self._alpha, self._before = arguments, alpha, before
         self._first_step, self._n_samples = self.step, int(state.n_samples)
@@ -105,7 +105,7 @@ class Run:
 
     def revive(self) -> None:
         """Replace dead atoms by samples of the source."""
-        fresh = self._feed.some_samples(self.step, self.solver.n_components)
+        fresh = self._feed.placement.put_rows(self._feed.some_samples(self.step, self.solver.n_components))
         self.state = self.solver.revive(stream_key(self._feed.key, Stream.REVIVAL, self.step), self.state, fresh)
 
     def evaluate(self) -> Record:
@@ -128,7 +128,7 @@ class Run:
         best, history, progress = self._best, list(self.history), self._progress()
 
         def saved() -> SavedRun:
-            state, memory = copies
+            state, memory = copies[0], self.placement.collected(copies[1])
             restored = None if best is None else Best(self._feed.restore(best[0]), best[1])
             state = self._feed.restore(state)
             return SavedRun(self.solver, state, history, self._arguments, memory, restored, progress)
@@ -153,7 +153,7 @@ class Run:
         error.add_note(f"The result of the first {state.step} steps is in the attribute `result` of this error.")
 
     def _result(self, state: State, memory: Memory | None, stopped_by: str) -> FitResult:
-        restore = self._feed.restore
+        restore, memory = self._feed.restore, self.placement.collected(memory)
         best = None if self._best is None else Best(restore(self._best[0]), self._best[1])
         names, run = self._feed.feature_names, self._arguments
         progress = self._progress()

@@ -1,0 +1,36 @@
+"""Arrays that are spread over a mesh of devices, and programs that depend on the kind of device."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import AxisType, Mesh
+
+from jax_mmf.typing import Array
+
+
+def on_mesh(*arrays: Array) -> bool:
+    """Whether the function that is traced computes on several devices, as far as JAX tells.
+
+    It does in the context of `jax.set_mesh`, and where the types of its arguments have a mesh. Inside of
+    `jax.shard_map`, a function computes on one device.
+    """
+    meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(array).sharding.mesh for array in arrays)]
+    return any(
+        not mesh.empty and mesh.size > 1 and any(kind != AxisType.Manual for kind in mesh.axis_types) for mesh in meshes
+    )
+
+
+def by_platform(*arrays: Array, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
+    """Call a function on arrays: ``cpu`` on one CPU, and ``default`` on other devices.
+
+    A loop over parts that fit into cache is fast on a CPU. If the features are spread over devices, such a loop would
+    send each part to all of them.
+    """
+    return default(*arrays) if on_mesh(*arrays) else lax.platform_dependent(*arrays, cpu=cpu, default=default)
+
+
+def with_auto_axes(mesh: Mesh) -> Mesh:
+    """Return a mesh whose axes XLA partitions programs over, as none of its arrays' types say."""
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
