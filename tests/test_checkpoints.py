@@ -235,6 +235,14 @@ def test_numbers_that_are_not_finite_are_not_written(tmp_path):
     assert np.isfinite(np.asarray(mmf.load_checkpoint(tmp_path / "c").state.dictionary)).all()
 
 
+def test_the_first_of_several_processes_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    log = tmp_path / "log.jsonl"
+    fit(FULL, X, callbacks=[mmf.Checkpoint(tmp_path / "c", every=2), mmf.JSONLines(log)], **OPTIONS)
+    assert checkpoints(tmp_path / "c") == []
+    assert not log.exists()
+
+
 def test_a_folder_of_another_run_is_not_mixed_with_a_new_one(tmp_path):
     killed(7, callbacks=[mmf.Checkpoint(tmp_path / "c", every=2)])
     steps = []

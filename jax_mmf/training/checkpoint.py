@@ -15,6 +15,7 @@ from jax_mmf.core import check_count, check_real, warn, with_settings_of_this_th
 from jax_mmf.io import HDF5_ENDINGS, SavedRun, load_run, save_run
 from jax_mmf.learning import OnlineFactorization
 from jax_mmf.training.callbacks import Event, Start
+from jax_mmf.training.placement import any_process
 from jax_mmf.training.result import FitResult
 
 _MINUTES, _KEEP = 10.0, 3
@@ -25,7 +26,8 @@ class Checkpoint:
     """Callback that writes now and then all that a run needs to go on, while the next steps are computed.
 
     Each file is a model file with more in it, which appears under its name when it is complete. `load_checkpoint` reads
-    the newest whole one. One more checkpoint is written at the end of the run, if it ended without an error.
+    the newest whole one. One more checkpoint is written at the end of the run, if it ended without an error. Of several
+    processes, the first one writes.
 
     Args:
       path: a folder, which is made, for files named by their steps; or one file, .h5 or .hdf5, which each checkpoint
@@ -89,7 +91,7 @@ class Checkpoint:
                 "fit(..., resume=jax_mmf.load_checkpoint(folder)), or give another folder"
             )
         for step, path in files:
-            if step > start.step:  # damaged, or of a run that went on from here before
+            if step > start.step and jax.process_index() == 0:  # damaged, or of a run that went on from here before
                 path.replace(path.with_suffix(".h5.old"))
 
     def __call__(self, event: Event, /) -> None:
@@ -101,7 +103,9 @@ class Checkpoint:
         """
         self._raise_error()
         due = self.every is not None and event.step % self.every == 0
-        if due or (self.minutes is not None and time.monotonic() - self._since >= 60 * self.minutes):
+        if not due and self.minutes is not None:  # the clocks of processes differ
+            due = any_process(time.monotonic() - self._since >= 60 * self.minutes)
+        if due:
             self._write(event.step, event.snapshot())
 
     def on_end(self, result: FitResult | None) -> None:
@@ -135,6 +139,8 @@ class Checkpoint:
 
     def _save(self, step: int, saved: Callable[[], SavedRun]) -> None:
         run = saved()
+        if jax.process_index() != 0:
+            return
         run = run._replace(run={**run.run, **(self.run or {})})
         if not all(map(_is_finite, jax.tree.leaves((run.state._replace(key=run.state.step), run.memory)))):
             raise FloatingPointError(

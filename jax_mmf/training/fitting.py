@@ -173,7 +173,8 @@ def _train(
     with (
         notified(run.callbacks, run.start()) as ended,
         deferred_interrupt(note) as interrupted,
-        closing(prefetch(items, read_ahead, interrupted)) as reader,
+        # All of several processes must end after the same step.
+        closing(prefetch(items, read_ahead, interrupted if jax.process_count() == 1 else None)) as reader,
     ):
         run.restore_callbacks()
         for item in reader:
