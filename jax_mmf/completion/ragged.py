@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_mmf.codes import power_of_two
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.core import register_configuration
+from jax_mmf.core import register_configuration, with_auto_axes
 from jax_mmf.typing import Array, ArrayLike, HostArray
 
 MAX_PADDING = 1.2
@@ -100,6 +100,7 @@ def ragged_rows(
     lengths = np.bincount(rows, minlength=n_rows)
     width = chunk_width(lengths, _FEW_WIDTHS, 2.0) if few_shapes else chunk_width(lengths)
     n_chunks = -(-lengths // width)
+    mesh = None if mesh is None else with_auto_axes(mesh)
     devices = 1 if mesh is None else mesh.size
     n_blocks = devices * -(-n_rows // (block * devices))
     at, place, size = _deal(n_chunks, n_blocks)

@@ -152,6 +152,11 @@ def stretches(indices: HostArray) -> list[tuple[int, int]]:
     return [(int(a), int(b) + 1) for a, b in zip(firsts, lasts, strict=True)]
 
 
+def is_range(indices: HostArray) -> bool:
+    """Whether indices are consecutive numbers, at least one."""
+    return indices.size > 0 and bool((np.diff(indices) == 1).all())
+
+
 def check_matrix(name: str, shape: tuple[int, ...], dtype: Any) -> None:
     """Raise unless a shape and a dtype are those of a matrix of real numbers with at least one row and column."""
     if len(shape) != 2:

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from jax_mmf.io.bad_file import BadFileError
-from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, stretches
+from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, is_range, stretches
 from jax_mmf.io.opened_file import OpenedFile
 from jax_mmf.typing import HostArray
 
 _BAND_BYTES = 2**26  # of consecutive rows of a file in Fortran order that are read together
 _BAND_ROWS = 4096
 _BLOCK_BYTES = 2**22  # of columns that are transposed together
+_LEAST_STRIP = 2**12  # bytes of consecutive columns that are read without the rest of their rows
 
 
 class RawSource(MatrixSource):
@@ -80,6 +81,11 @@ class RawSource(MatrixSource):
 
     def _read_rows(self, out: HostArray, first: int, columns: HostArray | None) -> None:
         """Read consecutive rows, each of which is contiguous in the file."""
+        if columns is not None and is_range(columns) and columns.size * self._stored.itemsize >= _LEAST_STRIP:
+            firsts = (first + np.arange(len(out))) * self.n_features + int(columns[0])
+            self._file.read_strips_into(out, self._place(firsts))
+            self._done(out)
+            return
         piece = out if columns is None else np.empty((len(out), self.n_features), self.dtype)
         self._file.read_into(piece, self._place(first * self.n_features))
         self._done(piece)

@@ -12,7 +12,7 @@ import numpy as np
 from jax_mmf.core import as_array, feature_names, in_native_order, is_in_memory, is_scipy_sparse, text_of, warn
 from jax_mmf.io.device_source import DeviceSource
 from jax_mmf.io.hdf5 import HDF5Source
-from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, check_matrix, stretches
+from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, check_matrix, is_range, stretches
 from jax_mmf.typing import HostArray
 
 
@@ -123,8 +123,9 @@ class ArraySource(MatrixSource):
 
     def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         if columns is not None:
+            chosen = slice(int(columns[0]), int(columns[-1]) + 1) if is_range(columns) else columns
             for row, place in zip(rows, out, strict=True):
-                place[:] = self._array[row][columns]
+                place[:] = self._array[row][chosen]
         elif self._array.flags.c_contiguous and self._array.dtype == out.dtype:
             np.take(self._array, rows, axis=0, out=out, mode="clip")  # other modes make a copy first
         else:  # of which np.take would copy the whole array first

@@ -26,8 +26,7 @@ class Checkpoint:
     """Callback that writes now and then all that a run needs to go on, while the next steps are computed.
 
     Each file is a model file with more in it, which appears under its name when it is complete. `load_checkpoint` reads
-    the newest whole one. One more checkpoint is written at the end of the run, if it ended without an error. Of several
-    processes, the first one writes.
+    the newest whole one. One more checkpoint is written at the end of the run, if it ended without an error.
 
     Args:
       path: a folder, which is made, for files named by their steps; or one file, .h5 or .hdf5, which each checkpoint
@@ -90,8 +89,8 @@ class Checkpoint:
                 f"{self.path} holds checkpoints of another run, the last one of step {files[-1][0]}: go on with it, "
                 "fit(..., resume=jax_mmf.load_checkpoint(folder)), or give another folder"
             )
-        for step, path in files:
-            if step > start.step and jax.process_index() == 0:  # damaged, or of a run that went on from here before
+        for step, path in files if jax.process_index() == 0 else ():
+            if step > start.step:  # damaged, or of a run that went on from here before
                 path.replace(path.with_suffix(".h5.old"))
 
     def __call__(self, event: Event, /) -> None:
@@ -103,8 +102,8 @@ class Checkpoint:
         """
         self._raise_error()
         due = self.every is not None and event.step % self.every == 0
-        if not due and self.minutes is not None:  # the clocks of processes differ
-            due = any_process(time.monotonic() - self._since >= 60 * self.minutes)
+        if self.minutes is not None:
+            due = any_process(due or time.monotonic() - self._since >= 60 * self.minutes)
         if due:
             self._write(event.step, event.snapshot())
 
@@ -124,7 +123,7 @@ class Checkpoint:
         self._wait()
         self._raise_error()
         self._since = time.monotonic()
-        if not self.background:
+        if not self.background or jax.process_count() > 1:  # processes collect the state together
             self._save(step, saved)
             return
 
@@ -139,7 +138,8 @@ class Checkpoint:
 
     def _save(self, step: int, saved: Callable[[], SavedRun]) -> None:
         run = saved()
-        if jax.process_index() != 0:
+        if jax.process_index() > 0:  # one file, whatever the number of processes
+            self._last_step = step
             return
         run = run._replace(run={**run.run, **(self.run or {})})
         if not all(map(_is_finite, jax.tree.leaves((run.state._replace(key=run.state.step), run.memory)))):

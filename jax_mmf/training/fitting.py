@@ -128,7 +128,7 @@ def fit(
     solver = adapted(solver, mesh)
     if has_closed_form(solver.penalty):
         warn_of_blas_threads(solver.n_components)
-    callbacks = in_order(checked(callbacks) + ((ProgressBar(),) if verbose else ()))
+    callbacks = in_order(checked(callbacks) + ((ProgressBar(),) if verbose and jax.process_index() == 0 else ()))
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
     feed = Feed(
         source,

@@ -144,6 +144,10 @@ class Placement:
             return tree
         return jax.tree.map(_collected, tree)
 
+    def has_all_of(self, state: State) -> bool:
+        """Whether this process can collect a state without the others."""
+        return all(array.is_fully_addressable or array.is_fully_replicated for array in jax.tree.leaves(state))
+
     def without_padding(self, state: State) -> State:
         """Drop the features of zeros from a state."""
         if self.width == self.n_features:

@@ -150,7 +150,7 @@ class Run:
         # A step that fails while it runs leaves nothing of the state before, whose memory it was given.
         back = isinstance(error, FloatingPointError) or self.state.step.is_deleted()
         state = self._evaluated if back else self.state
-        if state is None or int(state.step) == self._first_step:
+        if state is None or int(state.step) == self._first_step or not self.placement.has_all_of(state):
             return
         # The memory of averaged statistics went on with the steps.
         error.result = self._result(state, None if back else self.memory, "error")  # type: ignore[attr-defined]
