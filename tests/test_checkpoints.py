@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import jax
 import numpy as np
@@ -231,6 +232,10 @@ def test_a_full_disk_leaves_the_checkpoints_before_whole(background, tmp_path):
 
     def fill(event):
         if event.step == 5:
+            deadline = time.monotonic() + 60
+            while not (folder / "step_000000000004.h5").exists():  # which the thread may still write
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
 
     try:
