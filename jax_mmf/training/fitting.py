@@ -83,8 +83,8 @@ def fit(
       allow_changes: whether a batch size, a choice of held-out samples or a source other than those of ``resume`` are a
         warning, and not an error. The order of the samples then changes too.
       n_epochs: passes over the source; an iterator allows one pass.
-      batch_size: samples per step; by default that of ``resume``, and in a new run 128, or 50 if a step sees a subset of
-        the features and updates all of B. The last batch of an epoch may be smaller. Iterables of batches have their
+      batch_size: samples per step; by default that of ``resume``, and in a new run 128, or 50 if a step sees a subset
+        of the features and updates all of B. The last batch of an epoch may be smaller. Iterables of batches have their
         own sizes.
       held_out: samples for evaluation that are not used for training: a share of the source (float below 1), a number
         of its samples (int: 1 is one sample), or an array ``(m, p)``. They are kept in memory. The state with the best
