@@ -153,8 +153,10 @@ class Feed:
 
     def restore(self, state: State) -> State:
         """Convert a state to the original order of the features, on one device."""
-        state = self.placement.without_padding(self.placement.collected(state))
-        return state if self._permutation is None else self._permutation.inverse.apply_to_state(state)
+        state = self.placement.collected(state)
+        with self.placement.left():
+            state = self.placement.without_padding(state)
+            return state if self._permutation is None else self._permutation.inverse.apply_to_state(state)
 
     # Whole samples outside of the mini-batches
 

@@ -23,6 +23,7 @@ from jax_mmf.learning import (
 from jax_mmf.typing import Array, HostArray
 
 _DATA, _FEATURES = "data", "features"
+_NO_MESH = Mesh(np.empty((), object), ())
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,15 @@ class Placement:
             yield
         else:
             with jax.set_mesh(self.mesh):
+                yield
+
+    @contextmanager
+    def left(self) -> Iterator[None]:
+        """Compute on one device in this block, also inside of a block of `active`."""
+        if self.mesh is None:
+            yield
+        else:
+            with jax.set_mesh(_NO_MESH):
                 yield
 
     # Samples
