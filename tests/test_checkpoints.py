@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import jax
 import numpy as np
@@ -18,7 +19,6 @@ ALL = SOLVERS | {
     "averaged": AVERAGED,
     "averaged Gram": make(statistics=mmf.AveragedStatistics(gram="averaged"), subset=mmf.BlockSubset(4, 16)),
 }
-del ALL["adam"]  # whose optimiser a file can't hold
 
 
 class Killed(Exception):  # noqa: N818
@@ -46,7 +46,8 @@ def without_clock(history):
 def test_a_killed_run_goes_on_bit_for_bit(solver, step, every, tmp_path):
     """With state, memory of samples, best state and history, between evaluations as well as at one."""
     killed(step, ALL[solver], callbacks=[mmf.Checkpoint(tmp_path / "c", every=every)])
-    kept = mmf.load_checkpoint(tmp_path / "c")
+    # A file can't hold an optimiser of optax.
+    kept = mmf.load_checkpoint(tmp_path / "c", solver=ALL[solver] if solver == "adam" else None)
     assert int(kept.state.step) == (step - 1) // every * every
     got, want = fit(kept.solver, X, key=None, resume=kept, **OPTIONS), fit(ALL[solver], X, **OPTIONS)
     assert_same_bits(got.state, want.state)
@@ -222,6 +223,79 @@ def test_a_file_that_can_not_be_written_ends_the_run_with_its_result(background,
         fit(FULL, X, callbacks=[mmf.Checkpoint(tmp_path / "c", every=10, background=background)], **OPTIONS)
 
 
+@pytest.mark.parametrize("background", [True, False])
+def test_a_full_disk_leaves_the_checkpoints_before_whole(background, tmp_path):
+    """Here a limit of the size of files, which no new checkpoint keeps."""
+    resource = pytest.importorskip("resource")
+    folder = tmp_path / "c"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill(event):
+        if event.step == 5:
+            deadline = time.monotonic() + 60
+            while not (folder / "step_000000000004.h5").exists():  # which the thread may still write
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, before[1]))
+
+    try:
+        with pytest.raises(OSError, match="step_00000000000[68]") as caught:
+            fit(FULL, X, callbacks=[fill, mmf.Checkpoint(folder, every=2, background=background)], **OPTIONS)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert int(caught.value.result.state.step) >= 6
+    assert [path.name for path in sorted(folder.iterdir())] == [f"step_{step:012d}.h5" for step in (2, 4)]
+    result = fit(FULL, X, resume=mmf.load_checkpoint(folder), **OPTIONS)
+    assert_same_bits(result.state, fit(FULL, X, **OPTIONS).state)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "replaced", "NaN"])
+def test_data_that_change_under_a_run_leave_the_checkpoint_before(damage, tmp_path):
+    path, folder = tmp_path / "x.npy", tmp_path / "c"
+    x = X.copy()
+    if damage == "NaN":
+        x[70, 3] = np.nan
+    np.save(path, x)
+
+    def spoil_data(event):
+        if event.step == 2 and damage == "truncated":
+            path.write_bytes(path.read_bytes()[:40_000])
+        if event.step == 2 and damage == "replaced":
+            np.save(tmp_path / "y.npy", X + 1)
+            (tmp_path / "y.npy").replace(path)
+
+    options = {"shuffle": False, "read_ahead": 0, "n_epochs": 2}
+    with mmf.open_source(path) as source, pytest.raises(ValueError) as caught:  # noqa: PT011
+        fit(FULL, source, callbacks=[spoil_data, mmf.Checkpoint(folder, every=1)], **options)
+    assert ("sample 70, feature 3" if damage == "NaN" else "x.npy") in str(caught.value)
+    last = 4 if damage == "NaN" else 2
+    assert int(caught.value.result.state.step) == last
+    assert checkpoints(folder)[-1][0] == last
+    np.save(path, X)
+    with mmf.open_source(path) as source:
+        kept = mmf.load_checkpoint(folder)
+        assert_same_bits(fit(FULL, source, resume=kept, **options).state, fit(FULL, X, **options).state)
+
+
+def test_two_runs_in_threads_share_a_solver(tmp_path):
+    """Each with checkpoints of its own."""
+    found = {}
+
+    def run(seed):
+        callbacks = [mmf.Checkpoint(tmp_path / str(seed), every=2)]
+        found[seed] = fit(FULL, X, key=jax.random.key(seed), callbacks=callbacks, **OPTIONS)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for seed in (1, 2):
+        want = fit(FULL, X, key=jax.random.key(seed), **OPTIONS)
+        assert_same_bits(found[seed].state, want.state)
+        assert_same_bits(mmf.load_checkpoint(tmp_path / str(seed)).state, want.state)
+
+
 def test_numbers_that_are_not_finite_are_not_written(tmp_path):
     """They are noticed at the next evaluation, and the checkpoint before stays the newest."""
     x = X.copy()
@@ -233,6 +307,14 @@ def test_numbers_that_are_not_finite_are_not_written(tmp_path):
     steps = [step for step, _ in checkpoints(tmp_path / "c")]
     assert steps == [1, 2]
     assert np.isfinite(np.asarray(mmf.load_checkpoint(tmp_path / "c").state.dictionary)).all()
+
+
+def test_the_first_of_several_processes_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    log = tmp_path / "log.jsonl"
+    fit(FULL, X, callbacks=[mmf.Checkpoint(tmp_path / "c", every=2), mmf.JSONLines(log)], **OPTIONS)
+    assert checkpoints(tmp_path / "c") == []
+    assert not log.exists()
 
 
 def test_a_folder_of_another_run_is_not_mixed_with_a_new_one(tmp_path):
@@ -335,6 +417,11 @@ def test_what_may_change(tmp_path):
     options = {"n_epochs": 3, "evaluate_every": 3, "read_ahead": 0, "revive_every": 100}
     result = fit(FULL, X, resume=kept, **(OPTIONS | options))
     assert_same_bits(result.state, fit(FULL, X, **(OPTIONS | {"n_epochs": 3})).state)
+
+
+def test_the_batch_size_is_that_of_the_run_by_default():
+    half = fit(FULL, X, callbacks=[lambda event: event.step == 5], **OPTIONS)
+    assert_same_bits(mmf.fit(FULL, X, resume=half, **OPTIONS).state, fit(FULL, X, **OPTIONS).state)
 
 
 def test_a_file_in_place_of_the_array_has_another_order(tmp_path):

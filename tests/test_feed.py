@@ -18,7 +18,7 @@ import pytest
 
 import jax_mmf as mmf
 from jax_mmf.io import HDF5Source, MatrixSource
-from jax_mmf.training import feed
+from jax_mmf.training import feed, mixing
 from jax_mmf.training import prefetch as prefetch_module
 from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out
@@ -238,7 +238,7 @@ PARTIAL = mmf.OnlineFactorization(
 def test_compressed_chunks_that_are_read_many_times_are_warned_of_once(
     solver, chunks, batch_size, words, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(feed, "_BYTES_OF_CHUNKS", 0)  # no chunk is small enough to be kept
+    monkeypatch.setattr(mixing, "_BYTES_OF_CHUNKS", 0)  # no chunk is small enough to be kept
     data = chunked(tmp_path / "x.h5", chunks, compression="gzip")
     with pytest.warns(UserWarning, match=words) as caught:
         mmf.fit(solver, data, key=KEY, batch_size=batch_size, n_epochs=2)
@@ -274,7 +274,7 @@ def test_a_compressed_chunk_is_decoded_once_an_epoch(chunks, shuffle, tmp_path, 
     """Whether some chunks fit into memory or all, and a resumed run goes on as if it had not stopped."""
     data = chunked(tmp_path / "x.h5", chunks, compression="gzip")
     kept = 2 * -(-25 // chunks[0]) + 4
-    monkeypatch.setattr(feed, "_BYTES_OF_CHUNKS", kept * chunks[0] * 512 * 4)
+    monkeypatch.setattr(mixing, "_BYTES_OF_CHUNKS", kept * chunks[0] * 512 * 4)
     read, read_into = [], HDF5Source._read_into
 
     def counted(source, out, rows, columns):

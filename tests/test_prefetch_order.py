@@ -19,8 +19,8 @@ import jax_mmf as mmf
 from jax_mmf.io import ChunkCache, FeaturePermutation, MatrixSource
 from jax_mmf.training import keyed_permutation
 from jax_mmf.training import order as module
-from jax_mmf.training.feed import n_kept
 from jax_mmf.training.keyed_permutation import KeyedPermutation
+from jax_mmf.training.mixing import n_kept
 from jax_mmf.training.order import SampleOrder
 from jax_mmf.training.prefetch import prefetch
 

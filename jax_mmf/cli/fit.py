@@ -144,7 +144,8 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
     resume = _newest(options["checkpoint"]) if options["resume"] == "auto" else options["resume"]
     if options["dtype"] == "float64" or (resume is not None and needs_x64(newest_checkpoint(resume) or resume)):
         jax.config.update("jax_enable_x64", True)
-    check_outputs({"--output": output, "--log": log, "--plot": plot}, data)
+    one_file = options["checkpoint"] if options["checkpoint"] and options["checkpoint"].suffix in HDF5_ENDINGS else None
+    check_outputs({"--output": output, "--log": log, "--plot": plot, "--checkpoint": one_file}, data)
     check_outputs({"--log": log, "--plot": plot}, resume)
     options["held_out"] = options["held_out"] or None
     defaults = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)

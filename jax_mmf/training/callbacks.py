@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import jax
 import numpy as np
 
 from jax_mmf.core import check_count, check_real
@@ -226,6 +227,8 @@ class ProgressBar:
         self._seconds_before = start.history[-1].seconds if start.history else 0.0
         n = "samples" if start.n_samples is None else f"{start.n_samples:,}"
         options = {"unit": "step", "smoothing": 0.05} | self._options
+        if jax.process_index() != 0:  # the first process shows it
+            options["disable"] = True
         self._bar = self._open(total=start.n_steps, initial=start.step, desc="compiling", **options)
         if not self._bar.disable:
             text = f"{n} x {start.n_features:,} features, {start.dtype}; {start.solver.n_components} atoms"
@@ -266,7 +269,7 @@ class JSONLines:
 
     def __call__(self, event: Event, /) -> None:
         """Write the record of a step, if it has one; NaN and infinity, which JSON does not have, become null."""
-        if event.record is not None:
+        if event.record is not None and jax.process_index() == 0:
             with self.path.open(self._mode, encoding="utf-8") as file:
                 file.writelines(map(_line, (*self._before, event.record)))
             self._mode, self._before = "a", ()

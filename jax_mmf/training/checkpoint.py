@@ -86,8 +86,8 @@ class Checkpoint:
         files = checkpoints(self.path)
         if start.step == 0 and files:
             raise ValueError(
-                f"{self.path} holds checkpoints of another run, the last one of step {files[-1][0]}: go on with it, "
-                "fit(..., resume=jax_mmf.load_checkpoint(folder)), or give another folder"
+                f"{self.path} holds checkpoints of another run, the last one of step {files[-1][0]}: go on with it, by "
+                "resume=jax_mmf.load_checkpoint(folder) or the option --resume auto, or give another folder"
             )
         for step, path in files if jax.process_index() == 0 else ():
             if step > start.step:  # damaged, or of a run that went on from here before

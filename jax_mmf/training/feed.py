@@ -1,8 +1,6 @@
 """The feed of a run, which reads the samples of each step, on all or some of their features."""
 
-import math
 import zlib
-from bisect import bisect
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import chain
@@ -15,17 +13,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jax_mmf.core import as_computing_dtype, check_process, computing_dtype, copied, filled_up
-from jax_mmf.io import BatchSource, DeviceSource, FeaturePermutation, HDF5Source, MatrixSource, Source, as_source
+from jax_mmf.io import BatchSource, DeviceSource, FeaturePermutation, HDF5Source, MatrixSource, as_source
 from jax_mmf.learning import OnlineFactorization, State, Subset, draw_subset
 from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out, is_count_or_share, samples_held_out
+from jax_mmf.training.mixing import mixing_window
 from jax_mmf.training.order import SampleOrder
 from jax_mmf.training.placement import Placement
 from jax_mmf.training.sample_reader import SampleReader, write_samples
 from jax_mmf.typing import Array, HostArray, Key
-
-_BYTES_OF_CHUNKS = 2**29  # of decoded chunks that are kept
-_ROWS_MIXED = 2**20  # at most, whose numbers are in memory
 
 
 class Item(NamedTuple):
@@ -117,7 +113,9 @@ class Feed:
             self.n_samples = source.n_samples
             self.n_features, source_dtype, self._stored = source.n_features, source.dtype, source.permutation
             n_held_out = count_held_out(held_out, source.n_samples)
-            window, self._n_chunks = _window(source, batch_size, n_held_out) if solver.needs_whole_samples else (0, 0)
+            window, self._n_chunks = (
+                mixing_window(source, batch_size, n_held_out) if solver.needs_whole_samples else (0, 0)
+            )
             stretch = source.rows_per_read if window else min(source.rows_per_read, batch_size)
             self._order = SampleOrder(key, source.n_samples, stretch, n_held_out, shuffle, window)
             self.n_steps = n_epochs * -(-self._order.n_training // batch_size)
@@ -358,31 +356,3 @@ class Feed:
 
 def _checksum(samples: Any) -> int:
     return zlib.crc32(np.ascontiguousarray(samples).tobytes())
-
-
-def _window(source: Source, batch_size: int, n_held_out: int) -> tuple[int, int]:
-    """Choose how many chunks to mix, and how many decoded ones to keep for it; none if a chunk is too large."""
-    if not isinstance(source, MatrixSource) or source.rows_per_chunk == 1:
-        return 0, 0
-    height = source.rows_per_chunk
-    most_kept = _BYTES_OF_CHUNKS // (height * source.n_features * source.dtype.itemsize)
-    most_mixed = min(-(-source.n_samples // height), max(1, _ROWS_MIXED // height))
-    trained = height * (1 - n_held_out / source.n_samples)
-    window = bisect(range(1, most_mixed + 1), most_kept, key=lambda window: n_kept(window, trained, batch_size))
-    return (window, n_kept(window, trained, batch_size)) if window else (0, 0)
-
-
-def n_kept(window: int, height: float, batch_size: int) -> int:
-    """Return how many decoded chunks to keep so that each one is decoded once an epoch.
-
-    Chunks are decoded in the order of their mini-batches. So many may be decoded too early for the first row of one,
-    and as many again for its last row, as a mini-batch has turns (see `SampleOrder`). A turn has as many rows as a
-    chunk, but for the first ones of an epoch, of which turn i has i / window as many.
-
-    Args:
-      window: number of chunks that are mixed.
-      height: number of rows of a chunk that are trained on, on average.
-      batch_size: number of rows of a mini-batch.
-    """
-    turns = max(batch_size / height, math.sqrt(2 * batch_size * window / height))
-    return window + 2 * min(batch_size, math.ceil(turns) + 1)

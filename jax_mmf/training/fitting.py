@@ -83,8 +83,9 @@ def fit(
       allow_changes: whether a batch size, a choice of held-out samples or a source other than those of ``resume`` are a
         warning, and not an error. The order of the samples then changes too.
       n_epochs: passes over the source; an iterator allows one pass.
-      batch_size: samples per step; by default 128, or 50 if a step sees a subset of the features and updates all of B.
-        The last batch of an epoch may be smaller. Iterables of batches have their own sizes.
+      batch_size: samples per step; by default that of ``resume``, and in a new run 128, or 50 if a step sees a subset
+        of the features and updates all of B. The last batch of an epoch may be smaller. Iterables of batches have their
+        own sizes.
       held_out: samples for evaluation that are not used for training: a share of the source (float below 1), a number
         of its samples (int: 1 is one sample), or an array ``(m, p)``. They are kept in memory. The state with the best
         evaluation is kept as ``result.best``, a copy about as large as two dictionaries.
@@ -118,10 +119,12 @@ def fit(
     """
     if not isinstance(solver, OnlineFactorization):
         raise TypeError(f"solver must be an OnlineFactorization, got {type(solver).__name__}")
-    batch_size = default_batch_size(solver) if batch_size is None else batch_size
+    before = None if resume is None else saved_run(resume)
+    if batch_size is None:
+        told = None if before is None else before.run.get("batch_size")
+        batch_size = default_batch_size(solver) if told is None else int(told)
     _check_counts(n_epochs=n_epochs, batch_size=batch_size, evaluate_every=evaluate_every, revive_every=revive_every)
     check_count("read_ahead", read_ahead, low=0)
-    before = None if resume is None else saved_run(resume)
     _check_beginning(key, state, memory, before)
     if before is not None:
         solver, state, memory = with_alpha_of(solver, before), before.state, before.memory
@@ -173,7 +176,8 @@ def _train(
     with (
         notified(run.callbacks, run.start()) as ended,
         deferred_interrupt(note) as interrupted,
-        closing(prefetch(items, read_ahead, interrupted)) as reader,
+        # All of several processes must end after the same step.
+        closing(prefetch(items, read_ahead, interrupted if jax.process_count() == 1 else None)) as reader,
     ):
         run.restore_callbacks()
         for item in reader:

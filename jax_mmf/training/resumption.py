@@ -75,7 +75,7 @@ def check_unchanged(saved: SavedRun, order: Mapping[str, Any], key: Key | None, 
     if not allow_changes:
         raise ValueError(
             f"{text}. The samples would come in another order: some would be skipped, or held-out ones learned from. "
-            "Give what the run had, or allow_changes=True to go on all the same"
+            "Give what the run had, or allow_changes=True (--allow-changes) to go on all the same"
         )
     warn(f"{text}; going on all the same, since changes are allowed")
 

@@ -133,7 +133,11 @@ class Run:
             state = self._feed.restore(state)
             return SavedRun(self.solver, state, history, self._arguments, memory, restored, progress)
 
-        return saved
+        if self.placement.mesh is None:
+            return saved
+        # Programs on several devices, and processes, must run in one order: not in a thread beside the steps.
+        collected = saved()
+        return lambda: collected
 
     def result(self, stopped_by: str) -> FitResult:
         """The result of the steps so far."""
