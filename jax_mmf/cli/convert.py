@@ -1,0 +1,81 @@
+"""``jax-mmf convert``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+import jax
+from tqdm import tqdm
+
+import jax_mmf as mmf
+from jax_mmf.cli import report
+from jax_mmf.cli.options import Command, Output, Real, option, quiet, seed
+from jax_mmf.io import COMPRESSIONS, HDF5_ENDINGS, check_outputs, files_of, folder_of
+
+_EPILOG = """\b
+Examples:
+  jax-mmf convert subject-*.npy -o data.h5 --dtype float32
+  jax-mmf convert scans.mat --dataset X -o data.h5 --compression zstd
+"""
+
+
+@click.command("convert", cls=Command, epilog=_EPILOG)
+@click.argument("inputs", type=click.Path(path_type=Path), nargs=-1, required=True)
+@option("--dataset", "datasets", metavar="NAME", multiple=True,
+        help="Data set inside of each .h5, .npz, .mat or zarr input; several are joined. "
+             "[default: the only 2-D one]")  # fmt: skip
+@option("-o", "--output", type=Output("an HDF5 file", HDF5_ENDINGS), required=True, help="File to write (.h5).")
+@option("--dtype", type=click.Choice(["float16", "float32", "float64"]),
+        help="Numbers in the output. [default: those of the inputs]")  # fmt: skip
+@option("--compression", type=click.Choice(COMPRESSIONS), default="none",
+        help="auto is zstd if the package hdf5plugin is installed, and else gzip.")  # fmt: skip
+@option("--permute/--no-permute", default=True, help="Write the features in random order, which fit undoes.")
+@option("-r", "--reduction", type=Real(min=1), metavar="R",
+        help="Chunks as wide as the blocks of fit --reduction R --partial-b. [default: 512 features]")  # fmt: skip
+@option("--rows-per-chunk", type=click.IntRange(min=1), default=128,
+        help="Samples per chunk; best the batch size of fit.")  # fmt: skip
+@option("--memory", type=click.IntRange(min=1), default=256, metavar="MB",
+        help="Samples to convert at a time; more helps with inputs in tall chunks.")  # fmt: skip
+@option("--resume/--no-resume", default=True, help="Go on with a conversion to the same output that was stopped.")
+@seed
+@quiet
+def command(inputs: tuple[Path, ...], output: Path, datasets: tuple[str, ...], quiet: bool, **options: Any) -> None:
+    """Convert INPUTS to one file that fit reads fast: .npy, .npz, .mat, .h5, zarr, folders of them.
+
+    The rows of the inputs follow each other. Memory does not depend on their number. The output has a checksum for each
+    chunk, and mean and scale of each feature. If a conversion stops, the same command goes on with it.
+    """
+    files = files_of(inputs)
+    check_outputs({"--output": output}, *files)
+    names = None if not datasets else datasets[0] if len(datasets) == 1 else list(datasets)
+    subset = None if options["reduction"] is None else mmf.BlockSubset(options["reduction"])
+    with tqdm(unit="sample", desc="converting", disable=quiet or None) as bar:
+        try:
+            result = mmf.convert(
+                files, output, key=jax.random.key(options["seed"]) if options["permute"] else None, dataset=names,
+                dtype=options["dtype"], compression=options["compression"], block_width=subset or 512,
+                rows_per_chunk=options["rows_per_chunk"], memory=options["memory"] * 10**6, resume=options["resume"],
+                on_progress=lambda done, total: _show(bar, done, total),
+            )  # fmt: skip
+        except BaseException:
+            if folder_of(output).is_dir():
+                note = f"jax-mmf: {folder_of(output)} holds what is written; the same command goes on with it"
+                click.echo(note, err=True)
+            raise
+    if result.not_finite is not None:
+        sample, feature = result.not_finite
+        note = f"the first is in sample {sample}, feature {feature}; fit refuses such samples"
+        click.echo(f"jax-mmf: warning: the numbers have NaN or infinity among them, {note}", err=True)
+    kept = f", of which {result.n_kept:,} were there" if result.n_kept else ""
+    click.echo(
+        f"{result.n_samples:,} samples{kept}, {result.n_features:,} features, {result.dtype}, "
+        f"{report.size_of(result.n_bytes)}: {output}"
+    )
+
+
+def _show(bar: Any, done: int, total: int | None) -> None:
+    if bar.total is None:  # what was there does not count for the speed
+        bar.total, bar.initial = total, done
+        bar.reset(total)
+        bar.n = bar.last_print_n = done
+    bar.update(done - bar.n)
