@@ -49,19 +49,21 @@ def command(inputs: tuple[Path, ...], output: Path, datasets: tuple[str, ...], q
     check_outputs({"--output": output}, *files)
     names = None if not datasets else datasets[0] if len(datasets) == 1 else list(datasets)
     subset = None if options["reduction"] is None else mmf.BlockSubset(options["reduction"])
-    with tqdm(unit="sample", desc="converting", disable=quiet or None) as bar:
-        try:
-            result = mmf.convert(
-                files, output, key=jax.random.key(options["seed"]) if options["permute"] else None, dataset=names,
-                dtype=options["dtype"], compression=options["compression"], block_width=subset or 512,
-                rows_per_chunk=options["rows_per_chunk"], memory=options["memory"] * 10**6, resume=options["resume"],
-                on_progress=lambda done, total: _show(bar, done, total),
-            )  # fmt: skip
-        except BaseException:
-            if folder_of(output).is_dir():
-                note = f"jax-mmf: {folder_of(output)} holds what is written; the same command goes on with it"
-                click.echo(note, err=True)
-            raise
+    progress = _Progress(quiet=quiet)
+    try:
+        result = mmf.convert(
+            files, output, key=jax.random.key(options["seed"]) if options["permute"] else None, dataset=names,
+            dtype=options["dtype"], compression=options["compression"], block_width=subset or 512,
+            rows_per_chunk=options["rows_per_chunk"], memory=options["memory"] * 10**6, resume=options["resume"],
+            on_progress=progress,
+        )  # fmt: skip
+    except BaseException:
+        if folder_of(output).is_dir():
+            note = f"jax-mmf: {folder_of(output)} holds what is written; the same command goes on with it"
+            click.echo(note, err=True)
+        raise
+    finally:
+        progress.close()
     if result.not_finite is not None:
         sample, feature = result.not_finite
         note = f"the first is in sample {sample}, feature {feature}; fit refuses such samples"
@@ -73,9 +75,27 @@ def command(inputs: tuple[Path, ...], output: Path, datasets: tuple[str, ...], q
     )
 
 
-def _show(bar: Any, done: int, total: int | None) -> None:
-    if bar.total is None:  # what was there does not count for the speed
-        bar.total, bar.initial = total, done
-        bar.reset(total)
-        bar.n = bar.last_print_n = done
-    bar.update(done - bar.n)
+class _Progress:
+    """A progress bar that starts at the rows that are there."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._bar: Any = None
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Show how many rows are written, of how many."""
+        if self._bar is None:
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                unit="sample",
+                desc="converting",
+                disable=self._quiet or None,
+                mininterval=0.5,
+            )
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
