@@ -728,25 +728,26 @@ def test_the_command_joins_inputs_and_data_sets_and_keeps_the_order(run, tmp_pat
 
 
 @pytest.mark.usefixtures("flushed")
-def test_the_command_says_what_is_kept_and_goes_on(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_ends_at_a_signal_and_goes_on(number, status, run, tmp_path, monkeypatch):
     np.save(tmp_path / "in.npy", X)
     read = RawSource._read_into
 
-    def failing(self, out, rows, columns):
+    def signalled(self, out, rows, columns):
         if rows.max() >= 45:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
         read(self, out, rows, columns)
 
     arguments = ["convert", "in.npy", "-o", "x.h5", "--rows-per-chunk", 8, "-q"]
     monkeypatch.setattr("jax_mmf.io.conversion_plan._BAND", 1)
-    monkeypatch.setattr(RawSource, "_read_into", failing)
+    monkeypatch.setattr(RawSource, "_read_into", signalled)
     code, out, err = run(*arguments)
-    assert (code, out) == (130, "")
-    assert "x.h5.partial holds what is written; the same command goes on with it" in err
+    assert (code, out) == (status, "")
+    assert "x.h5.partial holds what is written; the same command goes on" in err
     monkeypatch.setattr(RawSource, "_read_into", read)
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
-    assert "90 samples, of which 32 were there, 14 features" in out
+    assert "90 samples, of which 48 were there, 14 features" in out
     check_file(tmp_path / "x.h5", X)
 
 

@@ -1,5 +1,7 @@
 """``jax-mmf convert``."""
 
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ from tqdm import tqdm
 import jax_mmf as mmf
 from jax_mmf.cli import report
 from jax_mmf.cli.options import Command, Output, Real, option, quiet, seed
+from jax_mmf.cli.outcome import SIGNALS, exit_status
 from jax_mmf.io import COMPRESSIONS, HDF5_ENDINGS, check_outputs, files_of, folder_of
+from jax_mmf.training import deferred_interrupt
 
 _EPILOG = """\b
 Examples:
@@ -39,31 +43,33 @@ Examples:
 @option("--resume/--no-resume", default=True, help="Go on with a conversion to the same output that was stopped.")
 @seed
 @quiet
-def command(inputs: tuple[Path, ...], output: Path, datasets: tuple[str, ...], quiet: bool, **options: Any) -> None:
+def command(inputs: tuple[Path, ...], output: Path, datasets: tuple[str, ...], quiet: bool, **options: Any) -> int:
     """Convert INPUTS to one file that fit reads fast: .npy, .npz, .mat, .h5, zarr, folders of them.
 
     The rows of the inputs follow each other. Memory does not depend on their number. The output has a checksum for each
     chunk, and mean and scale of each feature. If a conversion stops, the same command goes on with it.
+
+    Ctrl-C stops after the samples at hand. Exit status: 0, or 128 and the number of the signal: 130 after Ctrl-C.
     """
     files = files_of(inputs)
     check_outputs({"--output": output}, *files)
     names = None if not datasets else datasets[0] if len(datasets) == 1 else list(datasets)
     subset = None if options["reduction"] is None else mmf.BlockSubset(options["reduction"])
-    progress = _Progress(quiet=quiet)
-    try:
-        result = mmf.convert(
-            files, output, key=jax.random.key(options["seed"]) if options["permute"] else None, dataset=names,
-            dtype=options["dtype"], compression=options["compression"], block_width=subset or 512,
-            rows_per_chunk=options["rows_per_chunk"], memory=options["memory"] * 10**6, resume=options["resume"],
-            on_progress=progress,
-        )  # fmt: skip
-    except BaseException:
-        if folder_of(output).is_dir():
-            note = f"jax-mmf: {folder_of(output)} holds what is written; the same command goes on with it"
-            click.echo(note, err=True)
-        raise
-    finally:
-        progress.close()
+    note = "jax-mmf: stopping after these samples; press Ctrl-C again to stop immediately"
+    with deferred_interrupt(note, SIGNALS) as interrupted, closing(_Progress(interrupted, quiet=quiet)) as progress:
+        try:
+            result = mmf.convert(
+                files, output, key=jax.random.key(options["seed"]) if options["permute"] else None, dataset=names,
+                dtype=options["dtype"], compression=options["compression"], block_width=subset or 512,
+                rows_per_chunk=options["rows_per_chunk"], memory=options["memory"] * 10**6, resume=options["resume"],
+                on_progress=progress,
+            )  # fmt: skip
+        except BaseException as error:
+            if folder_of(output).is_dir():
+                click.echo(f"jax-mmf: {folder_of(output)} holds what is written; the same command goes on", err=True)
+            if isinstance(error, KeyboardInterrupt) and interrupted():
+                return exit_status(interrupted())
+            raise
     if result.not_finite is not None:
         sample, feature = result.not_finite
         note = f"the first is in sample {sample}, feature {feature}; fit refuses such samples"
@@ -73,13 +79,14 @@ def command(inputs: tuple[Path, ...], output: Path, datasets: tuple[str, ...], q
         f"{result.n_samples:,} samples{kept}, {result.n_features:,} features, {result.dtype}, "
         f"{report.size_of(result.n_bytes)}: {output}"
     )
+    return 0
 
 
 class _Progress:
-    """A progress bar that starts at the rows that are there."""
+    """A progress bar that starts at the rows that are there, and ends the conversion at a signal."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
+    def __init__(self, interrupted: Callable[[], int], *, quiet: bool) -> None:
+        self._interrupted, self._quiet = interrupted, quiet
         self._bar: Any = None
 
     def __call__(self, done: int, total: int | None) -> None:
@@ -94,6 +101,8 @@ class _Progress:
                 mininterval=0.5,
             )
         self._bar.update(done - self._bar.n)
+        if self._interrupted() and done != total:
+            raise KeyboardInterrupt
 
     def close(self) -> None:
         """Leave the bar as it is."""
