@@ -20,6 +20,7 @@ PARTS = {
     "kernels": "benchmarks.kernels",
     "first_update": "benchmarks.first_update",
     "memory": "benchmarks.memory",
+    "out_of_core": "benchmarks.out_of_core",
     "patches": "benchmarks.patches",
     "convergence": "benchmarks.convergence",
     "storage": "benchmarks.storage",

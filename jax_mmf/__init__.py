@@ -17,7 +17,7 @@ from jax_mmf.codes import (
 )
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball, L2Ball, Simplex
 from jax_mmf.core import enable_compilation_cache, register_configuration
-from jax_mmf.io import BadFileError, load_model, open_source, save_model, write_permuted
+from jax_mmf.io import BadFileError, convert, load_model, open_source, save_model, write_permuted
 from jax_mmf.learning import (
     AveragedStatistics,
     BlockCoordinateDescent,
@@ -142,6 +142,7 @@ __all__ = [
     "__version__",
     "alpha_max",
     "completion",
+    "convert",
     "datasets",
     "decode",
     "default_solver",

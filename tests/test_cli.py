@@ -570,7 +570,7 @@ FILES = {
     "objects.npy": ["bad.npy", "objects"],
     "complex.npy": ["bad.npy", "complex"],
     "ending": ["loadtxt('bad.csv'", "delimiter=','", "np.save('bad.npy'"],
-    "folder": ["bad is a folder"],
+    "folder": ["folder bad holds no file"],
 }
 
 
@@ -650,8 +650,10 @@ def test_data_of_another_width_than_the_model(run, model, tmp_path):
     fails(run, tmp_path, [str(P - 1), str(P)], "fit", "y.npy", "-o", "n.h5", *again)
 
 
-@pytest.mark.parametrize("bad", ["text", "truncated", "missing", "other"])
-@pytest.mark.parametrize("step", ["info", "encode"])
+@pytest.mark.parametrize(
+    ("step", "bad"),
+    [(step, bad) for step in ("info", "encode") for bad in ("text", "truncated", "missing")] + [("encode", "other")],
+)
 def test_models_that_are_none(step, bad, run, data, tmp_path):
     name = data if bad == "other" else break_file(tmp_path, bad)
     arguments = [data, "-o", "codes.h5"] if step == "encode" else []

@@ -13,7 +13,7 @@ from jax.experimental import sparse as jax_sparse
 import jax_mmf as mmf
 from jax_mmf.core.foreign import as_array
 from jax_mmf.core.validation import as_real_array
-from jax_mmf.io import ArraySource, SlicedSource, SparseSource, as_source
+from jax_mmf.io import ArraySource, JoinedSource, SlicedSource, SparseSource, as_source
 from jax_mmf.training.feed import Feed
 
 KEY = jax.random.key(0)
@@ -92,6 +92,11 @@ KINDS = {
     "coo": (lambda x: sparse().coo_matrix(x), None),
     "dok": (lambda x: sparse().dok_array(x), None),
     "bcoo": (jax_sparse.BCOO.fromdense, None),
+    "joined": (lambda x: JoinedSource([x[:7], sparse().csr_array(x[7:20]), x[20:].astype(">f4")]), None),
+    "joined frames": (
+        lambda x: JoinedSource([pandas().DataFrame(part, columns=NAMES) for part in (x[:9], x[9:])]),
+        NAMES,
+    ),
     "long double": (lambda x: x.astype(np.longdouble), None),
 }
 
@@ -114,7 +119,7 @@ def test_sources_give_rows_and_columns_of_any_kind(kind):
     np.testing.assert_array_equal(source.read(rows, columns), X[np.ix_(rows, columns)])
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("zarr", "dask")])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("zarr", "dask") and "joined" not in kind])
 def test_every_function_takes_the_values(kind):
     make = KINDS[kind][0]
     codes = mmf.encode(DICTIONARY, X, mmf.Ridge(0.1))
@@ -230,6 +235,11 @@ def test_sparse_samples_are_differentiable_data():
     value = lambda d, x: mmf.objective(d, x, mmf.Ridge(0.1))
     got = jax.grad(value)(jnp.asarray(DICTIONARY), jax_sparse.BCOO.fromdense(dense))
     np.testing.assert_allclose(got, jax.grad(value)(jnp.asarray(DICTIONARY), dense), rtol=1e-6)
+
+
+def test_sources_in_a_list_are_to_be_joined():
+    with pytest.raises(TypeError, match="source is a list of sources; join them.*JoinedSource"):
+        fit([as_source(X[:20]), as_source(X[20:])])
 
 
 # Masked entries

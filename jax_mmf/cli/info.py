@@ -2,19 +2,22 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 import jax
 import numpy as np
 
 import jax_mmf as mmf
-from jax_mmf.cli.options import Command, option
+from jax_mmf.cli.data_facts import facts_of, is_data
+from jax_mmf.cli.options import Command, dataset, option, quiet
 from jax_mmf.cli.report import without_nan
 from jax_mmf.io import describe, needs_x64
 
 _EPILOG = """\b
-Example:
+Examples:
   jax-mmf info model.h5
+  jax-mmf info data.h5 --verify
 """
 _CONFIGURATION = (
     "penalty",
@@ -31,8 +34,16 @@ _CONFIGURATION = (
 @click.command("info", cls=Command, epilog=_EPILOG)
 @click.argument("model", type=click.Path(path_type=Path))
 @option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(model: Path, as_json: bool) -> None:
-    """Show the configuration and the size of MODEL, and the outcome of its run."""
+@dataset
+@option("--verify", is_flag=True, help="Of data: read all of it, and compare the checksums.")
+@quiet
+def command(model: Path, as_json: bool, dataset: str | None, verify: bool, quiet: bool) -> None:
+    """Show the configuration and the size of MODEL, and the outcome of its run; or the size and layout of data."""
+    if is_data(model):
+        _show(facts_of(model, dataset, verify=verify, quiet=quiet), as_json=as_json)
+        return
+    if dataset is not None or verify:
+        raise click.UsageError(f"--dataset and --verify are for data, and {model} is a model")
     if needs_x64(model):
         jax.config.update("jax_enable_x64", True)
     solver, state, history, run = mmf.load_model(model)
@@ -52,8 +63,15 @@ def command(model: Path, as_json: bool) -> None:
     }
     parts = {name: getattr(solver, name) for name in _CONFIGURATION} | {"forgetting": solver.step_forgetting}
     if as_json:
-        click.echo(json.dumps(without_nan(facts) | {name: describe(part) for name, part in parts.items()}))
+        _show(without_nan(facts) | {name: describe(part) for name, part in parts.items()}, as_json=True)
         return
     arguments = ", ".join(f"{name}={value}" for name, value in run.items()) or None
-    for name, value in (facts | {"run": arguments} | parts).items():
+    _show(facts | {"run": arguments} | parts, as_json=False)
+
+
+def _show(facts: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    for name, value in facts.items():
         click.echo(f"{name.replace('_', ' '):<22} {value}")

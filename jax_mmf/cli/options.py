@@ -99,14 +99,12 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def open_data(path: Path, dataset: str | None) -> Source:
-    """Open the matrix in a file.
+    """Open the matrix in a file, or in the files of a folder.
 
     Raises:
-      click.UsageError: for a folder, and for other formats, with a command that converts the file.
+      click.UsageError: for other formats, with a command that converts the file.
       OSError, ValueError, KeyError, TypeError: as `jax_mmf.open_source`.
     """
-    if path.is_dir():
-        raise click.UsageError(f"{path} is a folder; give the name of a file, .h5, .npy or .npz")
     ending = path.suffix.lower()
     if path.is_file() and ending in _CONVERSIONS:
         package, read = _CONVERSIONS[ending]
@@ -119,7 +117,6 @@ _CONVERSIONS = {  # skiprows=0 is written out for users with a header line
     ".csv": ("", "np.loadtxt('{}', dtype='float32', delimiter=',', skiprows=0)"),
     ".tsv": ("", "np.loadtxt('{}', dtype='float32', skiprows=0)"),
     ".txt": ("", "np.loadtxt('{}', dtype='float32', skiprows=0)"),
-    ".mat": (", scipy.io", "scipy.io.loadmat('{}')['X']"),
     ".parquet": (", pandas as pd", "pd.read_parquet('{}').to_numpy('float32')"),
 }
 

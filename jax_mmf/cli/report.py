@@ -20,7 +20,7 @@ def described(name: str, source: Source) -> str:
     scale = f"standard deviation {finite.std():.3g}, largest {np.abs(finite).max():.3g}" if finite.size else "no number"
     size = source.n_samples * source.n_features * source.dtype.itemsize
     return (
-        f"{name}: {source.n_samples:,} x {source.n_features:,} {source.dtype}, {_bytes(size)}; "
+        f"{name}: {source.n_samples:,} x {source.n_features:,} {source.dtype}, {size_of(size)}; "
         f"first {len(x)} samples: {scale}"
     )
 
@@ -31,7 +31,8 @@ def _first_samples(source: Source) -> HostArray:
     return source.read(np.arange(count)).astype(np.float64)
 
 
-def _bytes(size: int) -> str:
+def size_of(size: int) -> str:
+    """Describe a number of bytes."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if size >= factor:
             return f"{size / factor:.3g} {unit}"

@@ -7,10 +7,14 @@ from jax_mmf.io.atomic import hdf5_written_aside as hdf5_written_aside
 from jax_mmf.io.atomic import written_aside as written_aside
 from jax_mmf.io.bad_file import BadFileError
 from jax_mmf.io.chunk_cache import ChunkCache as ChunkCache
+from jax_mmf.io.compression import COMPRESSIONS as COMPRESSIONS
+from jax_mmf.io.convert import Conversion, convert, write_permuted
 from jax_mmf.io.device_source import DeviceSource
+from jax_mmf.io.files import files_of as files_of
 from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
 from jax_mmf.io.hdf5_checks import find_data_set as find_data_set
+from jax_mmf.io.joined import JoinedSource
 from jax_mmf.io.matrix_source import MatrixSource
 from jax_mmf.io.model_file import SavedModel, load_model, save_model
 from jax_mmf.io.model_file import build as build
@@ -19,7 +23,8 @@ from jax_mmf.io.model_file import needs_x64 as needs_x64
 from jax_mmf.io.model_file import read_array as read_array
 from jax_mmf.io.model_file import read_data_set as read_data_set
 from jax_mmf.io.model_file import write_array as write_array
-from jax_mmf.io.permutation import FeaturePermutation, write_permuted
+from jax_mmf.io.partial_file import folder_of as folder_of
+from jax_mmf.io.permutation import FeaturePermutation
 from jax_mmf.io.raw_source import RawSource
 from jax_mmf.io.record import Record
 from jax_mmf.io.run_file import Best as Best
@@ -37,9 +42,11 @@ __all__ = [
     "ArraySource",
     "BadFileError",
     "BatchSource",
+    "Conversion",
     "DeviceSource",
     "FeaturePermutation",
     "HDF5Source",
+    "JoinedSource",
     "MatrixSource",
     "RawSource",
     "Record",
@@ -49,6 +56,7 @@ __all__ = [
     "Source",
     "SparseSource",
     "as_source",
+    "convert",
     "load_model",
     "open_source",
     "save_model",

@@ -43,9 +43,7 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     try:
         _set_permissions(aside, path)
         yield aside
-        _synchronise(aside)
-        aside.replace(path)
-        _synchronise(path.parent)
+        _rename(aside, path)
     except OSError as error:
         if error.filename is None and error.errno in _NO_ROOM:
             error.filename = str(shown)
@@ -113,6 +111,13 @@ def check_outputs(outputs: Mapping[str, str | Path | None], *inputs: str | Path 
         seen[name] = path
 
 
+def publish(aside: Path, path: Path) -> None:
+    """Give a complete file its name, with the permissions of the file that it replaces; links stay."""
+    path = _target(path)
+    _set_permissions(aside, path)
+    _rename(aside, path)
+
+
 def check_ending(path: str | Path, endings: tuple[str, ...]) -> None:
     """Raise a ValueError unless a file name has one of some endings, by which readers recognise the format."""
     path = Path(path)
@@ -133,6 +138,13 @@ def _target(path: str | Path) -> Path:
     if not stat.S_ISREG(mode):
         raise FileExistsError(f"{path} is a device or a pipe, which a file would replace; give the name of a file")
     return path.resolve() if path.is_symlink() else path
+
+
+def _rename(aside: Path, path: Path) -> None:
+    """Rename a file for good: file and folder are synchronised with the disk."""
+    _synchronise(aside)
+    aside.replace(path)
+    _synchronise(path.parent)
 
 
 def _is_same_file(path: Path, other: Path) -> bool:

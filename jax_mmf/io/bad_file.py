@@ -21,7 +21,7 @@ class NoDataSetError(BadFileError, KeyError):
 def bad_file_told(path: Path, what: str) -> Iterator[None]:
     """Raise errors in a block that reads a file as a `BadFileError`: its libraries raise errors of any kind.
 
-    Errors that name the file already, and those about rights, stay as they are.
+    Errors that name the file already, and those about rights and missing packages, stay as they are.
 
     Args:
       path: of the file.
@@ -29,7 +29,7 @@ def bad_file_told(path: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except PermissionError:
+    except (PermissionError, ImportError):
         raise
     except Exception as error:
         if isinstance(error, BadFileError) and str(path) in str(error):

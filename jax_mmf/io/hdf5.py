@@ -3,15 +3,18 @@
 import math
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from jax_mmf.core import warn
+from jax_mmf.io.compression import compression_of
 from jax_mmf.io.hdf5_checks import MAX_EXPANSION, check_data_set, read_permutation
 from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, stretches
 from jax_mmf.io.opened_file import Stamp, check_unchanged
 from jax_mmf.io.raw_source import RawSource
+from jax_mmf.io.training_file import read_of_features
 from jax_mmf.typing import HostArray
 
 _MUCH_EXCESS = 4  # numbers read for each one that is needed, from which a warning is given
@@ -53,7 +56,8 @@ class HDF5Source(MatrixSource):
         self._dataset = dataset
         self.chunks: tuple[int, ...] | None = dataset.chunks
         self.rows_per_read = self.chunks[0] if self.chunks else ROWS_PER_SEEK
-        self.rows_per_chunk = self.chunks[0] if self.chunks and self._has_filters else 1
+        # Checksums cost little, so that chunks need not be kept for the sake of them.
+        self.rows_per_chunk = self.chunks[0] if self.chunks and compression_of(dataset) is not None else 1
         check_data_set(
             dataset,
             name,
@@ -62,6 +66,8 @@ class HDF5Source(MatrixSource):
             max_expansion=max_expansion,
         )
         self.permutation = read_permutation(dataset, name)
+        names = read_of_features(dataset, "feature_names")
+        self.feature_names = None if names is None else tuple(names.tolist())
         # Files of other drivers are not on a disk, and those that are open for writing change.
         self._stamp: tuple[Path, int, Stamp] | None = None
         if dataset.file.driver == "sec2" and dataset.file.mode == "r":
@@ -70,6 +76,25 @@ class HDF5Source(MatrixSource):
             self._stamp = (self.path, handle, Stamp.of(handle))
         self._raw = _contiguous(dataset, name)
         self.reads_in_parallel = self._raw is not None
+
+    @cached_property
+    def mean(self) -> HostArray | None:
+        """Mean of each feature ``(p,)``, in the original order of the features, or None if the file has none."""
+        return read_of_features(self._dataset, "mean")
+
+    @cached_property
+    def scale(self) -> HostArray | None:
+        """Standard deviation of each feature ``(p,)``, 1 where it is zero, in the original order; or None."""
+        return read_of_features(self._dataset, "scale")
+
+    def storage(self) -> dict[str, Any]:
+        """How the data set is stored: its chunks, their filters and checksums, and whether mean and scale are there."""
+        return {
+            "chunks": self.chunks,
+            "compression": compression_of(self._dataset),
+            "checksums": bool(self._dataset.fletcher32),
+            "mean_and_scale": self.mean is not None and self.scale is not None,
+        }
 
     def close(self) -> None:
         """Close the file."""

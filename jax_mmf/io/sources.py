@@ -84,6 +84,8 @@ def as_source(data: Any, name: str = "source") -> "Source | BatchSource":
         return data
     if is_scipy_sparse(data):
         return SparseSource(data, name)
+    if isinstance(data, list | tuple) and data and all(isinstance(part, Source) for part in data):
+        raise TypeError(f"{name} is a list of sources; join them to one matrix with jax_mmf.io.JoinedSource")
     has_rows = isinstance(data, list | tuple) and len(data) > 0 and all(_n_axes(row) == 1 for row in data)
     if has_rows or is_in_memory(data):
         return _source_of_array(_stacked(data, name) if has_rows else data, name)

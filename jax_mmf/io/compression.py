@@ -1,0 +1,72 @@
+"""Compression of data sets of HDF5: gzip of HDF5 itself, zstd and blosc2 of the package hdf5plugin."""
+
+from contextlib import suppress
+from types import ModuleType
+from typing import Any
+
+import h5py
+
+from jax_mmf.core import check_choice
+
+COMPRESSIONS = ("none", "auto", "gzip", "zstd", "blosc2")
+_ADVICE = "pip install 'jax-mmf[convert]'"
+
+
+def chosen_compression(name: str | None) -> str | None:
+    """Return the compression that a name means: auto is zstd if hdf5plugin is installed, and gzip if not.
+
+    Raises:
+      ValueError: for other names.
+      ImportError: for zstd and blosc2 without hdf5plugin.
+    """
+    name = "none" if name is None else name
+    check_choice("compression", name, COMPRESSIONS)
+    if name == "auto":
+        return "gzip" if _plugin() is None else "zstd"
+    if name in ("zstd", "blosc2") and _plugin() is None:
+        raise ImportError(f"compression={name!r} needs the package hdf5plugin: {_ADVICE}; or use 'gzip'")
+    return None if name == "none" else name
+
+
+def filters_of(compression: str | None, *, checksums: bool) -> dict[str, Any]:
+    """Arguments of `h5py.Group.create_dataset` for a chosen compression, and checksums of the chunks in the file."""
+    checked = {"fletcher32": checksums}
+    if compression == "gzip":
+        return checked | {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    if compression == "zstd":
+        return checked | {"shuffle": True, **_plugin().Zstd(clevel=3)}  # type: ignore[union-attr]
+    return checked | (dict(_plugin().Blosc2(cname="zstd", clevel=3)) if compression else {})  # type: ignore[union-attr]
+
+
+def compression_of(dataset: h5py.Dataset) -> str | None:
+    """Name of the compression of a data set, or None."""
+    settings = dataset.id.get_create_plist()
+    names = {h5py.h5z.FILTER_DEFLATE: "gzip", h5py.h5z.FILTER_LZF: "lzf", 32015: "zstd", 32026: "blosc2"}
+    plain = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
+    codes = [settings.get_filter(i)[0] for i in range(settings.get_nfilters())]
+    return ", ".join(names.get(code, f"filter {code}") for code in codes if code not in plain) or None
+
+
+def check_readable(dataset: h5py.Dataset) -> None:
+    """Make sure that the chunks of a data set can be decoded; hdf5plugin is loaded if they need it.
+
+    Raises:
+      ImportError: if they need it and it is not installed.
+    """
+    settings = dataset.id.get_create_plist()
+    for code, _, _, name in map(settings.get_filter, range(settings.get_nfilters())):
+        if not h5py.h5z.filter_avail(code) and (_plugin() is None or not h5py.h5z.filter_avail(code)):
+            text = name.decode(errors="replace").partition(";")[0]
+            raise ImportError(
+                f"data set {dataset.name!r} of {dataset.file.filename} is compressed by {text or code}, which needs "
+                f"the package hdf5plugin: {_ADVICE}"
+            )
+
+
+def _plugin() -> ModuleType | None:
+    """Return the package hdf5plugin, which registers its filters when it is imported, or None."""
+    with suppress(ImportError):
+        import hdf5plugin
+
+        return hdf5plugin
+    return None

@@ -1,0 +1,180 @@
+"""Files that are written over hours: what is complete survives the end of the process, at any moment.
+
+A folder ``NAME.partial`` next to the file holds the part that is written, and a record: of what it is made, and how
+many rows are complete. Metadata of HDF5 stay in memory between flushes, and the record says when a flush is under way.
+What is on disk is thus either whole or known not to be.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from jax_mmf.core import warn
+from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, check_outputs, publish
+from jax_mmf.io.bad_file import BadFileError
+
+_SECONDS_PER_FLUSH = 5.0
+
+
+class PartialFile:
+    """The part of a file that is written so far, open for writing.
+
+    Args:
+      path: of the whole file.
+      plan: what determines the content, as JSON; "shape" holds the number of rows. A part that was made by another plan
+        is removed, with a warning.
+
+    Attributes:
+      file: HDF5 file.
+      n_rows: number of rows that are complete in it.
+
+    Raises:
+      OSError: if the folder can't be written, or another process writes it.
+    """
+
+    def __init__(self, path: Path, plan: dict[str, Any]) -> None:
+        self.folder = folder_of(path)
+        self._path, self._plan = path, plan
+        self._data, self._record = self.folder / "data.h5", self.folder / "record.json"
+        self.folder.mkdir(exist_ok=True)
+        self.n_rows = self._rows_of_this_plan()
+        self.file = self._open()
+        self._last_flush = time.monotonic()
+
+    def restart(self, reason: str) -> None:
+        """Forget what is written, with a warning."""
+        warn(f"{self.folder} can't be continued, since {reason}; the conversion starts again from the first row")
+        self.file.close()
+        self.n_rows = 0
+        self.file = self._open()
+
+    def complete(self, n_rows: int, *, at_once: bool = False) -> None:
+        """Note that the first n rows are written; they are safe on disk some seconds later, or at once."""
+        self.n_rows = n_rows
+        if at_once or time.monotonic() - self._last_flush >= _SECONDS_PER_FLUSH:
+            os.fsync(self.file.id.get_vfd_handle())  # of the numbers, which takes long; metadata are not written yet
+            self._write_record(None)
+            self.file.flush()
+            os.fsync(self.file.id.get_vfd_handle())
+            self._write_record(n_rows)
+            self._last_flush = time.monotonic()
+
+    def last_words(self) -> None:
+        """Note that all rows are written, and that other things follow, a part of which is of no use."""
+        self.complete(self.n_rows, at_once=True)
+        self._write_record(None)
+
+    def publish(self) -> None:
+        """Give the file its name, and remove the folder."""
+        self.file.close()
+        with self._data.open("rb+") as file:
+            os.fsync(file.fileno())
+        self._write_record(self.n_rows)  # it is whole again
+        publish(self._data, self._path)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove what is written."""
+        with suppress(OSError, RuntimeError):
+            self.file.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def keep(self) -> None:
+        """Close the file, so that a later conversion goes on with it."""
+        with suppress(OSError, RuntimeError):
+            self.complete(self.n_rows, at_once=True)
+        with suppress(OSError, RuntimeError):
+            self.file.close()
+
+    def _open(self) -> h5py.File:
+        """Open what is written, if there is something to go on with, or else a new file."""
+        if self._data.exists():
+            try:
+                file = h5py.File(self._data, "r+")
+            except BlockingIOError as error:
+                raise OSError(f"{self.folder} is in use: another process converts to {self._path}") from error
+            except (OSError, RuntimeError):
+                if self.n_rows:
+                    warn(f"{self.folder} is damaged; the conversion starts again from the first row")
+                self.n_rows = 0
+            else:
+                if self.n_rows:
+                    return _with_metadata_in_memory(file)
+                file.close()
+            self._data.unlink()
+        return _with_metadata_in_memory(h5py.File(self._data, "w"))
+
+    def _rows_of_this_plan(self) -> int:
+        """Return the number of rows that are complete, or 0 if there is nothing to go on with."""
+        try:
+            record = json.loads(self._record.read_text(encoding="utf-8"))
+            n_rows, plan = record["n_rows"], record["plan"]
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            n_rows, plan = None, self._plan
+        if plan != self._plan:
+            other = [name for name in self._plan if not isinstance(plan, dict) or plan.get(name) != self._plan[name]]
+            warn(
+                f"{self.folder} is of a conversion with another {', '.join(other) or 'plan'}; this one starts from the "
+                "first row"
+            )
+            return 0
+        if not isinstance(n_rows, int) or not 0 <= n_rows <= self._plan["shape"][0]:
+            warn(f"{self.folder} was not written to its end; the conversion starts again from the first row")
+            return 0
+        return n_rows
+
+    def _write_record(self, n_rows: int | None) -> None:
+        aside = self._record.with_suffix(".new")
+        with aside.open("w", encoding="utf-8") as file:
+            json.dump({"n_rows": n_rows, "plan": self._plan}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(self._record)
+
+
+def folder_of(path: str | Path) -> Path:
+    """The folder of the part of a file that is written so far."""
+    return Path(f"{path}.partial")
+
+
+@contextmanager
+def continued_file(path: str | Path, plan: dict[str, Any]) -> Iterator[PartialFile]:
+    """Yield the part of an HDF5 file that is written so far, which gets its name at the end.
+
+    After a TypeError or ValueError, which the same call would raise again, what is written is removed. It is kept after
+    other errors, files that can't be read among them, after Ctrl-C, and after the end of the process.
+
+    Args:
+      path: of the file, .h5 or .hdf5.
+      plan: as in `PartialFile`.
+    """
+    check_ending(path, HDF5_ENDINGS)
+    check_outputs({"path": path})
+    partial = PartialFile(Path(path), plan)
+    try:
+        yield partial
+        partial.publish()
+    except BaseException as error:
+        if isinstance(error, TypeError | ValueError) and not isinstance(error, BadFileError):
+            partial.discard()
+        else:
+            partial.keep()
+        raise
+
+
+def _with_metadata_in_memory(file: h5py.File) -> h5py.File:
+    """Make HDF5 write metadata at a flush alone, so that a file is whole between two of them."""
+    settings = file.id.get_mdc_config()
+    settings.evictions_enabled = False
+    settings.incr_mode = settings.flash_incr_mode = settings.decr_mode = 0  # which HDF5 asks for
+    file.id.set_mdc_config(settings)
+    return file
