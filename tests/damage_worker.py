@@ -33,6 +33,21 @@ def write_hdf5(path, version="earliest", **options):
         file.create_dataset("X", data=X, **options)
 
 
+def write_rich_hdf5(path):
+    """A file with objects of many kinds beside the matrix."""
+    with h5py.File(path, "w") as file:
+        for index in range(20):
+            file[f"scans/session {index}/about"] = f"session {index}"
+        file["table"] = np.zeros(4, [("name", "S8"), ("values", "f4", (3,))])
+        file["names"] = ["a", "name", "of", "some", "length"]
+        file["link"], file["lost"] = h5py.SoftLink("/scans/session 3"), h5py.SoftLink("/none")
+        file["outside"] = h5py.ExternalLink("none.h5", "/X")
+        file.create_dataset("X", data=X, chunks=(20, 10), shuffle=True, compression="gzip", fletcher32=True)
+        for index in range(12):
+            file["X"].attrs[f"attribute {index}"] = f"value {index}"
+        file["reference"] = file["X"].ref
+
+
 def make_model(path):
     solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Ridge(0.1))
     state = solver.init(jax.random.key(0), samples=X[:, :8])
@@ -54,6 +69,7 @@ KINDS = {
     "hdf5": ("h5", write_hdf5),
     "hdf5-chunks": ("h5", lambda path: write_hdf5(path, chunks=(20, 10))),
     "hdf5-gzip": ("h5", lambda path: write_hdf5(path, "latest", chunks=(20, 10), compression="gzip")),
+    "hdf5-rich": ("h5", write_rich_hdf5),
     "permuted": (
         "h5",
         lambda path: mmf.write_permuted(path, X, key=jax.random.key(0), block_width=10, rows_per_chunk=20),

@@ -29,10 +29,11 @@ KINDS = {
     "hdf5": 60,
     "hdf5-chunks": 60,
     "hdf5-gzip": 40,
+    "hdf5-rich": 40,
     "permuted": 60,
-    "model": 60,
+    "model": 40,
     "model-before": 10,
-    "ratings-model": 40,
+    "ratings-model": 25,
 }
 # Other numbers, of a file without a checksum, can't be told from those that were there.
 CHECKED = {"npz", "npz-compressed", "model", "ratings-model"}
