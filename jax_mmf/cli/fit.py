@@ -167,7 +167,7 @@ def command(
         resume, saved = _read(resume)
         solver, step = saved.solver, int(saved.state.step)
         run = resume_arguments(resume, saved, given, options)
-        source = open_data(data, dataset)
+        source = open_data(data, dataset, follow_external=follow_external, fill_missing=fill_missing)
     else:
         if options["components"] is None:
             raise click.UsageError("give the number of atoms, -k")
