@@ -33,10 +33,11 @@ KINDS = {
     "permuted": 60,
     "model": 40,
     "model-before": 10,
+    "checkpoint": 20,
     "ratings-model": 25,
 }
 # Other numbers, of a file without a checksum, can't be told from those that were there.
-CHECKED = {"npz", "npz-compressed", "model", "ratings-model"}
+CHECKED = {"npz", "npz-compressed", "model", "checkpoint", "ratings-model"}
 needs_fork = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limits are those of Linux")
 
 
