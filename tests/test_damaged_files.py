@@ -313,3 +313,36 @@ def test_a_folder_that_moves_under_a_relative_path_is_no_change(tmp_path, monkey
             monkeypatch.chdir(tmp_path / "elsewhere")
             np.testing.assert_array_equal(source.read(np.arange(60)), X)
             monkeypatch.chdir(tmp_path)
+
+
+# Strings of variable length, of which HDF5 hangs or crashes if they are damaged
+
+
+def with_damaged_strings(path):
+    """Overwrite the heap that holds the strings of attributes."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"GCOL")
+    content[place + 16 : place + 80] = bytes([255]) * 64
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["X_feature_permutation", "order"])
+def test_a_damaged_name_of_the_permutation_is_not_followed(name, tmp_path):
+    path, order = hdf5(tmp_path), np.random.default_rng(0).permutation(40)
+    with h5py.File(path, "r+") as file:
+        file[name] = order
+        file["X"].attrs["feature_permutation"] = f"/{name}"
+    with_damaged_strings(path)
+    if name == "order":
+        bad(path, "HDF5 can't read its strings|must refer to", dataset="X")
+        return
+    with open_source(path, "X") as source:
+        np.testing.assert_array_equal(source.permutation, order)
+
+
+def test_damaged_texts_of_a_model_of_before_are_read_by_another_process(tmp_path):
+    path = tmp_path / "m.h5"
+    path.write_bytes((WORKER.parent / "data" / "model_version_1_full_b.h5").read_bytes())
+    with_damaged_strings(path)
+    with pytest.raises(BadFileError, match=r"m\.h5 is damaged: HDF5 can't read its strings"):
+        mmf.load_model(path)
