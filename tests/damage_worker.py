@@ -18,6 +18,7 @@ import numpy as np
 
 import jax_mmf as mmf
 from jax_mmf import completion
+from jax_mmf.io import load_run
 
 DATA = Path(__file__).parent / "data"
 SECONDS = 20  # for one file, which takes 0.01 s; more are a hang
@@ -33,10 +34,35 @@ def write_hdf5(path, version="earliest", **options):
         file.create_dataset("X", data=X, **options)
 
 
+def write_rich_hdf5(path):
+    """A file with objects of many kinds beside the matrix."""
+    with h5py.File(path, "w") as file:
+        for index in range(20):
+            file[f"scans/session {index}/about"] = f"session {index}"
+        file["table"] = np.zeros(4, [("name", "S8"), ("values", "f4", (3,))])
+        file["names"] = ["a", "name", "of", "some", "length"]
+        file["link"], file["lost"] = h5py.SoftLink("/scans/session 3"), h5py.SoftLink("/none")
+        file["outside"] = h5py.ExternalLink("none.h5", "/X")
+        file.create_dataset("X", data=X, chunks=(20, 10), shuffle=True, compression="gzip", fletcher32=True)
+        for index in range(12):
+            file["X"].attrs[f"attribute {index}"] = f"value {index}"
+        file["reference"] = file["X"].ref
+
+
 def make_model(path):
     solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Ridge(0.1))
     state = solver.init(jax.random.key(0), samples=X[:, :8])
     mmf.save_model(path, solver, state, [mmf.Record(1, 2, 0, 0.1, 3, 4.0, 0)], run={"batch_size": 3})
+
+
+def make_checkpoint(path):
+    solver = mmf.OnlineFactorization(
+        n_components=3, penalty=mmf.Ridge(0.1), statistics=mmf.AveragedStatistics(), subset=mmf.UniformSubset(2)
+    )
+    mmf.fit(
+        solver, X[:, :8], key=jax.random.key(0), held_out=10, batch_size=10,
+        callbacks=[mmf.Checkpoint(path, every=2)],
+    )  # fmt: skip
 
 
 def make_ratings_model(path):
@@ -54,11 +80,13 @@ KINDS = {
     "hdf5": ("h5", write_hdf5),
     "hdf5-chunks": ("h5", lambda path: write_hdf5(path, chunks=(20, 10))),
     "hdf5-gzip": ("h5", lambda path: write_hdf5(path, "latest", chunks=(20, 10), compression="gzip")),
+    "hdf5-rich": ("h5", write_rich_hdf5),
     "permuted": (
         "h5",
         lambda path: mmf.write_permuted(path, X, key=jax.random.key(0), block_width=10, rows_per_chunk=20),
     ),
     "model": ("h5", make_model),
+    "checkpoint": ("h5", make_checkpoint),
     "model-before": ("h5", lambda path: shutil.copy(DATA / "model_version_1_full_b.h5", path)),
     "ratings-model": ("h5", make_ratings_model),
 }
@@ -70,6 +98,11 @@ def loaded(kind, path):
         model = mmf.load_model(path)
         state = model.state._replace(key=jax.random.key_data(model.state.key))
         return [str(model.solver), str(model.history), str(model.run), *map(np.asarray, jax.tree.leaves(state))]
+    if kind == "checkpoint":
+        saved = load_run(path)
+        best = (saved.best.state._replace(key=None), saved.best.record)
+        numbers = jax.tree.leaves((saved.state._replace(key=None), saved.memory, best))
+        return [str(saved.solver), str(saved.history), str(saved.run), str(saved.progress), *map(np.asarray, numbers)]
     if kind == "ratings-model":
         model = completion.load_model(path)
         ratings = [model.ratings.users, model.ratings.items, model.ratings.values]
@@ -137,8 +170,9 @@ def main(kind, count, seed, folder):
     """Print the outcomes as JSON, and keep the files of those that are wrong."""
     ending, make = KINDS[kind]
     original, path = Path(folder) / f"original.{ending}", Path(folder) / f"mutated.{ending}"
-    memory = JAX_MEMORY if "model" in kind else MEMORY
-    in_a_process(lambda: make(original) or "", JAX_MEMORY)
+    memory = JAX_MEMORY if "model" in kind or kind == "checkpoint" else MEMORY
+    made = in_a_process(lambda: f"made {make(original)}", JAX_MEMORY)
+    assert made.startswith("made"), made
     content, outcomes = original.read_bytes(), Counter()
     generator = np.random.default_rng([seed, list(KINDS).index(kind)])
     for index in range(count):

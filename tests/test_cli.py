@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import h5py
 import jax
@@ -18,7 +17,6 @@ from model_changes import changed
 
 import jax_mmf as mmf
 from jax_mmf import cli, completion
-from jax_mmf.io import check_outputs
 
 N, P, K = 80, 64, 4
 OPTIONS = ["-k", str(K), "--batch-size", "16", "--quiet"]
@@ -380,19 +378,42 @@ def test_names_promise_the_format_that_is_written(step, arguments, words, run, d
     fails(run, tmp_path, words, step, *first, data, *options, *arguments)
 
 
-def test_outputs_are_not_one_file(run, tmp_path):
-    """Only a name without an ending could be two outputs of fit; two of recommend have no ending in common."""
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(ValueError, match=r"--output and --log are both folder/\.\./out"):
-        check_outputs({"--output": Path("out"), "--log": Path("folder/../out"), "--plot": None})
-    with pytest.raises(ValueError, match="--log and --plot"):
-        check_outputs({"--output": Path("a"), "--log": Path("b"), "--plot": Path("b")})
-
-
 def test_a_log_is_not_written_over_the_model_of_resume(run, model, data, tmp_path):
     (tmp_path / "log").write_bytes((tmp_path / model).read_bytes())
     arguments = ["--resume", "log", "--epochs", 2, "--log", "log", "-q"]
     fails(run, tmp_path, ["log", "input"], "fit", data, "-o", "n.h5", *arguments)
+
+
+@pytest.mark.parametrize("step", ["fit", "encode"])
+def test_other_files_and_missing_chunks_are_read_only_if_asked_for(step, run, model, data, tmp_path):
+    first, last = ([model], []) if step == "encode" else ([], OPTIONS)
+    with h5py.File("links.h5", "w") as file:
+        file["X"] = h5py.ExternalLink(data, "/X")
+    with h5py.File("holes.h5", "w") as file:
+        file.create_dataset("X", (N, P), "float32", chunks=(N // 2, P))[: N // 2] = X[: N // 2]
+    for path, flag in (("links.h5", "--follow-external"), ("holes.h5", "--fill-missing")):
+        before = sorted(tmp_path.iterdir())
+        code, _, err = run(step, *first, path, "--dataset", "X", "-o", "out.h5", "-q", *last)
+        assert code == 1
+        assert path in err
+        assert flag in err
+        assert sorted(tmp_path.iterdir()) == before
+        assert run(step, *first, path, "--dataset", "X", "-o", "out.h5", "-q", *last, flag)[0] == 0
+        (tmp_path / "out.h5").unlink()
+
+
+@pytest.mark.parametrize("step", ["fit", "encode"])
+def test_outputs_are_no_devices_and_no_inputs(step, run, model, data, tmp_path):
+    first, last = ([model], []) if step == "encode" else ([], OPTIONS)
+    (tmp_path / "null.h5").symlink_to("/dev/null")
+    (tmp_path / "hard.h5").hardlink_to(tmp_path / data)
+    for name, words in (("null.h5", "is a device or a pipe"), ("hard.h5", "is an input too")):
+        code, _, err = run(step, *first, data, "-o", name, "-q", *last)
+        assert code == 1
+        assert words in err
+    assert (tmp_path / "null.h5").is_char_device()
+    with h5py.File(data) as file:
+        np.testing.assert_array_equal(file["X"], X)
 
 
 # encode

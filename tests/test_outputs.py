@@ -64,8 +64,9 @@ def test_pipes_and_devices_are_refused_and_stay(which, tmp_path):
 
 def test_names_as_long_as_names_may_be_are_written_and_longer_ones_are_told_before_the_work(tmp_path):
     longest = os.pathconf(tmp_path, "PC_NAME_MAX")
-    write(tmp_path / ("a" * longest))
-    assert [len(name) for name in names(tmp_path)] == [longest]
+    for name in ("a" * longest, "a." + "b" * (longest - 2)):
+        write(tmp_path / name)
+    assert [len(name) for name in names(tmp_path)] == [longest] * 2
     with pytest.raises(OSError, match="too long") as caught:
         check_outputs({"--output": tmp_path / ("b" * (longest + 1))})
     assert caught.value.errno == errno.ENAMETOOLONG

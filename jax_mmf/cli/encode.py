@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 import jax_mmf as mmf
-from jax_mmf.cli.options import Command, Output, cache, dataset, open_data, option, quiet
+from jax_mmf.cli.options import Command, Output, cache, dataset, fill_missing, follow_external, open_data, option, quiet
 from jax_mmf.io import HDF5_ENDINGS, check_outputs, hdf5_written_aside, needs_x64, written_aside
 from jax_mmf.typing import HostArray
 
@@ -29,15 +29,26 @@ Example:
         help="File for the codes (n, k): .h5, data set “codes”, or .npy.")  # fmt: skip
 @option("--batch-size", type=click.IntRange(min=1),
         help="Samples per batch. [default: 64 MB of them, and at most 4096]")  # fmt: skip
+@follow_external
+@fill_missing
 @cache
 @quiet
-def command(model: Path, data: Path, dataset: str | None, output: Path, batch_size: int | None, quiet: bool) -> None:
+def command(
+    model: Path,
+    data: Path,
+    dataset: str | None,
+    output: Path,
+    batch_size: int | None,
+    quiet: bool,
+    follow_external: bool,
+    fill_missing: bool,
+) -> None:
     """Compute codes of the samples in DATA, with the dictionary and the penalty of MODEL."""
     check_outputs({"--output": output}, data, model)
     if needs_x64(model):
         jax.config.update("jax_enable_x64", True)
     solver, state, *_ = mmf.load_model(model)
-    source = open_data(data, dataset)
+    source = open_data(data, dataset, follow_external=follow_external, fill_missing=fill_missing)
     if source.n_features != state.dictionary.shape[1]:
         raise ValueError(
             f"{data} has {source.n_features} features, and {model} was trained on {state.dictionary.shape[1]}"

@@ -17,6 +17,8 @@ from jax_mmf.cli.options import (
     TextOutput,
     cache,
     dataset,
+    fill_missing,
+    follow_external,
     open_data,
     option,
     quiet,
@@ -70,6 +72,8 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @click.command("fit", cls=Command, epilog=_EPILOG)
 @click.argument("data", type=click.Path(path_type=Path))
 @dataset
+@follow_external
+@fill_missing
 @option("-o", "--output", type=Output("an HDF5 file", HDF5_ENDINGS), required=True, help="Model file to write (.h5).")
 @option("-k", "--components", type=click.IntRange(min=1), help="Number of atoms; needed except with --resume.")
 @option("--penalty", type=click.Choice(list(PENALTIES)), default="lasso",
@@ -134,7 +138,16 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @cache
 @quiet
 @click.pass_context
-def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path, **options: Any) -> int:
+def command(
+    ctx: click.Context,
+    /,
+    data: Path,
+    dataset: str | None,
+    output: Path,
+    follow_external: bool,
+    fill_missing: bool,
+    **options: Any,
+) -> int:
     """Learn a dictionary from the matrix in DATA (.h5, .npy or .npz; samples in rows), without loading it as a whole.
 
     Ctrl-C ends the run after the current step, and writes the model; SIGTERM and SIGHUP do the same. Exit status: 0, or
@@ -155,12 +168,12 @@ def command(ctx: click.Context, /, data: Path, dataset: str | None, output: Path
         resume, saved = _read(resume)
         solver, step = saved.solver, int(saved.state.step)
         run = resume_arguments(resume, saved, given, options)
-        source = open_data(data, dataset)
+        source = open_data(data, dataset, follow_external=follow_external, fill_missing=fill_missing)
     else:
         if options["components"] is None:
             raise click.UsageError("give the number of atoms, -k")
         check_given(given, options)
-        source = open_data(data, dataset)
+        source = open_data(data, dataset, follow_external=follow_external, fill_missing=fill_missing)
         solver, key = make_solver(options, source.n_features), jax.random.key(options["seed"])
         options["batch_size"] = options["batch_size"] or default_batch_size(solver)
         run = {name: options[name] for name in ("batch_size", "held_out", "revive_every")}

@@ -98,8 +98,13 @@ def _listed(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def open_data(path: Path, dataset: str | None) -> Source:
+def open_data(path: Path, dataset: str | None, **options: bool) -> Source:
     """Open the matrix in a file, or in the files of a folder.
+
+    Args:
+      path: of the file.
+      dataset: name of the data set, or None.
+      options: of `jax_mmf.open_source`.
 
     Raises:
       click.UsageError: for other formats, with a command that converts the file.
@@ -110,7 +115,7 @@ def open_data(path: Path, dataset: str | None) -> Source:
         package, read = _CONVERSIONS[ending]
         line = f"import numpy as np{package}; np.save({str(path.with_suffix('.npy'))!r}, {read.format(path)})"
         raise click.UsageError(f'{ending} files are not supported; convert the file once: python -c "{line}"')
-    return open_source(path, dataset)
+    return open_source(path, dataset, **options)
 
 
 _CONVERSIONS = {  # skiprows=0 is written out for users with a header line
@@ -142,4 +147,12 @@ seed = option("--seed", type=_Seed(), default=0, help="Seed of all random choice
 cache = option(
     "--cache/--no-cache", default=True, envvar="JAX_MMF_CACHE", expose_value=False, callback=_use_cache,
     help="Store compiled programs on disk, for faster starts later. JAX_MMF_CACHE=0 turns this off too.",
+)  # fmt: skip
+follow_external = option(
+    "--follow-external", is_flag=True,
+    help="Follow links of an HDF5 file to other files. They can make data of any file: only for files that you trust.",
+)  # fmt: skip
+fill_missing = option(
+    "--fill-missing", is_flag=True,
+    help="Read chunks of an HDF5 file that were never written as zeros. By default they are an error, as damage.",
 )  # fmt: skip

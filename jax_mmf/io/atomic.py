@@ -14,6 +14,7 @@ from jax_mmf.io.hdf5_output import HDF5Output
 from jax_mmf.io.leftovers import remove_leftovers, temporary_prefix
 
 HDF5_ENDINGS = (".h5", ".hdf5")
+_LONGEST_SUFFIX = 20  # that tells a format; longer ones could make a temporary name too long
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)  # errors of a write, which name no file
 
 
@@ -35,7 +36,8 @@ def written_aside(path: str | Path) -> Iterator[Path]:
     path, shown = _target(path), path
     remove_leftovers(path)
     try:
-        handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), suffix=path.suffix, dir=path.parent)
+        suffix = path.suffix if len(path.suffix) < _LONGEST_SUFFIX else ""
+        handle, name = tempfile.mkstemp(prefix=temporary_prefix(path), suffix=suffix, dir=path.parent)
     except OSError as error:
         raise type(error)(f"can't write {shown}: {error.strerror or error}") from error
     os.close(handle)

@@ -70,10 +70,10 @@ class HDF5Source(MatrixSource):
         self.feature_names = None if names is None else tuple(names.tolist())
         # Files of other drivers are not on a disk, and those that are open for writing change.
         self._stamp: tuple[Path, int, Stamp] | None = None
-        if dataset.file.driver == "sec2" and dataset.file.mode == "r":
-            handle = int(dataset.file.id.get_vfd_handle())
+        if dataset.file.driver == "sec2":
             self.path = Path(dataset.file.filename).absolute()
-            self._stamp = (self.path, handle, Stamp.of(handle))
+            handle = int(dataset.file.id.get_vfd_handle())
+            self._stamp = (self.path, handle, Stamp.of(handle)) if dataset.file.mode == "r" else None
         self._raw = _contiguous(dataset, name)
         self.reads_in_parallel = self._raw is not None
 

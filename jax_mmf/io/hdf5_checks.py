@@ -66,7 +66,7 @@ def find_data_set(file: h5py.File, path: str, *, follow_external: bool) -> Any:
     return place
 
 
-_ASK = "if you trust this file, open it by open_source with follow_external=True"
+_ASK = "if you trust this file, open it with follow_external=True (command: --follow-external)"
 
 
 def check_data_set(
@@ -94,21 +94,16 @@ def check_data_set(
             raise BadFileError(f"{name} holds no numbers, but refers to other files; {_ASK}")
         _check_other_files(dataset, name, fill_missing)
         return
-    stored = dataset.id.get_storage_size()
-    n_bytes = math.prod(dataset.shape) * dataset.id.get_type().get_size()
+    n_bytes, size = math.prod(dataset.shape) * dataset.id.get_type().get_size(), _size(dataset.file)
     if n_bytes == 0:
         return
-    size = _size(dataset.file)
     if dataset.chunks is not None:
-        stored = _check_chunks(dataset, name, size, fill_missing=fill_missing)
-        decoded = n_bytes if layout.get_nfilters() else 0
-        check_expansion(name, decoded, stored, max_expansion)
+        _check_chunks(dataset, name, size, fill_missing=fill_missing, max_expansion=max_expansion)
     elif layout.get_layout() == h5py.h5d.CONTIGUOUS:
         offset = dataset.id.get_offset()
         if offset is None:
             _refuse_missing(name, "numbers that were never written", fill_missing=fill_missing)
-            check_expansion(name, n_bytes, size or n_bytes, max_expansion)
-        elif stored < n_bytes or (size is not None and offset + n_bytes > size):
+        elif dataset.id.get_storage_size() < n_bytes or (size is not None and offset + n_bytes > size):
             raise BadFileError(f"{name} is truncated: it ends beyond the {size} bytes of the file, or holds too few")
 
 
@@ -160,8 +155,10 @@ def path_of_part(dataset: h5py.Dataset, name: str) -> str | None:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _check_chunks(dataset: h5py.Dataset, name: str, size: int | None, *, fill_missing: bool) -> int:
-    """Check that chunks are there, inside of the file, and apart from each other; return how many bytes they take."""
+def _check_chunks(
+    dataset: h5py.Dataset, name: str, size: int | None, *, fill_missing: bool, max_expansion: float
+) -> None:
+    """Check that chunks are there, inside of the file, apart from each other, and of a likely size."""
     chunk_bytes = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
     expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
     starts, sizes, stored, outside = array("q"), array("q"), 0, 0
@@ -184,16 +181,17 @@ def _check_chunks(dataset: h5py.Dataset, name: str, size: int | None, *, fill_mi
     places, lengths = np.array(starts, np.int64)[order], np.array(sizes, np.int64)[order]
     if outside or (places[:-1] + lengths[:-1] > places[1:]).any():
         raise BadFileError(f"{name} has chunks beyond the end of the file, or on top of each other; it is damaged")
-    if not dataset.id.get_create_plist().get_nfilters() and stored != found * chunk_bytes:
+    if dataset.id.get_create_plist().get_nfilters():
+        check_expansion(name, found * chunk_bytes, stored, max_expansion)
+    elif stored != found * chunk_bytes:
         raise BadFileError(f"{name} has chunks of another size than {chunk_bytes} bytes; the file is damaged")
-    return stored
 
 
 def _refuse_missing(name: str, what: str, *, fill_missing: bool) -> None:
     if not fill_missing:
         raise BadFileError(
             f"{name} lacks {what}; HDF5 would read the fill value there. If they were left out on purpose, open the "
-            "file by open_source with fill_missing=True"
+            "file with fill_missing=True (command: --fill-missing)"
         )
 
 

@@ -47,9 +47,12 @@ def _is_dead(rest: str) -> bool:
 
 def _machine() -> str:
     """Return a token of the machine, or of the container, whose process numbers mean something here."""
-    names = "/proc/self/ns/pid"
-    space = os.stat(names).st_ino if os.path.exists(names) else 0  # noqa: PTH110, PTH116
-    return f"{zlib.crc32(f'{platform.node()} {space}'.encode()):08x}"
+    space, identity = 0, ""
+    with suppress(OSError):
+        space = Path("/proc/self/ns/pid").stat().st_ino
+    with suppress(OSError):
+        identity = Path("/etc/machine-id").read_text()
+    return f"{zlib.crc32(f'{platform.node()} {space} {identity}'.encode()):08x}"
 
 
 def _start_of(pid: int) -> str:

@@ -34,6 +34,7 @@ class MatrixSource:
       feature_names: names of the columns, or None.
       path: of the file that is read, or None.
       bytes_read: number of bytes read so far.
+      path: absolute path of the file that is read, which must not be an output; None for data in memory.
       reads_in_parallel: whether several threads may read at once, and need less time then.
 
     Raises:
