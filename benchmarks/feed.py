@@ -21,6 +21,7 @@ from benchmarks.report import Record, records_of
 
 Run = Callable[[], dict[str, Any]]
 K = 70
+_ENCODED = 80  # samples in a batch of `encode`, which takes 64 MB
 SAMPLES = 1000
 """Seconds are those of so many samples."""
 CASES = {
@@ -84,6 +85,27 @@ def jax_fit(path: str, storage: str, kind: str, batch_size: int, n_steps: int) -
         return {"scale": share * SAMPLES / (n_steps * batch_size)}
 
     return run
+
+
+def jax_encode(path: str, storage: str, n: int) -> Run:
+    """Ridge codes of n samples: of a source, or of batches that are there."""
+    import jax.numpy as jnp
+
+    import jax_mmf as mmf
+
+    penalty, dictionary = mmf.Ridge(0.1), jnp.asarray(np.load(path, mmap_mode="r")[:K])
+    if storage == "batches":
+        batch = _aligned(np.load(path, mmap_mode="r")[:_ENCODED])
+        return lambda: _encoded([mmf.encode(dictionary, batch, penalty) for _ in range(n // _ENCODED)])
+    opened = mmf.open_source(path) if storage == ".npy" else mmf.open_source(Path(path).with_suffix(".h5"), storage)
+    return lambda: _encoded(mmf.encode(dictionary, opened, penalty))
+
+
+def _encoded(codes: Any) -> dict[str, Any]:
+    import jax
+
+    jax.block_until_ready(codes)
+    return {}
 
 
 def jax_products(path: str, kind: str, batch_size: int, n_steps: int) -> Run:
@@ -163,7 +185,22 @@ def run(quick: bool, threads: Sequence[int], repeats: int, cache: Path) -> list[
                 ),
             ]
             records += records_of("feed", problem, setting, race(contestants, repeats))
+        encode, of = "benchmarks.feed:jax_encode", {"path": path, "n": _n_rows(path)}
+        contestants = [
+            Contestant(name, encode, n, storage=storage, **of)
+            for name, storage in {
+                "batches": "batches",
+                "encode, .npy": ".npy",
+                "encode, HDF5": "contiguous",
+                "encode, HDF5 in chunks": "chunked",
+            }.items()
+        ]
+        records += records_of("feed", problem, "ridge codes of all frames", race(contestants, repeats))
     return records
+
+
+def _n_rows(path: Path) -> int:
+    return int(np.load(path, mmap_mode="r").shape[0])
 
 
 def frames(quick: bool, cache: Path, n: int = 4000) -> tuple[Path, str]:
