@@ -139,6 +139,8 @@ def sources():
     wide = data(64)
     spread = jax.device_put(wide, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "features")))
     np.testing.assert_allclose(fit(solver(), spread, mesh).dictionary, fit(solver(), wide).dictionary, atol=1e-5)
+    alone = fit(solver(), DeviceSource(spread))
+    np.testing.assert_array_equal(alone.dictionary, fit(solver(), wide).dictionary)
     batches = [x[i : i + 25] for i in range(0, 200, 25)]
     options = {"held_out": x[:10], "revive_every": None}
     pair = [fit(solver(), batches, m, **options).dictionary for m in (mesh, None)]

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jax_mmf.core import is_typed_key, warn, with_auto_axes
+from jax_mmf.core import default_device, is_typed_key, warn, with_auto_axes
 from jax_mmf.learning import (
     BlockCoordinateDescent,
     OnlineFactorization,
@@ -110,7 +110,8 @@ class Placement:
     def put_on_device(self, samples: Array) -> Array:
         """Spread a mini-batch that is on a device, with as many rows as it needs."""
         if self.mesh is None:
-            return samples
+            several = len(samples.sharding.device_set) > 1  # rows of an array that is spread
+            return jax.device_put(samples, default_device()) if several else samples
         missing = self.width - self.n_features if samples.shape[1] == self.n_features else 0
         return jax.device_put(jnp.pad(samples, ((0, 0), (0, missing))), self._samples)
 
