@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jax_mmf as mmf
 from jax_mmf import completion
+from jax_mmf.io import DeviceSource
 from jax_mmf.learning import SubsetPerShare
 from jax_mmf.training import fitting
 from jax_mmf.training.placement import Placement
@@ -131,16 +132,18 @@ def communicates():
 def sources():
     """Batches, data on the devices, data that are spread over them, files, and a resumed run."""
     x, mesh = data(61), jax.make_mesh((2, 4), ("data", "features"))
-    from jax_mmf.io import DeviceSource
-
     one = fit(solver(), x)
     here = fit(solver(), DeviceSource(jnp.asarray(x)), mesh)
     np.testing.assert_allclose(here.dictionary, one.dictionary, atol=1e-5)
     wide = data(64)
-    spread = jax.device_put(wide, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "features")))
+    spread = jax.device_put(wide, NamedSharding(mesh, PartitionSpec(None, "features")))
     np.testing.assert_allclose(fit(solver(), spread, mesh).dictionary, fit(solver(), wide).dictionary, atol=1e-5)
-    alone = fit(solver(), DeviceSource(spread))
-    np.testing.assert_array_equal(alone.dictionary, fit(solver(), wide).dictionary)
+    for axes in ((None, "features"), ("data", None), ("data", "features")):
+        part = DeviceSource(jax.device_put(data(64, n=204), NamedSharding(mesh, PartitionSpec(*axes))))
+        alone, together = fit(solver(), part), fit(solver(), part, mesh)
+        here = fit(solver(), data(64, n=204))
+        np.testing.assert_allclose(alone.dictionary, here.dictionary, atol=1e-5)
+        np.testing.assert_allclose(together.dictionary, here.dictionary, atol=1e-5)
     batches = [x[i : i + 25] for i in range(0, 200, 25)]
     options = {"held_out": x[:10], "revive_every": None}
     pair = [fit(solver(), batches, m, **options).dictionary for m in (mesh, None)]

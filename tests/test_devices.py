@@ -15,15 +15,14 @@ from jax_mmf.learning import SubsetPerShare
 from jax_mmf.training.placement import adapted
 
 WORKER = Path(__file__).with_name("devices_worker.py")
-FLAGS = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 FAST = ["ridge", "partial B"]
 SLOW = ["lasso", "l1 ball", "blocks", "uniform", "codes from a part", "averaged", "non-negative", "elastic net",
         "simplex", "one after another"]  # fmt: skip
 
 
 def start(*arguments, devices=8, x64=False):
-    flags = {"XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-    environment = os.environ | flags | {"JAX_ENABLE_X64": str(int(x64))}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": str(int(x64))}
     command = [sys.executable, str(WORKER), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

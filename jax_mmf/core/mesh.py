@@ -31,6 +31,6 @@ def by_platform(*arrays: Array, cpu: Callable[..., Any], default: Callable[..., 
     return default(*arrays) if on_mesh(*arrays) else lax.platform_dependent(*arrays, cpu=cpu, default=default)
 
 
-def with_auto_axes(mesh: Mesh) -> Mesh:
+def with_auto_axes(mesh: Any) -> Mesh:
     """Return a mesh whose axes XLA partitions programs over, as none of its arrays' types say."""
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)

@@ -5,7 +5,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
+from jax_mmf.core import with_auto_axes
 from jax_mmf.io.matrix_source import MatrixSource
 from jax_mmf.typing import Array, HostArray
 
@@ -23,6 +25,8 @@ class DeviceSource(MatrixSource):
 
     def __init__(self, array: Array, name: str = "source") -> None:
         super().__init__(name, array.shape, array.dtype)
+        if isinstance(array.sharding, NamedSharding):  # rows are taken whatever axes its type names
+            array = jax.device_put(array, NamedSharding(with_auto_axes(array.sharding.mesh), array.sharding.spec))
         self._array = array
         if not _all_finite(array):
             i, j = (int(index[0]) for index in jnp.nonzero(~jnp.isfinite(array), size=1))

@@ -19,7 +19,7 @@ from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out, is_count_or_share, samples_held_out
 from jax_mmf.training.mixing import mixing_window
 from jax_mmf.training.order import SampleOrder
-from jax_mmf.training.placement import Placement
+from jax_mmf.training.placement import Placement, on_one_device
 from jax_mmf.training.sample_reader import SampleReader, write_samples
 from jax_mmf.typing import Array, HostArray, Key
 
@@ -299,7 +299,7 @@ class Feed:
 
     def _read_whole(self, rows: HostArray) -> Array:
         if isinstance(self._source, DeviceSource):
-            return self._source.take(np.sort(rows), self._stored_columns(None), self.dtype)
+            return on_one_device(self._source.take(np.sort(rows), self._stored_columns(None), self.dtype))
         # In ascending order, each chunk is decoded once if the last one is kept.
         return jax.device_put(self._sample_reader(min(1, self._n_chunks)).read(np.sort(rows)))
 

@@ -110,8 +110,7 @@ class Placement:
     def put_on_device(self, samples: Array) -> Array:
         """Spread a mini-batch that is on a device, with as many rows as it needs."""
         if self.mesh is None:
-            several = len(samples.sharding.device_set) > 1  # rows of an array that is spread
-            return jax.device_put(samples, default_device()) if several else samples
+            return on_one_device(samples)
         missing = self.width - self.n_features if samples.shape[1] == self.n_features else 0
         return jax.device_put(jnp.pad(samples, ((0, 0), (0, missing))), self._samples)
 
@@ -214,6 +213,11 @@ def adapted(solver: OnlineFactorization, mesh: Mesh | None) -> OnlineFactorizati
     if isinstance(statistics, SubsampledStatistics):
         statistics = replace(statistics, subset=per_share(statistics.subset))
     return replace(solver, subset=per_share(solver.subset), statistics=statistics)
+
+
+def on_one_device(samples: Array) -> Array:
+    """Send rows of an array that is spread over devices to the default one; others stay where they are."""
+    return samples if len(samples.sharding.device_set) == 1 else jax.device_put(samples, default_device())
 
 
 def any_process(flag: bool) -> bool:
