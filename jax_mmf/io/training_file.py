@@ -78,9 +78,10 @@ def check_seal(data: h5py.Dataset, name: str) -> None:
     """Compare the checksum of a file, if it has one.
 
     Raises:
-      BadFileError: if it is another one.
+      BadFileError: if it is another one, or is missing where there should be one.
     """
-    if "seal" in data.attrs and data.file.mode == "r" and int(data.attrs["seal"]) != _seal_of(data):
+    sealed = "seal" in data.attrs or (data.fletcher32 and "mean" in data.attrs)  # one goes with the other
+    if sealed and data.file.mode == "r" and data.attrs.get("seal") != _seal_of(data):
         raise BadFileError(f"{name} is damaged: its layout does not have its checksum; convert the data again")
 
 
