@@ -843,3 +843,19 @@ def test_info_tells_what_data_are_and_verifies_their_checksums(run, tmp_path):
     assert "data.h5 can't be read at rows" in err
     np.save(tmp_path / "x.npy", X)
     assert json.loads(run("info", "x.npy", "--json")[1])["n_samples"] == N
+
+
+def test_fit_and_encode_take_folders_and_matlab_files(run, tmp_path):
+    in_folder(tmp_path)
+    matlab_73(tmp_path / "x.mat", X)
+    options = ["-k", 2, "--penalty", "ridge", "--batch-size", 16, "-q", "--no-cache"]
+    for data, model in (("subjects", "a.h5"), ("x.mat", "b.h5")):
+        assert run("fit", data, "-o", model, *options)[0] == 0
+        assert run("encode", model, data, "-o", f"{model}.npy", "-q", "--no-cache")[0] == 0
+    solver = mmf.OnlineFactorization(n_components=2, penalty=mmf.Ridge(0.1), constraint=mmf.L2Ball())
+    with open_source(tmp_path / "subjects") as source:
+        want = mmf.fit(solver, source, key=jax.random.key(0), batch_size=16).state.dictionary
+    np.testing.assert_array_equal(mmf.load_model(tmp_path / "a.h5").state.dictionary, want)
+    d = np.asarray(mmf.load_model(tmp_path / "b.h5").state.dictionary, np.float64)
+    codes = np.linalg.solve(d @ d.T + 0.1 * np.eye(2), d @ X.T.astype(np.float64)).T
+    np.testing.assert_allclose(np.load(tmp_path / "b.h5.npy"), codes, rtol=1e-3, atol=1e-3)
