@@ -453,6 +453,45 @@ def test_a_part_that_is_damaged_is_not_used(damage, tmp_path):
     check_file(tmp_path / "x.h5", Rows(N).read(np.arange(N)))
 
 
+def test_damaged_files_are_errors_or_the_same_numbers(tmp_path):
+    """Or NaN, for chunks that HDF5 does not find. Random bytes of the file are changed."""
+
+    def seen(path):
+        with open_source(path) as source:
+            x = source.read(np.arange(N))
+            x[np.isnan(x)] = X[:, source.permutation][np.isnan(x)]
+            return [v.tobytes() for v in (x, source.permutation, source.mean, source.scale)]
+
+    convert(X, tmp_path / "x.h5", **SMALL)
+    whole, want, bad = (tmp_path / "x.h5").read_bytes(), seen(tmp_path / "x.h5"), 0
+    generator = np.random.default_rng(0)
+    for _ in range(150):
+        some = bytearray(whole)
+        for place in generator.integers(len(some), size=generator.integers(1, 4)):
+            some[place] = generator.integers(256)
+        (tmp_path / "y.h5").write_bytes(some)
+        try:
+            assert seen(tmp_path / "y.h5") == want
+        except BadFileError:
+            bad += 1
+    assert 20 < bad < 150
+
+
+def test_chunks_in_each_others_place_are_told_by_the_seal(tmp_path):
+    convert(X, tmp_path / "x.h5", **SMALL)
+    with h5py.File(tmp_path / "x.h5") as file:
+        places = [file["X"].id.get_chunk_info_by_coord((0, column)).byte_offset for column in (0, 4)]
+    first, second = (place.to_bytes(8, "little") for place in places)
+    whole = (tmp_path / "x.h5").read_bytes()
+    assert whole.count(first) == whole.count(second) == 1  # in the index
+    swapped = whole.replace(first, b"elsewhere"[:8]).replace(second, first).replace(b"elsewhere"[:8], second)
+    (tmp_path / "x.h5").write_bytes(swapped)
+    with h5py.File(tmp_path / "x.h5") as file:
+        file["X"][...]  # HDF5 itself finds nothing wrong
+    with pytest.raises(BadFileError, match="x.h5 is damaged: its layout does not have its checksum"):
+        open_source(tmp_path / "x.h5")
+
+
 @pytest.mark.usefixtures("flushed")
 def test_a_damaged_chunk_of_the_file_is_an_error(tmp_path):
     convert(X, tmp_path / "data.h5", **SMALL)
@@ -804,3 +843,19 @@ def test_info_tells_what_data_are_and_verifies_their_checksums(run, tmp_path):
     assert "data.h5 can't be read at rows" in err
     np.save(tmp_path / "x.npy", X)
     assert json.loads(run("info", "x.npy", "--json")[1])["n_samples"] == N
+
+
+def test_fit_and_encode_take_folders_and_matlab_files(run, tmp_path):
+    in_folder(tmp_path)
+    matlab_73(tmp_path / "x.mat", X)
+    options = ["-k", 2, "--penalty", "ridge", "--batch-size", 16, "-q", "--no-cache"]
+    for data, model in (("subjects", "a.h5"), ("x.mat", "b.h5")):
+        assert run("fit", data, "-o", model, *options)[0] == 0
+        assert run("encode", model, data, "-o", f"{model}.npy", "-q", "--no-cache")[0] == 0
+    solver = mmf.OnlineFactorization(n_components=2, penalty=mmf.Ridge(0.1), constraint=mmf.L2Ball())
+    with open_source(tmp_path / "subjects") as source:
+        want = mmf.fit(solver, source, key=jax.random.key(0), batch_size=16).state.dictionary
+    np.testing.assert_array_equal(mmf.load_model(tmp_path / "a.h5").state.dictionary, want)
+    d = np.asarray(mmf.load_model(tmp_path / "b.h5").state.dictionary, np.float64)
+    codes = np.linalg.solve(d @ d.T + 0.1 * np.eye(2), d @ X.T.astype(np.float64)).T
+    np.testing.assert_allclose(np.load(tmp_path / "b.h5.npy"), codes, rtol=1e-3, atol=1e-3)

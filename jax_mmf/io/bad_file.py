@@ -17,6 +17,10 @@ class NoDataSetError(BadFileError, KeyError):
         return ValueError.__str__(self)
 
 
+class MissingFilterError(BadFileError, ImportError):
+    """The numbers of a file are compressed by what is not installed, or what the damaged file names."""
+
+
 @contextmanager
 def bad_file_told(path: Path, what: str) -> Iterator[None]:
     """Raise errors in a block that reads a file as a `BadFileError`: its libraries raise errors of any kind.

@@ -7,6 +7,7 @@ from typing import Any
 import h5py
 
 from jax_mmf.core import check_choice
+from jax_mmf.io.bad_file import MissingFilterError
 
 COMPRESSIONS = ("none", "auto", "gzip", "zstd", "blosc2")
 _ADVICE = "pip install 'jax-mmf[convert]'"
@@ -51,13 +52,13 @@ def check_readable(dataset: h5py.Dataset) -> None:
     """Make sure that the chunks of a data set can be decoded; hdf5plugin is loaded if they need it.
 
     Raises:
-      ImportError: if they need it and it is not installed.
+      MissingFilterError: if they need it and it is not installed, or they need another one.
     """
     settings = dataset.id.get_create_plist()
     for code, _, _, name in map(settings.get_filter, range(settings.get_nfilters())):
         if not h5py.h5z.filter_avail(code) and (_plugin() is None or not h5py.h5z.filter_avail(code)):
             text = name.decode(errors="replace").partition(";")[0]
-            raise ImportError(
+            raise MissingFilterError(
                 f"data set {dataset.name!r} of {dataset.file.filename} is compressed by {text or code}, which needs "
                 f"the package hdf5plugin: {_ADVICE}"
             )

@@ -19,7 +19,14 @@ from jax_mmf.io.moments import Moments
 from jax_mmf.io.partial_file import PartialFile, continued_file
 from jax_mmf.io.permutation import FeaturePermutation
 from jax_mmf.io.sources import BatchSource, Source, as_source
-from jax_mmf.io.training_file import Layout, create_matrix, write_moments, write_of_features
+from jax_mmf.io.training_file import (
+    Layout,
+    create_matrix,
+    places_of_chunks,
+    write_moments,
+    write_of_features,
+    write_seal,
+)
 from jax_mmf.learning import BlockSubset
 from jax_mmf.typing import HostArray, Key
 
@@ -237,10 +244,10 @@ def _checked_moments(data: h5py.Dataset, n_rows: int, rows: Rows, last_band: Hos
     """Read the rows that are complete. Their checksums, and the last band, must be right."""
     if data.shape != rows.shape or data.dtype != rows.dtype:
         raise ValueError(f"it holds numbers of {data.dtype}, of shape {data.shape}")
+    _check_chunks(data, n_rows)
     moments, first, band = Moments(rows.shape[1]), 0, np.empty(0)
     for first in range(0, n_rows, rows.height):
         last = min(first + rows.height, n_rows)
-        _check_chunks(data, first, last)
         band = data[first:last]
         moments.add(band)
     if not np.array_equal(band.view(np.uint8), last_band[: len(band)].view(np.uint8)):
@@ -248,13 +255,13 @@ def _checked_moments(data: h5py.Dataset, n_rows: int, rows: Rows, last_band: Hos
     return moments
 
 
-def _check_chunks(data: h5py.Dataset, first: int, last: int) -> None:
-    """Raise a ValueError if a chunk of some rows is not in the file; HDF5 would read it as zeros."""
+def _check_chunks(data: h5py.Dataset, n_rows: int) -> None:
+    """Raise a ValueError if a chunk of the first rows is not in the file; HDF5 would read its fill value."""
     height, width = data.chunks
-    for row in range(first, last, height):
-        for column in range(0, data.shape[1], width):
-            if data.id.get_chunk_info_by_coord((row, column)).byte_offset is None:
-                raise ValueError(f"data set {data.name!r} lacks the chunk of row {row}, column {column}")
+    there = {place[:2] for place in places_of_chunks(data)}
+    needed = {(row, column) for row in range(0, n_rows, height) for column in range(0, data.shape[1], width)}
+    if not needed <= there:
+        raise ValueError(f"it lacks {len(needed - there)} chunks")
 
 
 # Batches, whose number is not known
@@ -306,6 +313,8 @@ def _finished(
     write_moments(data, moments, order)
     if names is not None:
         write_of_features(data, "feature_names", np.array(names, dtype=np.str_))
+    if job.plan.chunks.checksums:
+        write_seal(data)
     not_finite = moments.not_finite
     if not_finite is not None and order is not None:
         not_finite = (not_finite[0], int(order[not_finite[1]]))

@@ -14,7 +14,7 @@ from jax_mmf.io.hdf5_checks import MAX_EXPANSION, check_data_set, read_permutati
 from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, stretches
 from jax_mmf.io.opened_file import Stamp, check_unchanged
 from jax_mmf.io.raw_source import RawSource
-from jax_mmf.io.training_file import read_of_features
+from jax_mmf.io.training_file import check_seal, read_of_features
 from jax_mmf.typing import HostArray
 
 _MUCH_EXCESS = 4  # numbers read for each one that is needed, from which a warning is given
@@ -65,6 +65,7 @@ class HDF5Source(MatrixSource):
             fill_missing=fill_missing,
             max_expansion=max_expansion,
         )
+        check_seal(dataset, name)
         self.permutation = read_permutation(dataset, name)
         names = read_of_features(dataset, "feature_names")
         self.feature_names = None if names is None else tuple(names.tolist())
@@ -80,11 +81,13 @@ class HDF5Source(MatrixSource):
     @cached_property
     def mean(self) -> HostArray | None:
         """Mean of each feature ``(p,)``, in the original order of the features, or None if the file has none."""
+        self._check_open()
         return read_of_features(self._dataset, "mean")
 
     @cached_property
     def scale(self) -> HostArray | None:
         """Standard deviation of each feature ``(p,)``, 1 where it is zero, in the original order; or None."""
+        self._check_open()
         return read_of_features(self._dataset, "scale")
 
     def storage(self) -> dict[str, Any]:

@@ -1,19 +1,25 @@
 """Files of training data: a matrix in chunks with checksums, and what is known of its features.
 
 What belongs to the features stands in data sets of its own, in the original order of the features. Attributes of the
-matrix name them: ``feature_permutation``, ``mean``, ``scale``, ``feature_names``.
+matrix name them: ``feature_permutation``, ``mean``, ``scale``, ``feature_names``. The attribute ``seal`` is a checksum
+of what HDF5 has none for: where the chunks are, what their bytes mean, and what belongs to the features. Numbers of a
+chunk that HDF5 does not find are NaN, which `fit` and others refuse, and not zero.
 """
 
+import zlib
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 
-from jax_mmf.io.bad_file import BadFileError
+from jax_mmf.io.bad_file import BadFileError, bad_file_told
 from jax_mmf.io.compression import filters_of
 from jax_mmf.io.hdf5_checks import MAX_EXPANSION, check_data_set, find_data_set, path_of_part
 from jax_mmf.io.moments import Moments
 from jax_mmf.typing import HostArray
+
+_OF_FEATURES = ("feature_permutation", "mean", "scale", "feature_names")
 
 
 class Layout(NamedTuple):
@@ -44,6 +50,7 @@ def create_matrix(
         dtype,
         maxshape=(None, shape[1]),
         chunks=(layout.rows_per_chunk, min(layout.block_width, shape[1])),
+        fillvalue=np.nan if dtype.kind == "f" else None,
         **filters_of(layout.compression, checksums=layout.checksums),
     )
     if order is not None:
@@ -61,6 +68,47 @@ def write_moments(data: h5py.Dataset, moments: Moments, order: HostArray | None)
         write_of_features(data, name, original)
 
 
+def write_seal(data: h5py.Dataset) -> None:
+    """Write the checksum of a file that is complete."""
+    data.file.flush()  # so that all chunks have their place
+    data.attrs["seal"] = np.uint32(_seal_of(data))
+
+
+def check_seal(data: h5py.Dataset, name: str) -> None:
+    """Compare the checksum of a file, if it has one.
+
+    Raises:
+      BadFileError: if it is another one, or is missing where there should be one.
+    """
+    sealed = "seal" in data.attrs or (data.fletcher32 and "mean" in data.attrs)  # one goes with the other
+    if sealed and data.file.mode == "r" and data.attrs.get("seal") != _seal_of(data):
+        raise BadFileError(f"{name} is damaged: its layout does not have its checksum; convert the data again")
+
+
+def places_of_chunks(data: h5py.Dataset) -> list[tuple[int, ...]]:
+    """Row, column, filters that were left out, place in the file and size of each chunk, in the order of the rows."""
+    places: list[tuple[int, ...]] = []
+    data.id.chunk_iter(lambda c: places.append((*c.chunk_offset, c.filter_mask, c.byte_offset, c.size)))
+    return sorted(places)
+
+
+def _seal_of(data: h5py.Dataset) -> int:
+    seal = zlib.crc32(np.array(places_of_chunks(data), "<u8").tobytes(), _crc_of_kind(data, 0))
+    for name in _OF_FEATURES:
+        path = path_of_part(data, name)
+        if path is not None:
+            part = data.file[path]
+            seal = zlib.crc32(part[...].tobytes(), _crc_of_kind(part, zlib.crc32(name.encode(), seal)))
+    return seal
+
+
+def _crc_of_kind(data: h5py.Dataset, seal: int) -> int:
+    """Checksum of the shape of a data set, and of what the bytes of its chunks mean."""
+    settings = data.id.get_create_plist()
+    filters = [settings.get_filter(index)[:3] for index in range(settings.get_nfilters())]
+    return zlib.crc32(data.id.get_type().encode(), zlib.crc32(repr((data.shape, data.chunks, filters)).encode(), seal))
+
+
 def write_of_features(data: h5py.Dataset, name: str, values: HostArray) -> None:
     """Write an array ``(p,)`` that belongs to the features of a matrix; text is stored in UTF-8."""
     if values.dtype.kind == "U":
@@ -70,7 +118,7 @@ def write_of_features(data: h5py.Dataset, name: str, values: HostArray) -> None:
     if place in data.file:  # of a conversion that stopped here
         del data.file[place]
     written = data.file.create_dataset(place, data=values, chunks=values.shape, fletcher32=True)
-    data.attrs[name] = written.name
+    data.attrs[name] = np.bytes_(written.name.encode())  # damaged strings of variable length may crash HDF5
     data.file.flush()  # a full disk is an error here, and may end the process where HDF5 releases the data set
 
 
@@ -80,13 +128,14 @@ def read_of_features(data: h5py.Dataset, name: str) -> HostArray | None:
     Raises:
       BadFileError: if it is of another length or kind, or not complete.
     """
-    path = path_of_part(data, name)
-    if path is None:
-        return None
-    found = find_data_set(data.file, path, follow_external=False)
-    what = f"{name} of data set {data.name!r} of {data.file.filename}"
-    if not isinstance(found, h5py.Dataset) or found.shape != data.shape[1:] or found.dtype.kind not in "fS":
-        raise BadFileError(f"{what} must refer to a number or a name for each of {data.shape[1]} features")
-    check_data_set(found, what, follow_external=False, fill_missing=False, max_expansion=MAX_EXPANSION)
-    values: HostArray = found[...]
-    return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
+    place = Path(str(data.file.filename))
+    with bad_file_told(place, f"has no valid {name} of the features of data set {data.name!r}"):
+        path = path_of_part(data, name)
+        if path is None:
+            return None
+        found = find_data_set(data.file, path, follow_external=False)
+        if not isinstance(found, h5py.Dataset) or found.shape != data.shape[1:] or found.dtype.kind not in "fS":
+            raise BadFileError(f"it must refer to a number or a name for each of {data.shape[1]} features")
+        check_data_set(found, name, follow_external=False, fill_missing=False, max_expansion=MAX_EXPANSION)
+        values: HostArray = found[...]
+        return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values
