@@ -69,9 +69,7 @@ def write_of_features(data: h5py.Dataset, name: str, values: HostArray) -> None:
     place = f"{data.name}_{name}"
     if place in data.file:  # of a conversion that stopped here
         del data.file[place]
-    written = data.file.create_dataset(place, data=values, chunks=values.shape, fletcher32=True)
-    data.attrs[name] = written.name
-    data.file.flush()  # a full disk is an error here, and may end the process where HDF5 releases the data set
+    data.attrs[name] = data.file.create_dataset(place, data=values, chunks=values.shape, fletcher32=True).name
 
 
 def read_of_features(data: h5py.Dataset, name: str) -> HostArray | None:
