@@ -65,6 +65,7 @@ OBJECTS = {
     "Start": mmf.Start(SOLVER, 20, 6, np.dtype("float32"), 2, 0, None),
     "State": STATE,
     "Subset": mmf.BlockSubset(2, 2).draw(jax.random.key(0), jnp.int32(0), 13),
+    "SubsetPerShare": mmf.SubsetPerShare(mmf.BlockSubset(2), 4),
     "UniformSubset": mmf.UniformSubset(2),
     "UnrolledFISTA": mmf.UnrolledFISTA(3),
 }

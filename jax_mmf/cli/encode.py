@@ -98,5 +98,6 @@ def _codes_file(
 
             def write(first: int, codes: HostArray) -> None:
                 data[first : first + len(codes)] = codes
+                file.check()
 
             yield write

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import h5py
-
-from jax_mmf.io.hdf5_output import HDF5Output
+from jax_mmf.io.hdf5_output import HDF5Output, WrittenHDF5
 from jax_mmf.io.leftovers import remove_leftovers, temporary_prefix
 
 HDF5_ENDINGS = (".h5", ".hdf5")
@@ -58,8 +56,10 @@ def written_aside(path: str | Path) -> Iterator[Path]:
 @contextmanager
 def hdf5_written_aside(
     path: str | Path, *, userblock_size: int | None = None, finish: Callable[[Path], None] | None = None
-) -> Iterator[h5py.File]:
+) -> Iterator[WrittenHDF5]:
     """Yield a new HDF5 file, open for writing, which is renamed to ``path`` at the end, or removed after an error.
+
+    A write that fails is an error at the end, or at the next call of the method ``check`` of the file.
 
     Args:
       path: of the file to write.
@@ -72,11 +72,8 @@ def hdf5_written_aside(
     """
     check_ending(path, HDF5_ENDINGS)
     with written_aside(path) as aside:
-        with HDF5Output(aside) as output, h5py.File(output, "w", userblock_size=userblock_size) as file:
-            try:
-                yield file
-            finally:
-                output.give_up_quietly()
+        with HDF5Output(aside) as output, WrittenHDF5(output, userblock_size=userblock_size) as file:
+            yield file
         if finish is not None:
             finish(aside)
 

@@ -204,7 +204,12 @@ def _convert_at_once(source: Source, job: _Job) -> Conversion:
     with hdf5_written_aside(job.path) as file:
         data = create_matrix(file, job.plan.layout(source.n_features), rows.shape, rows.dtype, order)
         moments = Moments(source.n_features)
-        _fill(data, moments, rows.bands(0), job, lambda done: job.report(done, source.n_samples))
+
+        def note(done: int) -> None:
+            file.check()
+            job.report(done, source.n_samples)
+
+        _fill(data, moments, rows.bands(0), job, note)
         return _finished(data, moments, order, getattr(source, "feature_names", None), job)
 
 
@@ -280,7 +285,12 @@ def _convert_batches(source: BatchSource, job: _Job) -> Conversion:
         height = job.plan.height(None, p * dtype.itemsize)
         together = bands(pieces(chain([start], batches), p, dtype, job.name), height, p, dtype)
         permuted = together if permutation is None else map(permutation.apply, together)
-        _fill(data, moments, permuted, job, lambda done: job.report(done, None))
+
+        def note(done: int) -> None:
+            file.check()
+            job.report(done, None)
+
+        _fill(data, moments, permuted, job, note)
         return _finished(data, moments, order, source.feature_names, job)
 
 
@@ -294,7 +304,7 @@ def _fill(
     for band in bands:
         first, last = moments.n_samples, moments.n_samples + len(band)
         free, needed = shutil.disk_usage(job.path.parent).free, band.nbytes + _MARGIN
-        if free < needed:  # HDF5 may end the process if it finds the disk full
+        if free < needed:
             raise OSError(
                 f"no space for {job.path}: {free / 1e6:.0f} MB are free where {needed / 1e6:.0f} are needed next"
             )

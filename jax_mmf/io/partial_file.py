@@ -14,11 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import h5py
-
 from jax_mmf.core import warn
 from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, check_outputs, publish
 from jax_mmf.io.bad_file import BadFileError
+from jax_mmf.io.hdf5_output import HDF5Output, WrittenHDF5
 
 _SECONDS_PER_FLUSH = 5.0
 
@@ -51,18 +50,19 @@ class PartialFile:
     def restart(self, reason: str) -> None:
         """Forget what is written, with a warning."""
         warn(f"{self.folder} can't be continued, since {reason}; the conversion starts again from the first row")
-        self.file.close()
+        self._close()
         self.n_rows = 0
         self.file = self._open()
 
     def complete(self, n_rows: int, *, at_once: bool = False) -> None:
         """Note that the first n rows are written; they are safe on disk some seconds later, or at once."""
+        self.file.check()
         self.n_rows = n_rows
         if at_once or time.monotonic() - self._last_flush >= _SECONDS_PER_FLUSH:
-            os.fsync(self.file.id.get_vfd_handle())  # of the numbers, which takes long; metadata are not written yet
+            self._output.synchronise()  # of the numbers, which takes long; metadata are not written yet
             self._write_record(None)
             self.file.flush()
-            os.fsync(self.file.id.get_vfd_handle())
+            self._output.synchronise()
             self._write_record(n_rows)
             self._last_flush = time.monotonic()
 
@@ -73,7 +73,7 @@ class PartialFile:
 
     def publish(self) -> None:
         """Give the file its name, and remove the folder."""
-        self.file.close()
+        self._close()
         with self._data.open("rb+") as file:
             os.fsync(file.fileno())
         self._write_record(self.n_rows)  # it is whole again
@@ -83,7 +83,7 @@ class PartialFile:
     def discard(self) -> None:
         """Remove what is written."""
         with suppress(OSError, RuntimeError):
-            self.file.close()
+            self._close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def keep(self) -> None:
@@ -91,25 +91,36 @@ class PartialFile:
         with suppress(OSError, RuntimeError):
             self.complete(self.n_rows, at_once=True)
         with suppress(OSError, RuntimeError):
-            self.file.close()
+            self._close()
 
-    def _open(self) -> h5py.File:
+    @property
+    def failed_write(self) -> OSError | None:
+        """The error of the first write that failed, with the name of the file; or None."""
+        error = self._output.error
+        if error is not None and error.filename is None:
+            error.filename = str(self._path)
+        return error
+
+    def _close(self) -> None:
+        self.file.close()
+        self._output.close()
+
+    def _open(self) -> WrittenHDF5:
         """Open what is written, if there is something to go on with, or else a new file."""
-        if self._data.exists():
+        existing = self.n_rows > 0 and self._data.exists()
+        try:
+            self._output = HDF5Output(self._data, existing=existing)
+        except BlockingIOError as error:
+            raise OSError(f"{self.folder} is in use: another process converts to {self._path}") from error
+        if existing:
             try:
-                file = h5py.File(self._data, "r+")
-            except BlockingIOError as error:
-                raise OSError(f"{self.folder} is in use: another process converts to {self._path}") from error
+                return _with_metadata_in_memory(WrittenHDF5(self._output, "r+"))
             except (OSError, RuntimeError):
-                if self.n_rows:
-                    warn(f"{self.folder} is damaged; the conversion starts again from the first row")
-                self.n_rows = 0
-            else:
-                if self.n_rows:
-                    return _with_metadata_in_memory(file)
-                file.close()
-            self._data.unlink()
-        return _with_metadata_in_memory(h5py.File(self._data, "w"))
+                warn(f"{self.folder} is damaged; the conversion starts again from the first row")
+                self._output.close()
+                self._output = HDF5Output(self._data)
+        self.n_rows = 0
+        return _with_metadata_in_memory(WrittenHDF5(self._output))
 
     def _rows_of_this_plan(self) -> int:
         """Return the number of rows that are complete, or 0 if there is nothing to go on with."""
@@ -168,10 +179,12 @@ def continued_file(path: str | Path, plan: dict[str, Any]) -> Iterator[PartialFi
             partial.discard()
         else:
             partial.keep()
+        if partial.failed_write not in (None, error):  # of which HDF5 makes errors of other kinds
+            raise partial.failed_write from error
         raise
 
 
-def _with_metadata_in_memory(file: h5py.File) -> h5py.File:
+def _with_metadata_in_memory(file: WrittenHDF5) -> WrittenHDF5:
     """Make HDF5 write metadata at a flush alone, so that a file is whole between two of them."""
     settings = file.id.get_mdc_config()
     settings.evictions_enabled = False

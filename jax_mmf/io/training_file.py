@@ -119,7 +119,6 @@ def write_of_features(data: h5py.Dataset, name: str, values: HostArray) -> None:
         del data.file[place]
     written = data.file.create_dataset(place, data=values, chunks=values.shape, fletcher32=True)
     data.attrs[name] = np.bytes_(written.name.encode())  # damaged strings of variable length may crash HDF5
-    data.file.flush()  # a full disk is an error here, and may end the process where HDF5 releases the data set
 
 
 def read_of_features(data: h5py.Dataset, name: str) -> HostArray | None:
