@@ -145,5 +145,7 @@ def test_what_hurts_accelerators_does_not_grow(name, platform):
 
     x = jax.ShapeDtypeStruct((b, p), jnp.float32)
     program = jax.export.export(jax.jit(advance), platforms=[platform])(state, x).mlir_module()
+    if name == "partial B" and platform == "cuda":  # blocks are copied all at once
+        expected = (4, 3, 3)
     found = {heavy: program.count(heavy if heavy in HEAVY[3:] else f"stablehlo.{heavy}") for heavy in HEAVY}
     assert all(found[heavy] <= most for heavy, most in zip(HEAVY, (*expected, 0, 0, 0), strict=True)), found

@@ -285,8 +285,7 @@ def test_gather_and_scatter_have_derivatives(x64, name):
     np.testing.assert_allclose(by_values, np.where(valid, full[indices], 0))
 
 
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_accelerators_copy_all_blocks_at_once(platform):
+def test_gpus_copy_all_blocks_at_once():
     """A loop over the blocks takes tens of milliseconds there, where a step takes two."""
     subset = mmf.UniformSubset(4, width=16).draw(KEY, 0, 1000)
 
@@ -294,4 +293,4 @@ def test_accelerators_copy_all_blocks_at_once(platform):
         return subset.scatter(x, subset.gather(x) + 1)
 
     x = jax.ShapeDtypeStruct((3, 1000), jnp.float32)
-    assert "while" not in jax.export.export(jax.jit(both), platforms=[platform])(x).mlir_module()
+    assert "while" not in jax.export.export(jax.jit(both), platforms=["cuda"])(x).mlir_module()

@@ -22,13 +22,13 @@ def on_mesh(*arrays: Array) -> bool:
     )
 
 
-def by_platform(*arrays: Array, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
-    """Call a function on arrays: ``cpu`` on one CPU, and ``default`` on other devices.
+def by_platform(*arrays: Array, default: Callable[..., Any], **functions: Callable[..., Any]) -> Any:
+    """Call a function on arrays: that of the platform of a single device, such as ``cpu=``, or else ``default``.
 
     A loop over parts that fit into cache is fast on a CPU. If the features are spread over devices, such a loop would
     send each part to all of them.
     """
-    return default(*arrays) if on_mesh(*arrays) else lax.platform_dependent(*arrays, cpu=cpu, default=default)
+    return default(*arrays) if on_mesh(*arrays) else lax.platform_dependent(*arrays, default=default, **functions)
 
 
 def with_auto_axes(mesh: Any) -> Mesh:

@@ -76,7 +76,7 @@ class Subset:
             return lax.fori_loop(0, starts.shape[0], copy, jnp.zeros((*array.shape[:-1], self.size), array.dtype))
 
         # A loop copies fastest on CPU. On a GPU each of its steps takes some launches, 10 ms for a thousand blocks.
-        return self.drop_invalid(by_platform(array, cpu=in_blocks, default=one_by_one))
+        return self.drop_invalid(by_platform(array, cpu=in_blocks, tpu=in_blocks, default=one_by_one))
 
     def scatter(self, array: Array, values: Array) -> Array:
         """Replace the columns of the subset in an array ``(..., p)`` by values ``(..., s)``."""
@@ -107,7 +107,7 @@ class Subset:
 
             return lax.fori_loop(0, starts.shape[0], copy, array)
 
-        return by_platform(array, values, cpu=in_blocks, default=one_by_one)
+        return by_platform(array, values, cpu=in_blocks, tpu=in_blocks, default=one_by_one)
 
     def _in_each_share(self, function: Callable[..., Array], places: Array, array: Array, *more: Array) -> Array:
         """Call a function of a share of the features, the places ``(s,)`` in it, and shares of other arrays."""
