@@ -1,6 +1,6 @@
 """Foundations that are independent of the method: pytrees, checks, linear algebra, random keys, settings of JAX."""
 
-from jax_mmf.core.compatibility import one_kernel, partitioned
+from jax_mmf.core.compatibility import of_all_processes, one_kernel, partitioned
 from jax_mmf.core.compilation_cache import enable_compilation_cache
 from jax_mmf.core.foreign import as_array, feature_names, in_native_order, is_in_memory, is_scipy_sparse, text_of
 from jax_mmf.core.linalg import (
@@ -86,6 +86,7 @@ __all__ = [
     "matmul",
     "n_cores",
     "nearest",
+    "of_all_processes",
     "on_mesh",
     "one_kernel",
     "partitioned",

@@ -23,6 +23,20 @@ except ImportError:
     custom_partitioning = None  # type: ignore[assignment, misc]
 
 
+def of_all_processes(array: Any) -> Any:
+    """Collect an array of all processes on each of them, as a NumPy array. All processes call this.
+
+    What it is: `jax.experimental.multihost_utils.process_allgather`, of which JAX has no stable version.
+
+    Args:
+      array: a global array, which is collected whole; or a NumPy array of this process, which those of the other
+        processes are stacked with.
+    """
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(array, tiled=isinstance(array, jax.Array))
+
+
 def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let XLA compile a whole function, loops and all, into one kernel on CPU.
 

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jax_mmf.core import default_device, is_typed_key, warn, with_auto_axes
+from jax_mmf.core import default_device, is_typed_key, of_all_processes, warn, with_auto_axes
 from jax_mmf.learning import (
     BlockCoordinateDescent,
     OnlineFactorization,
@@ -222,7 +221,7 @@ def on_one_device(samples: Array) -> Array:
 
 def any_process(flag: bool) -> bool:
     """Whether something is true in any process of the run, so that all of them do the same."""
-    return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
+    return flag if jax.process_count() == 1 else bool(of_all_processes(np.array(flag)).any())
 
 
 def _collected(array: Any) -> Any:
@@ -231,7 +230,7 @@ def _collected(array: Any) -> Any:
     if not isinstance(array, jax.Array) or len(array.sharding.device_set) == 1:
         return array
     if not array.is_fully_addressable and not array.is_fully_replicated:
-        array = multihost_utils.process_allgather(array, tiled=True)
+        array = of_all_processes(array)
     return jax.device_put(np.asarray(array))
 
 
