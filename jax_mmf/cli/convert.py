@@ -47,9 +47,9 @@ def command(inputs: tuple[Path, ...], output: Path, datasets: tuple[str, ...], q
     """Convert INPUTS to one file that fit reads fast: .npy, .npz, .mat, .h5, zarr, folders of them.
 
     The rows of the inputs follow each other. Memory does not depend on their number. The output has a checksum for each
-    chunk, and mean and scale of each feature. If a conversion stops, the same command goes on with it.
+    chunk, and mean and scale of each feature. If a conversion stops, the same command resumes it.
 
-    Ctrl-C stops after the samples at hand. Exit status: 0, or 128 and the number of the signal: 130 after Ctrl-C.
+    Ctrl-C stops after the current samples. Exit status: 0, or 128 plus the number of the signal: 130 after Ctrl-C.
     """
     files = files_of(inputs)
     check_outputs({"--output": output}, *files)
@@ -83,7 +83,7 @@ def command(inputs: tuple[Path, ...], output: Path, datasets: tuple[str, ...], q
 
 
 class _Progress:
-    """A progress bar that starts at the rows that are there, and ends the conversion at a signal."""
+    """A progress bar that starts at the rows already written, and ends the conversion at a signal."""
 
     def __init__(self, interrupted: Callable[[], int], *, quiet: bool) -> None:
         self._interrupted, self._quiet = interrupted, quiet

@@ -1,4 +1,4 @@
-"""What ``jax-mmf info`` says of a file of data."""
+"""The description of a data file in ``jax-mmf info``."""
 
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,18 @@ _BAND = 2**26  # bytes of rows that are read at a time
 
 
 def is_data(path: Path) -> bool:
-    """Whether a path is that of data; HDF5 files that say what their format is are models."""
+    """Whether a path is that of data. HDF5 files with an attribute "format" are models."""
     if not path.is_file() or not h5py.is_hdf5(path):
         return path.suffix.lower() in (".npy", ".npz", ".mat") or path.is_dir()
     try:
         with h5py.File(path, "r") as file:
             return "format" not in file.attrs
-    except (OSError, RuntimeError):  # which the reader of models tells more about
+    except (OSError, RuntimeError):  # the reader of models gives a better message
         return False
 
 
 def facts_of(path: Path, dataset: str | None, *, verify: bool, quiet: bool) -> dict[str, Any]:
-    """Size and layout of a matrix. ``verify`` reads all of it, so that HDF5 compares the checksums.
+    """Return size and layout of a matrix. ``verify`` reads all of it, so that HDF5 compares the checksums.
 
     Raises:
       BadFileError: if a checksum is wrong.

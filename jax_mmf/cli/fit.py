@@ -35,7 +35,7 @@ _EPILOG = """\b
 Examples:
   jax-mmf fit data.h5 --dataset X -k 64 --alpha auto --held-out 0.05 -o model.h5
   jax-mmf fit data.h5 --dataset X --resume model.h5 --epochs 4 -o model.h5
-  jax-mmf fit data.h5 -k 64 -o model.h5 --checkpoint run --resume auto  # the same line goes on if it was killed
+  jax-mmf fit data.h5 -k 64 -o model.h5 --checkpoint run --resume auto  # the same line resumes a killed run
 """
 
 
@@ -127,7 +127,7 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     help="With --resume: other data, another batch size or other held-out samples are a warning and no error.",
 )
 @option("--checkpoint", type=click.Path(path_type=Path), metavar="FOLDER",
-        help="Folder for checkpoints, from which --resume auto goes on after a crash.")  # fmt: skip
+        help="Folder for checkpoints, from which --resume auto continues after a crash.")  # fmt: skip
 @option("--checkpoint-minutes", type=Real(min=0, min_open=True), metavar="MINUTES",
         help="Time between checkpoints. [default: 10, without --checkpoint-steps]")  # fmt: skip
 @option("--checkpoint-steps", type=click.IntRange(min=1), help="Steps between checkpoints. [default: none]")
@@ -148,10 +148,12 @@ def command(
     fill_missing: bool,
     **options: Any,
 ) -> int:
-    """Learn a dictionary from the matrix in DATA (.h5, .npy or .npz; samples in rows), without loading it as a whole.
+    """Learn a dictionary from the matrix in DATA (.h5, .npy, .npz, .mat or zarr, or a folder; samples in rows).
+
+    DATA is read a mini-batch at a time.
 
     Ctrl-C ends the run after the current step, and writes the model; SIGTERM and SIGHUP do the same. Exit status: 0, or
-    128 and the number of the signal: 130 after Ctrl-C, 143 after SIGTERM.
+    128 plus the number of the signal: 130 after Ctrl-C, 143 after SIGTERM.
     """
     plot, log = options["plot"], options["log"]
     resume = _newest(options["checkpoint"]) if options["resume"] == "auto" else options["resume"]

@@ -141,7 +141,7 @@ def _use_cache(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 quiet = option("--quiet", "-q", is_flag=True, help="Show no progress bar and no description of the data.")
 dataset = option(
-    "--dataset", metavar="NAME", help="Data set inside of an .h5 or .npz file. [default: the only 2-D one]"
+    "--dataset", metavar="NAME", help="Data set inside of an .h5, .npz, .mat or zarr file. [default: the only 2-D one]"
 )
 seed = option("--seed", type=_Seed(), default=0, help="Seed of all random choices.")
 cache = option(

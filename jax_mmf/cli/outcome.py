@@ -1,4 +1,4 @@
-"""What a run of ``jax-mmf fit`` leaves behind, however it ends."""
+"""The exit status of a command, and the model that ``jax-mmf fit`` writes, however the run ends."""
 
 import signal
 import tempfile
@@ -8,23 +8,23 @@ from jax_mmf.cli.report import say
 from jax_mmf.training import FitResult
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""They end a run after its step."""
+"""Signals that end a run after the current step."""
 
 
 class ElsewhereError(OSError):
-    """A model could not be written where it should, and is in another place."""
+    """A model could not be written to its path, and was written elsewhere."""
 
 
 def exit_status(number: int) -> int:
-    """Return the exit status after a signal, as shells have it; 0 for none."""
+    """Return the exit status after a signal, by the convention of shells; 0 for no signal."""
     return 128 + number if number else 0
 
 
 def write_model(result: FitResult, output: Path) -> None:
-    """Write the model of a run, in the folder for temporary files or in the home folder if its own one can't be used.
+    """Write the model of a run. If that fails, write it to the folder for temporary files or to the home folder.
 
     Raises:
-      ElsewhereError: if the model is in another place, which the message names.
+      ElsewhereError: if the model was written to another place, which the message names.
       OSError: if it can't be written anywhere.
     """
     result = result._replace(best=None)
@@ -42,7 +42,7 @@ def write_model(result: FitResult, output: Path) -> None:
 
 
 def write_partial_model(error: Exception, output: Path) -> None:
-    """Write the model of the steps before an error, if there was one, and say so."""
+    """Write the model of the steps before an error, if there were any, and print its path."""
     result: FitResult | None = getattr(error, "result", None)
     if result is None:
         return

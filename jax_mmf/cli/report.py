@@ -1,4 +1,4 @@
-"""Description of the data of ``jax-mmf fit``, and what it says."""
+"""Texts of ``jax-mmf fit``: the description of the data, and the messages."""
 
 import math
 from contextlib import suppress
@@ -45,6 +45,6 @@ def without_nan(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def say(text: str, *, err: bool = False) -> None:
-    """Write a line, unless the terminal is gone, as it is after SIGHUP."""
+    """Write a line. Do nothing if the terminal is closed, as after SIGHUP."""
     with suppress(OSError):
         click.echo(text, err=err)

@@ -122,7 +122,7 @@ def resume_arguments(
       click.UsageError: if an option contradicts the model, or the file does not hold the number of held-out samples.
     """
     run = {k: model.run[k] for k in ("batch_size", "held_out", "revive_every", "shuffle") if k in model.run}
-    relative = model.told("alpha")  # as it was given, before the run found its number
+    relative = model.told("alpha")  # as it was given, before the run computed its value
     known = options_of(model.solver) | {"dtype": str(model.state.dictionary.dtype)} | run
     defaults = {**defaults, "batch_size": defaults["batch_size"] or BATCH_SIZE}
     for name, value in given.items():

@@ -101,7 +101,7 @@ def _read(file: h5py.File, model: Model | None) -> Fitted:
 
 
 def _read_leaves(file: h5py.File, like: list[jax.ShapeDtypeStruct]) -> list[Array]:
-    """Read the arrays of a state, which must be like those of a new one."""
+    """Read the arrays of a state, whose shapes and dtypes must be those of a new state."""
     leaves = [read_array(file, f"state/{index}") for index in range(len(like))]
     for index, (leaf, want) in enumerate(zip(leaves, like, strict=True)):
         if leaf.shape != want.shape or leaf.dtype != want.dtype:
@@ -114,7 +114,7 @@ def _read_leaves(file: h5py.File, like: list[jax.ShapeDtypeStruct]) -> list[Arra
 
 
 def _check_ratings(ratings: Ratings) -> None:
-    """Raise a ValueError unless ratings are what `Ratings` promises."""
+    """Raise a ValueError unless ratings have the properties that `Ratings` guarantees."""
     n = len(ratings.users)
     for name in _COLUMNS:
         column = getattr(ratings, name)

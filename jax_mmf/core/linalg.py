@@ -144,7 +144,7 @@ def solve_shifted(gram: Array, shift: Array, right: Array) -> Array:
     shifted = gram + jnp.broadcast_to(jnp.diag(shift), gram.shape)
     factor = cholesky(shifted)
     if gram.ndim == 2 and on_mesh(right):
-        # XLA would send all systems to all devices for a triangular solve. Products stay on theirs.
+        # For a triangular solve, XLA would send all systems to all devices. Matrix products stay on their devices.
         inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(factor), dtype=factor.dtype))
         found = matmul(right, inverse)
         return found + matmul(right - matmul(found, shifted), inverse)

@@ -11,9 +11,9 @@ from jax_mmf.typing import Array
 
 
 def on_mesh(*arrays: Array) -> bool:
-    """Whether the function that is traced computes on several devices, as far as JAX tells.
+    """Whether the function being traced computes on several devices, as far as JAX tells.
 
-    It does in the context of `jax.set_mesh`, and where the types of its arguments have a mesh. Inside of
+    This is so in the context of `jax.set_mesh`, and if the types of its arguments have a mesh. Inside of
     `jax.shard_map`, a function computes on one device.
     """
     meshes = [jax.sharding.get_abstract_mesh(), *(jax.typeof(array).sharding.mesh for array in arrays)]
@@ -32,5 +32,5 @@ def by_platform(*arrays: Array, default: Callable[..., Any], **functions: Callab
 
 
 def with_auto_axes(mesh: Any) -> Mesh:
-    """Return a mesh whose axes XLA partitions programs over, as none of its arrays' types say."""
+    """Return a mesh with automatic axes, which XLA partitions programs over, and which no array type names."""
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)

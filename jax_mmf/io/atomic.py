@@ -12,17 +12,17 @@ from jax_mmf.io.hdf5_output import HDF5Output, WrittenHDF5
 from jax_mmf.io.leftovers import remove_leftovers, temporary_prefix
 
 HDF5_ENDINGS = (".h5", ".hdf5")
-_LONGEST_SUFFIX = 20  # that tells a format; longer ones could make a temporary name too long
-_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)  # errors of a write, which name no file
+_LONGEST_SUFFIX = 20  # a longer suffix is no format, and could make a temporary name too long
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)  # errors of a write, without file name
 
 
 @contextmanager
 def written_aside(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which is renamed to ``path`` at the end, or removed after an error.
 
-    File and folder are synchronised with the disk before and after the renaming. An existing file is replaced only at
-    the end, and its permissions stay as they are. A symbolic link stays, and the file that it leads to is replaced.
-    Temporary files that killed processes left for the same path are removed first.
+    The file is flushed to disk before the renaming, and the folder after it. An existing file is replaced only at the
+    end, and keeps its permissions. A symbolic link stays, and the file that it points to is replaced. Temporary files
+    that killed processes left for the same path are removed first.
 
     Args:
       path: of the file to write.
@@ -59,12 +59,12 @@ def hdf5_written_aside(
 ) -> Iterator[WrittenHDF5]:
     """Yield a new HDF5 file, open for writing, which is renamed to ``path`` at the end, or removed after an error.
 
-    A write that fails is an error at the end, or at the next call of the method ``check`` of the file.
+    A failed write raises an error at the end of the block, or at the next call of the file's method ``check``.
 
     Args:
       path: of the file to write.
       userblock_size: as of `h5py.File`.
-      finish: function that is given the path of the complete file before it gets its name, or None.
+      finish: function that is called with the temporary path of the complete file before the renaming, or None.
 
     Raises:
       ValueError: if the name does not end in .h5 or .hdf5.
@@ -79,12 +79,12 @@ def hdf5_written_aside(
 
 
 def check_outputs(outputs: Mapping[str, str | Path | None], *inputs: str | Path | None) -> None:
-    """Check before the work that outputs can be written, and are different from each other and from the inputs.
+    """Check that outputs can be written, and differ from each other and from the inputs.
 
-    Two paths are one file if they lead to one place, by links too.
+    Paths are compared after links are resolved.
 
     Args:
-      outputs: paths, or None, by the name of their option or argument.
+      outputs: paths or None, by the name of the option or argument.
       inputs: files that must not be overwritten, or None.
 
     Raises:
@@ -118,7 +118,7 @@ def publish(aside: Path, path: Path) -> None:
 
 
 def check_ending(path: str | Path, endings: tuple[str, ...]) -> None:
-    """Raise a ValueError unless a file name has one of some endings, by which readers recognise the format."""
+    """Raise a ValueError unless a file name has one of the given endings, by which readers recognise the format."""
     path = Path(path)
     if path.suffix.lower() not in endings and not path.is_dir():
         advice = f"call it {path.with_suffix(endings[0]).name}" if path.name else "give the name of a file"
@@ -140,7 +140,7 @@ def _target(path: str | Path) -> Path:
 
 
 def _rename(aside: Path, path: Path) -> None:
-    """Rename a file for good: file and folder are synchronised with the disk."""
+    """Flush a file to disk, rename it, and flush the folder."""
     _synchronise(aside)
     aside.replace(path)
     _synchronise(path.parent)
@@ -153,7 +153,7 @@ def _is_same_file(path: Path, other: Path) -> bool:
 
 
 def _set_permissions(aside: Path, path: Path) -> None:
-    """Give a private file of mkstemp the owner and mode of the file that it replaces, or those of any new file."""
+    """Give a file of mkstemp, which is private, the owner and mode of the file that it replaces, or of a new file."""
     with suppress(FileNotFoundError):
         there = path.stat()
         with suppress(PermissionError, AttributeError):  # Windows has no owners
@@ -166,7 +166,7 @@ def _set_permissions(aside: Path, path: Path) -> None:
 
 
 def _synchronise(path: Path) -> None:
-    """Wait until a file or folder is on the disk; some file systems can't do that for folders."""
+    """Flush a file or folder to disk; some file systems can't do this for folders."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)

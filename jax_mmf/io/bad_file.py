@@ -1,4 +1,4 @@
-"""The error of files that can't be trusted."""
+"""The errors of files that are damaged or can't be trusted."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 class BadFileError(ValueError):
-    """A file is damaged, is not what its name says, holds what is refused, or changed while it was read."""
+    """A file is damaged, has another format than its name says, has refused content, or changed while it was read."""
 
 
 class NoDataSetError(BadFileError, KeyError):
-    """A file does not hold the data set that was asked for, or holds several and none was asked for."""
+    """A file does not hold the requested data set, or it holds several and none was named."""
 
     def __str__(self) -> str:
-        """Return the message; that of a KeyError would be in quotes."""
+        """Return the message without the quotes that a KeyError would add."""
         return ValueError.__str__(self)
 
 
@@ -23,13 +23,13 @@ class MissingFilterError(BadFileError, ImportError):
 
 @contextmanager
 def bad_file_told(path: Path, what: str) -> Iterator[None]:
-    """Raise errors in a block that reads a file as a `BadFileError`: its libraries raise errors of any kind.
+    """Convert errors of any kind, in a block that reads a file by other libraries, to a `BadFileError`.
 
-    Errors that name the file already, and those about rights and missing packages, stay as they are.
+    A `BadFileError` that already names the file is not changed, nor are errors about permissions and missing packages.
 
     Args:
       path: of the file.
-      what: may be wrong with it: the message is "path what: error".
+      what: what may be wrong with the file; the message is "path what: error".
     """
     try:
         yield

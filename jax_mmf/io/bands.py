@@ -28,17 +28,17 @@ class Rows:
         self.shape, self.height, self.dtype = (source.n_samples, source.n_features), height, dtype
         self._cache: ChunkCache | None = None
         tall = getattr(source, "rows_per_chunk", 1)
-        # Where chunks of the source end inside of a band, the one at the end is kept for the next band.
+        # If a chunk of the source extends over two bands, it is kept for the second one.
         fits = tall * self.shape[1] * source.dtype.itemsize <= memory
         if isinstance(source, MatrixSource) and tall > 1 and height % tall and fits:
             self._cache = ChunkCache(source, 1)
 
     def bands(self, first: int) -> Iterator[HostArray]:
-        """Read all bands from the one on that starts with some row."""
+        """Read all bands, beginning with the one that starts at a row."""
         return map(self.band, range(first, self.shape[0], self.height))
 
     def band(self, first: int) -> HostArray:
-        """Read the band that starts with some row."""
+        """Read the band that starts at a row."""
         rows = np.arange(first, min(first + self.height, self.shape[0]))
         if self._cache is None:
             x = np.asarray(self._source.read(rows))
@@ -58,7 +58,7 @@ def pieces(batches: Iterable[HostArray], n_features: int, dtype: np.dtype[Any], 
 
 
 def bands(pieces: Iterable[HostArray], height: int, width: int, dtype: np.dtype[Any]) -> Iterator[HostArray]:
-    """Join pieces of a matrix, and cut it into bands of a height; the last one may be lower. Bands are overwritten."""
+    """Regroup pieces of a matrix into bands of a height; the last may be shorter. Each overwrites the one before."""
     band, filled = np.empty((height, width), dtype), 0
     for piece in pieces:
         done = 0
@@ -74,12 +74,16 @@ def bands(pieces: Iterable[HostArray], height: int, width: int, dtype: np.dtype[
 
 
 def converted(array: HostArray, dtype: np.dtype[Any], name: str) -> HostArray:
-    """An array in the dtype of a file that holds its numbers, except for rounding among floating numbers."""
+    """Convert an array to the dtype of a file. Floating-point numbers may be rounded.
+
+    Raises:
+      ValueError: if the dtype can't hold the numbers.
+    """
     if array.dtype == dtype:
         return array
     with np.errstate(over="ignore", invalid="ignore"):
         out = array.astype(dtype)
-    # Infinity is written as it is, and but a finite number must not overflow to it.
+    # Infinity is written as it is, but a finite number must not overflow to infinity.
     kept = out == array if dtype.kind in "biu" else np.isfinite(out) | ~np.isfinite(array)
     if not np.can_cast(array.dtype, dtype, "safe") and not kept.all():
         raise ValueError(

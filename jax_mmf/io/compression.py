@@ -1,4 +1,4 @@
-"""Compression of data sets of HDF5: gzip of HDF5 itself, zstd and blosc2 of the package hdf5plugin."""
+"""Compression of HDF5 data sets: gzip is part of HDF5, and the package hdf5plugin adds zstd and blosc2."""
 
 from contextlib import suppress
 from types import ModuleType
@@ -14,7 +14,7 @@ _ADVICE = "pip install 'jax-mmf[convert]'"
 
 
 def chosen_compression(name: str | None) -> str | None:
-    """Return the compression that a name means: auto is zstd if hdf5plugin is installed, and gzip if not.
+    """Return the compression for a name. "auto" is zstd if hdf5plugin is installed, and gzip otherwise.
 
     Raises:
       ValueError: for other names.
@@ -30,7 +30,7 @@ def chosen_compression(name: str | None) -> str | None:
 
 
 def filters_of(compression: str | None, *, checksums: bool) -> dict[str, Any]:
-    """Arguments of `h5py.Group.create_dataset` for a chosen compression, and checksums of the chunks in the file."""
+    """Return the arguments of `h5py.Group.create_dataset` for a compression and for checksums of the chunks."""
     checked = {"fletcher32": checksums}
     if compression == "gzip":
         return checked | {"compression": "gzip", "compression_opts": 1, "shuffle": True}
@@ -40,7 +40,7 @@ def filters_of(compression: str | None, *, checksums: bool) -> dict[str, Any]:
 
 
 def compression_of(dataset: h5py.Dataset) -> str | None:
-    """Name of the compression of a data set, or None."""
+    """Return the name of the compression of a data set, or None."""
     settings = dataset.id.get_create_plist()
     names = {h5py.h5z.FILTER_DEFLATE: "gzip", h5py.h5z.FILTER_LZF: "lzf", 32015: "zstd", 32026: "blosc2"}
     plain = (h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32)
@@ -49,10 +49,10 @@ def compression_of(dataset: h5py.Dataset) -> str | None:
 
 
 def check_readable(dataset: h5py.Dataset) -> None:
-    """Make sure that the chunks of a data set can be decoded; hdf5plugin is loaded if they need it.
+    """Check that the chunks of a data set can be decoded, and load hdf5plugin if they need it.
 
     Raises:
-      MissingFilterError: if they need it and it is not installed, or they need another one.
+      MissingFilterError: if they need hdf5plugin and it is not installed, or if they need another filter.
     """
     settings = dataset.id.get_create_plist()
     for code, _, _, name in map(settings.get_filter, range(settings.get_nfilters())):

@@ -1,4 +1,4 @@
-"""What determines the content of a file that data are converted to."""
+"""The settings that determine the content of a converted file."""
 
 import zlib
 from typing import Any, NamedTuple
@@ -15,13 +15,13 @@ _BAND = 2**25  # bytes of rows that are converted at a time, if the chunks allow
 
 
 class Plan(NamedTuple):
-    """What determines the content of a file.
+    """The settings that determine the content of a converted file.
 
     Attributes:
-      chunks: of the matrix in it; its block width may be a solver's subset, which depends on the number of features.
+      chunks: layout of the matrix. Its block width may be a `BlockSubset`, whose width depends on p.
       dtype: of the file, or None for that of the source.
       memory: bytes of rows that may be converted at a time.
-      inputs: what identifies the files that are converted.
+      inputs: path, size and modification time of each file that is converted, and the names of the data sets.
     """
 
     chunks: Layout
@@ -30,18 +30,18 @@ class Plan(NamedTuple):
     inputs: list[Any]
 
     def layout(self, n_features: int) -> Layout:
-        """How a matrix with p features is stored."""
+        """Return the layout of a matrix with p features."""
         width: Any = self.chunks.block_width
         width = width.layout(n_features)[0] if isinstance(width, BlockSubset) else width
         return self.chunks._replace(block_width=width)
 
     def dtype_of(self, source: np.dtype[Any]) -> np.dtype[Any]:
-        """Dtype of the file for the numbers of a source."""
+        """Return the dtype of the file for a source of some dtype."""
         dtype = np.dtype(source if self.dtype is None else self.dtype)
         return dtype if dtype.kind in "biuf" else np.dtype("float32")
 
     def height(self, source: Any, row_bytes: int) -> int:
-        """Number of rows that are converted at a time: whole rows of chunks, of the file and best of the source."""
+        """Return how many rows to convert at a time: whole chunks of the file and, if memory allows, of the source."""
         chunk_rows = self.chunks.rows_per_chunk
         together = max(getattr(source, "rows_per_chunk", 1), getattr(source, "rows_per_read", 1))
         wanted = max(together, _BAND // row_bytes)
@@ -50,7 +50,7 @@ class Plan(NamedTuple):
     def record(
         self, shape: tuple[int, int], dtype: np.dtype[Any], order: HostArray | None, height: int
     ) -> dict[str, Any]:
-        """What a conversion must have in common with one that it goes on with, by the name of the argument."""
+        """Return what must be the same in a conversion that resumes another one, by the name of the argument."""
         return {
             "source": self.inputs,
             "shape": list(shape),
@@ -70,7 +70,7 @@ def checked_plan(
     *,
     checksums: bool,
 ) -> Plan:
-    """Make a plan of arguments of `convert`; errors as of `convert`."""
+    """Make a plan from the arguments of `convert`; it raises the same errors."""
     if not isinstance(block_width, BlockSubset):
         check_count("block_width", block_width)
     check_count("rows_per_chunk", rows_per_chunk)

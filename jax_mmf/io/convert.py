@@ -30,24 +30,24 @@ from jax_mmf.io.training_file import (
 from jax_mmf.learning import BlockSubset
 from jax_mmf.typing import HostArray, Key
 
-_MEMORY = 2**28  # bytes of rows that are converted at a time, at most
-_MARGIN = 2**24  # bytes that stay free on the disk for what HDF5 writes besides
+_MEMORY = 2**28  # most bytes of rows that are converted at a time
+_MARGIN = 2**24  # bytes that must stay free on the disk for what HDF5 writes in addition to the rows
 
 Progress = Callable[[int, int | None], Any]
 
 
 class Conversion(NamedTuple):
-    """What a conversion wrote.
+    """Description of the file that a conversion wrote.
 
     Attributes:
       path: of the file.
       n_samples: number of rows.
       n_features: number of columns.
       dtype: of the numbers in the file.
-      n_bytes: of the matrix in the file.
-      n_kept: number of rows that an earlier conversion, which did not come to its end, had written.
+      n_bytes: size of the matrix in the file.
+      n_kept: number of rows that an earlier conversion had written before it was stopped.
       not_finite: sample and feature of the first number that is NaN or infinite, or None. `fit` refuses such samples,
-        and there are no mean and scale of such features.
+        and the mean and the scale of such features are not finite.
     """
 
     path: Path
@@ -73,40 +73,41 @@ def convert(
     resume: bool = True,
     on_progress: Progress | None = None,
 ) -> Conversion:
-    """Convert a matrix to one HDF5 file that `fit` reads fast: columns permuted once, in chunks with checksums.
+    """Convert a matrix to one HDF5 file that `fit` reads fast: permuted columns, in chunks with checksums.
 
     The matrix is read once, a band of rows at a time; memory does not depend on the number of rows. The file also holds
-    the mean and the scale of each feature, see `HDF5Source`. Its data set is called ``X``.
+    the mean and the scale of each feature, see `HDF5Source`. The data set of the matrix is called ``X``.
 
-    A conversion that was stopped, by Ctrl-C or by the end of the process, leaves ``PATH.partial``. The same call goes
-    on with it: rows that are complete are checked, and not read again from the source. A call with other arguments, or
-    after the inputs changed, starts from the first row, with a warning. Iterables of batches always do.
+    A conversion that is stopped, by Ctrl-C or by the end of the process, leaves the folder ``PATH.partial``. The same
+    call resumes it: it checks the rows that are complete, and does not read them from the source again. If the
+    arguments differ or the inputs have changed, the conversion starts from the first row, with a warning. Conversions
+    of iterables of batches can't be resumed.
 
     Args:
-      source: whatever `open_source` opens (a file, a folder, a pattern, a list of them), or `as_source` takes (arrays,
-        frames, iterables of batches, and more).
-      path: of the file to write, .h5 or .hdf5, which is replaced if it exists, at the end.
+      source: anything that `open_source` opens (a file, a folder, a pattern, a list of them), or that `as_source`
+        accepts (arrays, frames, iterables of batches, and more).
+      path: of the file to write, .h5 or .hdf5. An existing file is replaced at the end.
       key: PRNG key of the permutation of the features, or None to keep their order.
       dataset: name of the data set in the files of ``source``, as in `open_source`.
       dtype: of the file; by default that of the source, or float32 if HDF5 does not have it.
-      compression: None, "gzip", "zstd" or "blosc2" (these two by the package hdf5plugin, which readers need too), or
-        "auto" for zstd where hdf5plugin is installed, and gzip elsewhere.
-      block_width: columns per chunk, or the subset of a solver, whose blocks it will be as wide as.
+      compression: None, "gzip", "zstd" or "blosc2"; or "auto" for zstd if the package hdf5plugin is installed, and gzip
+        otherwise. To write and to read zstd and blosc2, hdf5plugin must be installed.
+      block_width: columns per chunk; or the `BlockSubset` of a solver, to make chunks as wide as its blocks.
       rows_per_chunk: rows per chunk; best the size of a mini-batch.
-      memory: bytes of rows that may be converted at a time; a few times as much is in memory. Sources in tall chunks
-        are decoded again and again if the chunks of so many rows do not fit.
-      resume: whether to go on with a conversion that was stopped.
-      on_progress: function that is called after each band, with the number of rows written, and that of all rows or
-        None if it is not known.
+      memory: bytes of rows that may be converted at a time; the process needs a few times as much. Tall chunks of a
+        source are decoded repeatedly if they do not fit.
+      resume: whether to resume a conversion that was stopped.
+      on_progress: function that is called after each band, with the number of rows written and the number of all rows,
+        or None if that is not known.
 
     Returns:
-      the size of what was written.
+      a description of the file.
 
     Raises:
       ValueError: if there is no sample, numbers of features differ, numbers do not fit the dtype, the path has another
-        ending, or is that of an input.
+        ending, or an input is at the path.
       TypeError: for data that are not real numbers, and a dtype that is not of real numbers.
-      BadFileError: if a file of the source is damaged, or changes meanwhile.
+      BadFileError: if a file of the source is damaged, or changes during the conversion.
       OSError: if the file can't be written, or the disk is full.
       ImportError: if a package is missing that the format of the source or the compression needs.
     """
@@ -140,13 +141,13 @@ def write_permuted(
 ) -> None:
     """Write a matrix to an HDF5 file whose columns are permuted, in chunks of contiguous columns.
 
-    From such a file, `fit` reads only the features that a step uses: with ``BlockSubset(reduction=12)`` and
-    ``partial_b=True``, a twelfth. Models come out in the original order of the features. `jax_mmf.io.convert` takes
-    more kinds of data, can be stopped, and adds checksums.
+    From such a file, `fit` reads only the features that a step uses: a twelfth with ``BlockSubset(reduction=12)`` and
+    ``partial_b=True``. Models have the original order of the features. `jax_mmf.io.convert` accepts more kinds of data,
+    can be resumed, and adds checksums.
 
     Args:
       path: of the file, .h5 or .hdf5, which is replaced if it exists.
-      batches: ``(b_i, p)`` each, written one after another; or a matrix, in anything that `fit` takes.
+      batches: ``(b_i, p)`` each, written one after another; or a matrix, in anything that `fit` accepts.
       key: PRNG key of the permutation.
       dataset: name of the data set.
       block_width: columns per chunk; best the width of the solver's blocks (`BlockSubset.layout`).
@@ -165,7 +166,7 @@ def write_permuted(
 
 
 class _Job(NamedTuple):
-    """What is written where, and who is told."""
+    """A conversion: the path of the output, how it is written, and the function that is told about progress."""
 
     path: Path
     key: Key | None
@@ -233,10 +234,10 @@ def _convert_and_continue(source: Source, job: _Job) -> Conversion:
 def _taken_over(
     partial: PartialFile, layout: Layout, rows: Rows, order: HostArray | None
 ) -> tuple[h5py.Dataset, Moments]:
-    """Return the data set to go on with, and the moments of its complete rows, which are checked."""
+    """Return the data set to continue, and the moments of its complete rows, after a check of these rows."""
     if partial.n_rows:
         last = (partial.n_rows - 1) // rows.height * rows.height
-        again = rows.band(last)  # an error of the source is none of the part
+        again = rows.band(last)  # outside of the try block: an error of the source does not mean that the part is bad
         try:
             moments = _checked_moments(partial.file[layout.dataset], partial.n_rows, rows, again)
             return partial.file[layout.dataset], moments
@@ -246,7 +247,12 @@ def _taken_over(
 
 
 def _checked_moments(data: h5py.Dataset, n_rows: int, rows: Rows, last_band: HostArray) -> Moments:
-    """Read the rows that are complete. Their checksums, and the last band, must be right."""
+    """Read the complete rows, and return their moments.
+
+    Raises:
+      OSError: if a checksum is wrong.
+      ValueError: if a chunk is missing, or the last band differs from the source.
+    """
     if data.shape != rows.shape or data.dtype != rows.dtype:
         raise ValueError(f"it holds numbers of {data.dtype}, of shape {data.shape}")
     _check_chunks(data, n_rows)
@@ -261,7 +267,7 @@ def _checked_moments(data: h5py.Dataset, n_rows: int, rows: Rows, last_band: Hos
 
 
 def _check_chunks(data: h5py.Dataset, n_rows: int) -> None:
-    """Raise a ValueError if a chunk of the first rows is not in the file; HDF5 would read its fill value."""
+    """Raise a ValueError if a chunk of the first rows is not in the file; HDF5 would read the fill value."""
     height, width = data.chunks
     there = {place[:2] for place in places_of_chunks(data)}
     needed = {(row, column) for row in range(0, n_rows, height) for column in range(0, data.shape[1], width)}
@@ -269,7 +275,7 @@ def _check_chunks(data: h5py.Dataset, n_rows: int) -> None:
         raise ValueError(f"it lacks {len(needed - there)} chunks")
 
 
-# Batches, whose number is not known
+# Iterables of batches, whose number is not known
 
 
 def _convert_batches(source: BatchSource, job: _Job) -> Conversion:
@@ -300,7 +306,7 @@ def _convert_batches(source: BatchSource, job: _Job) -> Conversion:
 def _fill(
     data: h5py.Dataset, moments: Moments, bands: Iterable[HostArray], job: _Job, note: Callable[[int], Any]
 ) -> None:
-    """Write bands below the rows that the moments are of, and note the number of rows after each."""
+    """Append bands to the rows that the moments describe. After each band, call ``note`` with the number of rows."""
     for band in bands:
         first, last = moments.n_samples, moments.n_samples + len(band)
         free, needed = shutil.disk_usage(job.path.parent).free, band.nbytes + _MARGIN
@@ -319,7 +325,7 @@ def _finished(
     data: h5py.Dataset, moments: Moments, order: HostArray | None, names: tuple[str, ...] | None, job: _Job,
     n_kept: int = 0,
 ) -> Conversion:  # fmt: skip
-    """Write what belongs to the features, and return what there is."""
+    """Write the mean, the scale and the names of the features, and return a description of the file."""
     write_moments(data, moments, order)
     if names is not None:
         write_of_features(data, "feature_names", np.array(names, dtype=np.str_))

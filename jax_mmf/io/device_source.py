@@ -1,4 +1,4 @@
-"""A JAX array on an accelerator as a source of samples, which never leave it."""
+"""A JAX array on an accelerator as a source of samples, which stay on the device."""
 
 from functools import partial
 
@@ -13,14 +13,15 @@ from jax_mmf.typing import Array, HostArray
 
 
 class DeviceSource(MatrixSource):
-    """A JAX array whose rows are gathered on its device, and sent to the host only by `read`.
+    """A JAX array whose rows are gathered on its device. Only `read` sends them to the host.
 
     Args:
       array: ``(n, p)`` real numbers, on one device or sharded over several.
       name: of the array, for error messages.
 
     Raises:
-      ValueError: for NaN or infinity, with the first place. All entries are checked once, since arrays don't change.
+      ValueError: for NaN or infinity, with the position of the first one. All entries are checked once, because arrays
+        are immutable.
     """
 
     def __init__(self, array: Array, name: str = "source") -> None:
@@ -35,10 +36,15 @@ class DeviceSource(MatrixSource):
             )
 
     def take(self, rows: HostArray, columns: HostArray | None, dtype: np.dtype) -> Array:
-        """Gather rows on the device; arguments as of `read`, and rows past the last one are zeros.
+        """Gather rows on the device.
+
+        Args:
+          rows: as in `read`, or past the last row for rows of zeros.
+          columns: as in `read`, or past the last column for columns of zeros.
+          dtype: of the result.
 
         Returns:
-          ``(b, s)`` or ``(b, p)`` of a dtype.
+          ``(b, s)`` or ``(b, p)``.
         """
         self._check_open()
         n_columns = self.n_features if columns is None else columns.size

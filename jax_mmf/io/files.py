@@ -1,4 +1,4 @@
-"""Opening of matrices in files, without loading them if the format allows it."""
+"""Opening of matrices in files, without loading them where the format allows it."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -31,26 +31,27 @@ def open_source(
 ) -> MatrixSource:
     """Open a matrix in a file, or in several files.
 
-    Sizes are compared with that of the file before memory is allocated. Each read checks that the file is the one that
-    was opened, and did not change.
+    The sizes in a file are compared with the size of the file before memory is allocated. Each read checks that the
+    file was not changed or replaced.
 
     Args:
       path: an HDF5 file (.h5, .hdf5), a NumPy array (.npy), a NumPy archive (.npz), a MATLAB file (.mat, samples in
-        rows), or a folder of zarr. Several files become one matrix, with the rows of the first one first: a list of
-        files, a pattern such as ``"subject-*.npy"``, or a folder of files, both in the order of their names.
-      dataset: name of the data set or array inside of an .h5, .npz or .mat file or a group of zarr; by default the only
-        2-D one. Several names stand for several data sets, whose rows follow each other.
-      follow_external: whether external links, external storage and virtual data sets of HDF5 may lead to other files.
-        They can make data of any file that you can read, so allow it for files that you trust.
+        rows), or a zarr folder. Several files become one matrix: a list of files, in this order; or a pattern such as
+        ``"subject-*.npy"`` or a folder of files, sorted by name.
+      dataset: name of the data set or array inside of an .h5, .npz or .mat file or a zarr group; by default the only
+        2-D one. The rows of several data sets, given by a list of names, follow each other.
+      follow_external: whether external links, external storage and virtual data sets of HDF5 may refer to other files.
+        They can refer to any file that you can read, so allow this only for files that you trust.
       fill_missing: whether chunks of HDF5 that were never written, and missing files of virtual data sets, are read as
-        the fill value, zero. By default they are errors, since those of damaged files look the same.
-      max_expansion: largest number of bytes that may come of one byte of compressed data, beyond 64 MB of them.
+        the fill value, usually zero. By default they are errors, because damaged files look the same.
+      max_expansion: largest number of bytes of numbers for one byte of compressed data; up to 64 MB of numbers are
+        always allowed.
 
     Returns:
       a source that reads rows from the file when they are needed. Compressed .npz archives and .mat files before
-      version 7.3 are loaded instead, and the check sums of other archives are compared first, which reads them once.
-      Files stay open until ``close()``, or the end of ``with open_source(path) as source:``. Until then, some systems
-      do not allow writing to the file. `JoinedSource` says what several files must have in common.
+      version 7.3 are loaded instead. For uncompressed .npz archives, the checksums are compared first, which reads the
+      archive once. Files stay open until ``close()``, or the end of ``with open_source(path) as source:``. Until then,
+      some systems do not allow writing to the file. `JoinedSource` describes what several files must have in common.
 
     Raises:
       FileNotFoundError: if the file does not exist.
@@ -70,7 +71,7 @@ def open_source(
 
 
 def files_of(path: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files that a name, a pattern, a folder, or a list of such, stands for; folders of zarr count as files.
+    """Return the files for a path, a pattern, a folder, or a list of these. A zarr folder counts as one file.
 
     Raises:
       FileNotFoundError: if there are none.

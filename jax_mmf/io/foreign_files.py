@@ -14,18 +14,18 @@ from jax_mmf.io.raw_source import band_rows
 from jax_mmf.io.sources import ArraySource, SlicedSource, SparseSource
 from jax_mmf.typing import HostArray
 
-Choose = Callable[..., str]  # which of some names of matrices was meant
+Choose = Callable[..., str]  # chooses one of several names of matrices
 _NUMBERS = {b"double", b"single", b"logical"} | {
     f"{u}int{bits}".encode() for u in ("", "u") for bits in (8, 16, 32, 64)
 }
 
 
 class TransposedSource(MatrixSource):
-    """A data set of HDF5 with the features in its rows, as MATLAB writes a matrix whose samples are in rows.
+    """An HDF5 data set with the features in its rows, as MATLAB writes a matrix whose samples are in rows.
 
     Args:
       dataset: ``(p, n)`` real numbers; its file must stay open until `close`, which closes it.
-      **options: as of `HDF5Source`.
+      **options: as in `HDF5Source`.
     """
 
     _has_file = True
@@ -57,11 +57,13 @@ class TransposedSource(MatrixSource):
 
 
 def open_matlab(path: Path, choose: Choose, options: dict[str, Any]) -> MatrixSource:
-    """Open a matrix in a .mat file, samples in rows. Those of version 7.3 are read a band at a time, others loaded.
+    """Open a matrix in a .mat file, with samples in rows.
+
+    Files of version 7.3 are read a band of rows at a time. SciPy loads older files as a whole.
 
     Raises:
-      NoDataSetError: as `open_source`.
-      ImportError: if SciPy is missing, which reads the versions before 7.3.
+      NoDataSetError: as in `open_source`.
+      ImportError: if SciPy is missing, for files before version 7.3.
     """
     if h5py.is_hdf5(path):
         file = h5py.File(path, "r")
@@ -86,7 +88,7 @@ _KINDS_5 = _NUMBERS | {b"sparse"}
 
 
 def _is_numbers(link: Any, file: h5py.File, name: str) -> bool:
-    if not isinstance(link, h5py.HardLink):  # MATLAB writes no others
+    if not isinstance(link, h5py.HardLink):  # MATLAB writes no other links
         return False
     item = file[name]
     kind = item.attrs.get("MATLAB_class", b"double") if isinstance(item, h5py.Dataset) else b""
@@ -94,7 +96,7 @@ def _is_numbers(link: Any, file: h5py.File, name: str) -> bool:
 
 
 def is_zarr(path: Path) -> bool:
-    """Whether a path is a folder in which zarr keeps an array or a group."""
+    """Whether a path is a folder with an array or a group of zarr."""
     return path.is_dir() and any((path / name).is_file() for name in ("zarr.json", ".zarray", ".zgroup"))
 
 

@@ -29,14 +29,14 @@ class HDF5Source(MatrixSource):
     Args:
       dataset: ``(n, p)`` real numbers; its file must stay open until `close`, which closes it. The attribute
         ``feature_permutation``, if present, refers to the data set with the order in which the columns are stored.
-      follow_external: whether the numbers may be in other files; as of `open_source`, which is stricter by default.
-      fill_missing: as of `open_source`.
-      max_expansion: as of `open_source`.
+      follow_external: whether the numbers may be in other files, as in `open_source`, whose default is stricter.
+      fill_missing: as in `open_source`.
+      max_expansion: as in `open_source`.
 
     Raises:
-      BadFileError: if the data set or its permutation is damaged, or not complete.
-      TypeError: for other than real numbers.
-      ValueError: for other shapes than that of a matrix, and data sets of closed files.
+      BadFileError: if the data set or its permutation is damaged or incomplete.
+      TypeError: if the data are not real numbers.
+      ValueError: if the shape is not that of a matrix, and for data sets of closed files.
     """
 
     _has_file = True
@@ -56,7 +56,7 @@ class HDF5Source(MatrixSource):
         self._dataset = dataset
         self.chunks: tuple[int, ...] | None = dataset.chunks
         self.rows_per_read = self.chunks[0] if self.chunks else ROWS_PER_SEEK
-        # Checksums cost little, so that chunks need not be kept for the sake of them.
+        # Chunks that only have checksums are cheap to read again, so they need not be kept.
         self.rows_per_chunk = self.chunks[0] if self.chunks and compression_of(dataset) is not None else 1
         check_data_set(
             dataset,
@@ -69,7 +69,7 @@ class HDF5Source(MatrixSource):
         self.permutation = read_permutation(dataset, name)
         names = read_of_features(dataset, "feature_names")
         self.feature_names = None if names is None else tuple(names.tolist())
-        # Files of other drivers are not on a disk, and those that are open for writing change.
+        # Files of other drivers are not on a disk, and files that are open for writing may change.
         self._stamp: tuple[Path, int, Stamp] | None = None
         if dataset.file.driver == "sec2":
             self.path = Path(dataset.file.filename).absolute()
@@ -86,12 +86,12 @@ class HDF5Source(MatrixSource):
 
     @cached_property
     def scale(self) -> HostArray | None:
-        """Standard deviation of each feature ``(p,)``, 1 where it is zero, in the original order; or None."""
+        """Standard deviation of each feature ``(p,)``, or 1 if that is zero, in the original order; None without it."""
         self._check_open()
         return read_of_features(self._dataset, "scale")
 
     def storage(self) -> dict[str, Any]:
-        """How the data set is stored: its chunks, their filters and checksums, and whether mean and scale are there."""
+        """Return the storage of the data set: chunks, compression, checksums, and whether it has mean and scale."""
         return {
             "chunks": self.chunks,
             "compression": compression_of(self._dataset),
@@ -231,7 +231,7 @@ class HDF5Source(MatrixSource):
 
 
 def _contiguous(dataset: h5py.Dataset, name: str) -> RawSource | None:
-    """Return a source of the bytes of a data set that its file holds in one piece, which threads can read together."""
+    """Return a source that threads can read together, if the data set is one contiguous piece of its file; or None."""
     file, place = dataset.file, dataset.id.get_offset()
     in_one_piece = place is not None and not (dataset.chunks or dataset.is_virtual or dataset.external)
     as_on_disk = file.driver == "sec2" and file.mode == "r" and not file.userblock_size

@@ -1,4 +1,4 @@
-"""Checks of HDF5 data sets before their numbers are read: HDF5 itself gives zeros for much of what is not there."""
+"""Checks of HDF5 data sets before their numbers are read. HDF5 itself reads zeros for many kinds of missing data."""
 
 import math
 import os
@@ -13,20 +13,20 @@ from jax_mmf.io.bad_file import BadFileError
 from jax_mmf.io.sealed import check_strings
 from jax_mmf.typing import HostArray
 
-MAX_EXPANSION = 200.0  # bytes of numbers for each byte in the file that holds them compressed
-_SMALL = 2**26  # bytes that may come of however few
-_MOST_LINKS = 32  # of soft links that lead to each other
-_MOST_COMPARED = 2**20  # chunks whose places are compared with each other
+MAX_EXPANSION = 200.0  # bytes of numbers for each byte of compressed data
+_SMALL = 2**26  # bytes of numbers that are allowed in any case
+_MOST_LINKS = 32  # soft links that lead to one another
+_MOST_COMPARED = 2**20  # chunks that are checked for overlap
 
 
 def check_expansion(name: str, n_bytes: int, stored: int, limit: float) -> None:
-    """Raise a `BadFileError` if few bytes of a file promise many numbers, as in files made to exhaust the memory.
+    """Raise a `BadFileError` if compressed data expand too much, as in files made to exhaust the memory.
 
     Args:
       name: of the data, for the message.
-      n_bytes: of the numbers.
-      stored: bytes that hold them in the file.
-      limit: of the ratio of both; up to 64 MB may come of however few bytes.
+      n_bytes: size of the numbers.
+      stored: size of the compressed data.
+      limit: largest ratio of both; up to 64 MB of numbers are always allowed.
     """
     if n_bytes > max(_SMALL, limit * stored):
         ratio = math.ceil(n_bytes / max(1, stored))
@@ -37,10 +37,10 @@ def check_expansion(name: str, n_bytes: int, stored: int, limit: float) -> None:
 
 
 def find_data_set(file: h5py.File, path: str, *, follow_external: bool) -> Any:
-    """Return the object with a path in a file, or None if there is none.
+    """Return the object at a path in a file, or None if there is none.
 
     Raises:
-      BadFileError: if links lead to another file, unless ``follow_external``, or to each other.
+      BadFileError: if links form a cycle, or lead to another file without ``follow_external``.
     """
     place: Any = file
     parts, n_links = path.split("/"), 0
@@ -74,13 +74,13 @@ def check_data_set(
 ) -> None:
     """Check that all the numbers of a data set are in its file.
 
-    Data sets of files that are open for writing are not checked, since a part of them may be in memory.
+    Data sets of files that are open for writing are not checked, because a part of their data may be in memory.
 
     Args:
-      dataset: of numbers.
+      dataset: to check.
       name: of the data set, for error messages.
-      follow_external: whether the numbers may be in other files, which are checked to be there.
-      fill_missing: whether chunks that were never written are allowed; HDF5 reads the fill value there.
+      follow_external: whether the numbers may be in other files. These files must exist.
+      fill_missing: whether chunks that were never written are allowed; HDF5 reads the fill value for them.
       max_expansion: see `check_expansion`.
 
     Raises:
@@ -131,12 +131,12 @@ def read_permutation(dataset: h5py.Dataset, name: str) -> HostArray | None:
 def path_of_part(dataset: h5py.Dataset, name: str) -> str | None:
     """Return the path of the data set that an attribute of a data set refers to, or None without such an attribute.
 
-    HDF5 hangs or crashes on damaged strings of variable length, so they are not read here: the data set has its usual
-    name, or another process reads the string first.
+    HDF5 hangs or crashes on damaged strings of variable length. Therefore such a string is read only if there is no
+    data set with the usual name, and another process reads it first.
 
     Args:
       dataset: of a matrix.
-      name: of the attribute, which holds a path; usually it is that of the matrix, an underscore, and this name.
+      name: of the attribute, which holds a path. The usual path is that of the matrix, an underscore, and this name.
 
     Raises:
       BadFileError: if the attribute can't be read.
@@ -158,7 +158,7 @@ def path_of_part(dataset: h5py.Dataset, name: str) -> str | None:
 def _check_chunks(
     dataset: h5py.Dataset, name: str, size: int | None, *, fill_missing: bool, max_expansion: float
 ) -> None:
-    """Check that chunks are there, inside of the file, apart from each other, and of a likely size."""
+    """Check that chunks exist, end inside of the file, do not overlap, and have a plausible size."""
     chunk_bytes = math.prod(dataset.chunks) * dataset.id.get_type().get_size()
     expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
     starts, sizes, stored, outside = array("q"), array("q"), 0, 0
@@ -196,7 +196,7 @@ def _refuse_missing(name: str, what: str, *, fill_missing: bool) -> None:
 
 
 def _check_other_files(dataset: h5py.Dataset, name: str, fill_missing: bool) -> None:
-    """Check that the files behind a data set are there, as far as their names are known."""
+    """Check that the other files that a data set refers to exist, as far as their names are known."""
     folder, layout = Path(str(dataset.file.filename)).parent, dataset.id.get_create_plist()
     needed: list[tuple[str, int]] = []
     if dataset.is_virtual:
@@ -207,11 +207,11 @@ def _check_other_files(dataset: h5py.Dataset, name: str, fill_missing: bool) -> 
             whole = math.prod(dataset.shape) * dataset.dtype.itemsize
             needed.append((other.decode(), offset + min(length, whole)))
     for other, least in needed:
-        places = [path for path in (folder / other, Path(other)) if path.is_file()]  # HDF5 knows both
+        places = [path for path in (folder / other, Path(other)) if path.is_file()]  # HDF5 looks in both
         if not fill_missing and not any(path.stat().st_size >= least for path in places):
             raise BadFileError(f"{name} refers to {other}, which is not there or is truncated")
 
 
 def _size(file: h5py.File) -> int | None:
-    """Return the size of a file on a disk, or None for others."""
+    """Return the size of a file on a disk, or None for files of other drivers."""
     return os.fstat(file.id.get_vfd_handle()).st_size if file.driver == "sec2" else None

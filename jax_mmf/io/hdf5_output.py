@@ -1,4 +1,4 @@
-"""HDF5 files that are written, and survive a full disk."""
+"""Writing of HDF5 files, with an ordinary error if the disk is full."""
 
 import os
 from io import FileIO
@@ -18,22 +18,22 @@ class HDF5Output:
     """A file object for `h5py.File` that notes the error of a failed write, instead of raising it.
 
     HDF5 can't close a file or a data set whose last writes fail: h5py then raises errors at random places, and the
-    process may crash. This file object takes all writes, and does none of them after the first one that failed. So HDF5
-    can close the file. Whoever writes calls `check` now and then.
+    process may crash. After the first failed write, this file object ignores all later writes, so that HDF5 can close
+    the file. The code that writes must call `check` regularly.
 
     Args:
       path: of the file.
-      existing: whether to go on with a file that is there; otherwise it is emptied.
+      existing: whether to continue an existing file; otherwise its content is erased.
 
     Attributes:
       error: of the first failed write, or None.
 
     Raises:
-      BlockingIOError: if another one has the file open for writing, on systems that tell.
+      BlockingIOError: if another process has the file open for writing, on systems with locks.
     """
 
     def __init__(self, path: Path, *, existing: bool = False) -> None:
-        # Emptied only after it is locked.
+        # The content is erased only after the file is locked.
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         self._file = FileIO(handle, "r+")
         self.error: OSError | None = None
@@ -51,7 +51,7 @@ class HDF5Output:
             raise self.error
 
     def synchronise(self) -> None:
-        """Wait until what was written is on the disk."""
+        """Flush what was written to disk."""
         self.check()
         os.fsync(self._file.fileno())
 
@@ -70,22 +70,22 @@ class HDF5Output:
         """Close the file, and raise the error of a failed write."""
         self.close()
 
-    # What HDF5 calls
+    # Methods that HDF5 calls
 
     def seek(self, place: int, whence: int = 0) -> int:
-        """Move to a place."""
+        """Set the position in the file."""
         return self._file.seek(place, whence)
 
     def tell(self) -> int:
-        """Return the place."""
+        """Return the position in the file."""
         return self._file.tell()
 
     def read(self, size: int = -1) -> bytes:
-        """Read bytes; by this method h5py recognises a file object."""
+        """Read bytes. h5py recognises a file object by this method."""
         return self._file.read(size) or b""
 
     def readinto(self, out: Any) -> int:
-        """Read into memory. Zeros stand for what was not written after an error."""
+        """Read bytes into a buffer. After an error, zeros stand for what was not written."""
         place = memoryview(out).cast("B")
         count = self._file.readinto(place) or 0
         if self.error is not None:
@@ -131,12 +131,12 @@ class WrittenHDF5(h5py.File):  # type: ignore[misc]
         self._output = output
 
     def check(self) -> None:
-        """Raise the OSError of a write that failed; call this in long loops, which would go on on a full disk."""
+        """Raise the OSError of a failed write. Call this in long loops, which would otherwise continue on a full disk."""
         self._output.check()
 
 
 def _lock(file: FileIO) -> None:
-    """Raise a BlockingIOError if another one writes to a file; some file systems can't tell."""
+    """Raise a BlockingIOError if another process writes to a file; some file systems can't tell."""
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

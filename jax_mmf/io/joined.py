@@ -17,18 +17,18 @@ _MOST_OPEN = 64  # files at a time
 
 
 class JoinedSource(MatrixSource):
-    """Matrices below each other, as one matrix that is not copied.
+    """Several matrices, stacked by rows, as one matrix. Nothing is copied.
 
-    Its dtype is that which NumPy's rules of promotion give: float32 and float64 are float64, int16 and float32 are
-    float32. Orders of columns, and names of features, must agree.
+    NumPy's promotion rules determine the dtype: float32 and float64 give float64, int16 and float32 give float32. The
+    orders of the columns and the names of the features must agree.
 
     Args:
-      parts: matrices ``(n_i, p)`` or sources, as `as_source` takes them; one for each subject, for instance.
+      parts: matrices ``(n_i, p)`` or sources that `as_source` accepts, for instance one for each subject.
       names: of the parts, for error messages; by default their numbers.
 
     Raises:
       ValueError: if there is no part, and if numbers, names or orders of the features differ.
-      TypeError: for iterables of batches, and what `as_source` refuses.
+      TypeError: for iterables of batches, and for anything that `as_source` refuses.
     """
 
     def __init__(self, parts: Sequence[Any], names: Sequence[str] | None = None) -> None:
@@ -47,7 +47,7 @@ class JoinedSource(MatrixSource):
         return self._parts[index]
 
     def _join(self, parts: Any, names: Sequence[str]) -> None:
-        """Check the parts, each of which is looked at once, and note what they have in common."""
+        """Check the parts in one pass, and note their common properties."""
         lengths, dtypes = [], []
         first: Source | None = None
         self.rows_per_read = self.rows_per_chunk = 1
@@ -84,11 +84,11 @@ class JoinedSource(MatrixSource):
 
 
 class JoinedFiles(JoinedSource):
-    """Files below each other. There may be thousands of them: a few stay open, the others are opened again.
+    """Several files, stacked by rows. At most 64 stay open and others are reopened, so there may be thousands.
 
     Args:
-      paths: of the files, for each part.
-      openers: functions that open a part.
+      paths: of the file of each part.
+      openers: functions that open each part.
       names: of the parts, for error messages.
     """
 
@@ -111,7 +111,7 @@ class JoinedFiles(JoinedSource):
             self._open.popitem()[1].close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what another process opens the files with."""
+        """Return the state without open files; another process opens them again."""
         return self.__dict__ | {"_open": {}}
 
     def _part(self, index: int) -> MatrixSource:
@@ -133,7 +133,7 @@ def join_files(
 
     Args:
       paths: of the files.
-      datasets: of each file, in this order; None for its only one.
+      datasets: names of the data sets of each file, in this order; None for the only data set.
       open_one: function that opens one data set.
     """
     parts = [(path, dataset) for path in paths for dataset in datasets]

@@ -1,4 +1,4 @@
-"""Temporary files of killed processes, which the next process that writes the same file removes."""
+"""Removal of temporary files of killed processes, by the next process that writes the same file."""
 
 import os
 import platform
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def temporary_prefix(path: Path) -> str:
-    """Return how the names of this process's temporary files for a path start: they tell the path and the process."""
+    """Return the prefix of the names of temporary files for a path; it identifies the path and this process."""
     return f"{_prefix_of_all(path)}{_machine()}-{os.getpid()}-{_start_of(os.getpid())}-"
 
 
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files for a path that dead processes of this machine left.
 
-    Files of other machines stay, since it is unknown whether their processes live.
+    Files of other machines are kept, because it is unknown whether their processes are still running.
     """
     common = _prefix_of_all(path)
     with suppress(OSError):
@@ -26,14 +26,14 @@ def remove_leftovers(path: Path) -> None:
 
 
 def _prefix_of_all(path: Path) -> str:
-    # A checksum, since the name itself may be as long as names may be.
+    # A checksum, because the file name itself may already have the largest allowed length.
     return f".jax-mmf-{zlib.crc32(os.fsencode(path.name)):08x}-"
 
 
 def _is_dead(rest: str) -> bool:
-    """Whether the process of a temporary file is dead, by the name of the file after the common prefix."""
+    """Whether the process of a temporary file is dead, given the part of the file name after the common prefix."""
     machine, pid, start, *_ = (*rest.split("-"), "", "")
-    if os.name == "nt" or machine != _machine() or not pid.isdecimal():  # Windows has no signal that asks only
+    if os.name == "nt" or machine != _machine() or not pid.isdecimal():  # Windows has no signal that only tests
         return False
     try:
         os.kill(int(pid), 0)
@@ -41,12 +41,12 @@ def _is_dead(rest: str) -> bool:
         return True
     except (OSError, OverflowError):
         return False
-    # The number may belong to a later process.
+    # A later process may have the same number.
     return start != _start_of(int(pid))
 
 
 def _machine() -> str:
-    """Return a token of the machine, or of the container, whose process numbers mean something here."""
+    """Return a token of the machine or container. Process numbers are comparable only if the tokens are equal."""
     space, identity = 0, ""
     with suppress(OSError):
         space = Path("/proc/self/ns/pid").stat().st_ino
@@ -56,7 +56,7 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str:
-    """Return when a process started, in ticks since the start of the machine; 0 where the system does not tell."""
+    """Return when a process started, in ticks since the machine started; 0 if the system does not provide this."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -16,7 +16,7 @@ _counting = threading.Lock()
 
 
 class MatrixSource:
-    """Base class of `Source` classes that can be closed, also as context managers.
+    """Base class of `Source` classes that can be closed, and are context managers.
 
     Args:
       name: of the matrix, for error messages.
@@ -28,14 +28,14 @@ class MatrixSource:
       n_features: number of columns.
       dtype: of the numbers that `read` returns.
       rows_per_read: number of consecutive rows that are best read together.
-      rows_per_chunk: number of consecutive rows that are decoded together, so that reading one of them costs as much as
-        reading all; 1 if rows are read one by one.
+      rows_per_chunk: number of consecutive rows that are decoded together, so that reading one row costs as much as
+        reading all of them; 1 if rows are read one by one.
       permutation: the original feature of each column ``(p,)``, or None.
       feature_names: names of the columns, or None.
-      path: of the file that is read, or None.
       bytes_read: number of bytes read so far.
-      path: absolute path of the file that is read, which must not be an output; None for data in memory.
-      reads_in_parallel: whether several threads may read at once, and need less time then.
+      path: absolute path of the file that is read, which must not be an output; None for data in memory, and
+        for several files.
+      reads_in_parallel: whether several threads may read at the same time, and are faster than one.
 
     Raises:
       TypeError: if the dtype is not of real numbers.
@@ -48,7 +48,7 @@ class MatrixSource:
     permutation: HostArray | None = None
     feature_names: tuple[str, ...] | None = None
     path: Path | None = None
-    _has_file: bool = False  # that is damaged if a read fails
+    _has_file: bool = False  # whether a failed read means that a file is damaged
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:
         check_matrix(name, shape, dtype)
@@ -132,7 +132,7 @@ class MatrixSource:
         """Raise a `BadFileError` if the file changed since it was opened."""
 
     def _reason(self, error: Exception) -> str:
-        """Return why a read failed: since the file changed, or as the error says."""
+        """Return why a read failed: because the file changed, or the text of the error."""
         try:
             self._check_unchanged()
         except BadFileError as change:

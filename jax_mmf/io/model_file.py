@@ -87,7 +87,7 @@ def write_model(
     run: Mapping[str, Any] | None,
     *more: Callable[[h5py.File], None],
 ) -> None:
-    """Write a model file as `save_model` does, and more into it."""
+    """Write a model file as `save_model` does, with additional content."""
     if has_relative_alpha(solver.penalty):
         raise ValueError(
             "solver.penalty has a RelativeAlpha; save result.solver, where fit has replaced it by a number"
@@ -124,8 +124,8 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
     Raises:
       FileNotFoundError: if there is no such file.
       BadFileError: if it is not a model file, is damaged, has a newer format, needs a class that is not registered,
-        holds arrays that do not fit its solver or numbers that are not finite, or holds float64 numbers and JAX is not
-        set to them. This is a ValueError.
+        holds arrays that do not fit its solver or numbers that are not finite, or holds float64 numbers without
+        ``jax_enable_x64``. This is a ValueError.
     """
     check_process()
     with opened_model(path, "a model file of jax-mmf", "/", "key") as file:
@@ -149,7 +149,7 @@ def read_array(file: h5py.File, name: str) -> Array:
     """Read an array to the device.
 
     Raises:
-      ValueError: if it is not there or damaged, or holds float64 numbers and JAX is not set to them.
+      ValueError: if it does not exist or is damaged, or if it holds float64 numbers without ``jax_enable_x64``.
     """
     stored = read_data_set(file, name)
     if stored.dtype.kind not in "biuf":
@@ -162,10 +162,10 @@ def read_array(file: h5py.File, name: str) -> Array:
 
 
 def read_data_set(file: h5py.File, name: str) -> HostArray:
-    """Read an array, after a check that all of it is in the file.
+    """Read an array, after a check that the file holds all of it.
 
     Raises:
-      ValueError: if it is not there or damaged.
+      ValueError: if it does not exist or is damaged.
     """
     found = find_data_set(file, name, follow_external=False)
     if not isinstance(found, h5py.Dataset):
@@ -201,7 +201,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def read_model(file: h5py.File, solver: OnlineFactorization | None) -> SavedModel:
-    """Read the model in an open file; arguments and errors as of `load_model`."""
+    """Read the model in an open file; arguments and errors as in `load_model`."""
     if str(file.attrs.get("format")) == "jax-mmf ratings model":
         raise ValueError("it is a model of ratings, for jax_mmf.completion.load_model")
     if str(file.attrs.get("format")) != _FORMAT:

@@ -1,16 +1,16 @@
-"""Mean and variance of the features of a matrix that is seen once, a band of rows at a time."""
+"""Mean and variance of the features of a matrix, in one pass over bands of rows."""
 
 import numpy as np
 
 from jax_mmf.typing import HostArray
 
-_COLUMNS = 4096  # that are converted to float64 at a time
+_COLUMNS = 4096  # columns that are converted to float64 at a time
 
 
 class Moments:
     """Mean and variance of each column, in float64.
 
-    Bands are merged by the formula of Chan, Golub and LeVeque, which does not lose digits where the mean is large.
+    Bands are merged by the formula of Chan, Golub and LeVeque, which does not lose digits if the mean is large.
 
     Args:
       n_features: number of columns.
@@ -30,7 +30,7 @@ class Moments:
     def add(self, x: HostArray) -> None:
         """Add a band of rows ``(m, p)``."""
         total = self.n_samples + len(x)
-        with np.errstate(invalid="ignore", over="ignore"):  # of numbers that are not finite, which are noted
+        with np.errstate(invalid="ignore", over="ignore"):  # warnings for numbers that are not finite; these are noted
             for first in range(0, x.shape[1], _COLUMNS):
                 some = np.s_[first : first + _COLUMNS]
                 part = x[:, some].astype(np.float64)

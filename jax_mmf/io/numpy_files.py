@@ -1,4 +1,4 @@
-"""Matrices in the formats of NumPy, .npy and .npz, whose headers and sizes are checked before anything is allocated."""
+"""Matrices in .npy and .npz files. Their headers and sizes are checked before memory is allocated."""
 
 import io
 import math
@@ -64,7 +64,7 @@ def open_npz(path: Path, dataset: str | None, max_expansion: float) -> MatrixSou
             with archive.open(info) as file:
                 return ArraySource(_loaded(file, header), label)
         with archive.open(info) as file:
-            while file.read(_BLOCK):  # zipfile compares the check sum at the end
+            while file.read(_BLOCK):  # zipfile compares the checksum at the end
                 pass
     return _source(path, label, header, _start_of(path, info))
 
@@ -75,11 +75,11 @@ def chosen(path: Path, matrices: list[str], dataset: str | None, members: Any = 
     Args:
       path: of the file.
       matrices: names of the 2-D data sets in it.
-      dataset: what the user asks for, or None for the only one.
-      members: names of all data sets, or None if that of the user is not to be checked.
+      dataset: name that the user gave, or None for the only one.
+      members: names of all data sets, to check the name of the user; or None for no check.
 
     Raises:
-      NoDataSetError: if it is not there, or not the only one.
+      NoDataSetError: if there is no such data set, or if there are several and the user named none.
     """
     if dataset is not None:
         if members is not None and dataset not in members:
@@ -93,7 +93,7 @@ def chosen(path: Path, matrices: list[str], dataset: str | None, members: Any = 
 
 
 def missing(path: Path, name: str, matrices: list[str]) -> str:
-    """Return the message for a data set that is not there."""
+    """Return the message for a data set that does not exist."""
     return f"{path} has no data set {name!r}; it holds {', '.join(matrices) if matrices else 'no 2-D data set'}"
 
 
@@ -129,7 +129,7 @@ def _start_of(path: Path, info: zipfile.ZipInfo) -> int:
 
 
 def _loaded(file: IO[bytes], header: _Header) -> HostArray:
-    """Read the numbers of a compressed member; its end is reached, so that zipfile checks the sum."""
+    """Read the numbers of a compressed member; they are read to the end, so that zipfile compares the checksum."""
     file.read(header.size)
     array = np.empty(header.shape, header.dtype, order="F" if header.fortran else "C")
     place, done = memoryview(array.reshape(-1, order="A").view(np.uint8)), 0  # type: ignore[arg-type]

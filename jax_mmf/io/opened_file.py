@@ -1,4 +1,4 @@
-"""Files that are open for reading and must not change meanwhile."""
+"""Files that are open for reading, with checks that they do not change."""
 
 import os
 import threading
@@ -16,7 +16,7 @@ _LOCK = threading.Lock()
 
 
 def _move_and_read(handle: int, out: list[memoryview], offset: int) -> int:  # pragma: no cover - on Windows
-    """Read as `os.preadv` does, on systems that can't read without moving the position in the file."""
+    """Read as `os.preadv` does, on systems where each read moves the position in the file."""
     with _LOCK:
         os.lseek(handle, offset, os.SEEK_SET)
         found = os.read(handle, len(out[0]))
@@ -28,7 +28,7 @@ _read_at: Callable[[int, list[memoryview], int], int] = getattr(os, "preadv", _m
 
 
 class Stamp(NamedTuple):
-    """What tells whether a file is the one that was opened, and whether it changed since.
+    """Identity and state of a file, to detect that it was changed or replaced.
 
     Attributes:
       device: number of the file system.
@@ -44,18 +44,18 @@ class Stamp(NamedTuple):
 
     @classmethod
     def of(cls, file: Path | int) -> Self:
-        """Stamp of the file with a path or a descriptor."""
+        """Return the stamp of the file with a path or a descriptor."""
         found = os.stat(file)  # noqa: PTH116 - which also takes descriptors
         return cls(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
 def check_unchanged(path: Path, handle: int, then: Stamp) -> None:
-    """Raise unless an open file still has its size and time, and its path still leads to it.
+    """Raise an error if an open file was changed, or if its path refers to another file.
 
     Args:
       path: absolute.
       handle: descriptor of the file.
-      then: when it was opened.
+      then: its stamp when it was opened.
 
     Raises:
       BadFileError: if it was changed, truncated, replaced or removed.
@@ -76,19 +76,19 @@ def check_unchanged(path: Path, handle: int, then: Stamp) -> None:
 class OpenedFile:
     """A file that is open for reading, by a descriptor that all readers share.
 
-    A read does not move a common position, so that threads and forked processes may share the file. An unpickled one is
-    opened again.
+    Reads do not move a shared position, so threads and forked processes may share the file. Unpickling opens the file
+    again.
 
     Args:
       path: of the file.
-      then: for a file that was opened before, its stamp of then.
+      then: the stamp of an earlier opening, with which the file is compared; or None.
 
     Attributes:
       path: absolute.
       size: in bytes.
 
     Raises:
-      BadFileError: if the file is not as it was.
+      BadFileError: if the file has changed since the earlier opening.
     """
 
     def __init__(self, path: str | Path, then: Stamp | None = None) -> None:
@@ -109,19 +109,22 @@ class OpenedFile:
         check_unchanged(self.path, self._handle, self._then)
 
     def read_into(self, out: HostArray, offset: int) -> None:
-        """Fill an array, contiguous in memory, with the bytes from a place on.
+        """Fill an array, contiguous in memory, with the bytes that start at an offset.
 
         Raises:
-          BadFileError: if the file ends before.
+          BadFileError: if the file ends too early.
         """
         self._fill(memoryview(out.reshape(-1).view(np.uint8)), offset)  # type: ignore[arg-type]
 
     def read_strips_into(self, out: HostArray, offsets: HostArray) -> None:
-        """Fill each row of an array, contiguous in memory, with the bytes from a place of its own on; errors as before.
+        """Fill each row of an array, contiguous in memory, with the bytes that start at its own offset.
 
         Args:
           out: ``(s, h)``.
-          offsets: ``(s,)`` places in the file.
+          offsets: ``(s,)`` offsets in the file.
+
+        Raises:
+          BadFileError: if the file ends too early.
         """
         place, width = memoryview(out.reshape(-1).view(np.uint8)), out[:1].nbytes  # type: ignore[arg-type]
         for index, offset in enumerate(offsets.tolist()):

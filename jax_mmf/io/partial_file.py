@@ -1,8 +1,8 @@
-"""Files that are written over hours: what is complete survives the end of the process, at any moment.
+"""Files that take hours to write, and can be continued after the process ended at any moment.
 
-A folder ``NAME.partial`` next to the file holds the part that is written, and a record: of what it is made, and how
-many rows are complete. Metadata of HDF5 stay in memory between flushes, and the record says when a flush is under way.
-What is on disk is thus either whole or known not to be.
+A folder ``NAME.partial`` next to the file holds the part that is written, and a record. The record describes the
+conversion, and tells how many rows are complete. HDF5 keeps metadata in memory between flushes, and the record marks
+the time of a flush. Thus the file on disk is either consistent, or marked as inconsistent.
 """
 
 import json
@@ -23,19 +23,19 @@ _SECONDS_PER_FLUSH = 5.0
 
 
 class PartialFile:
-    """The part of a file that is written so far, open for writing.
+    """The part of a file that has been written so far, open for writing.
 
     Args:
       path: of the whole file.
-      plan: what determines the content, as JSON; "shape" holds the number of rows. A part that was made by another plan
-        is removed, with a warning.
+      plan: the settings that determine the content, as JSON; "shape" holds the number of rows. A part with another
+        plan is removed, with a warning.
 
     Attributes:
       file: HDF5 file.
-      n_rows: number of rows that are complete in it.
+      n_rows: number of complete rows in it.
 
     Raises:
-      OSError: if the folder can't be written, or another process writes it.
+      OSError: if the folder can't be written, or another process is writing it.
     """
 
     def __init__(self, path: Path, plan: dict[str, Any]) -> None:
@@ -48,18 +48,18 @@ class PartialFile:
         self._last_flush = time.monotonic()
 
     def restart(self, reason: str) -> None:
-        """Forget what is written, with a warning."""
+        """Discard what is written and start with an empty file, with a warning."""
         warn(f"{self.folder} can't be continued, since {reason}; the conversion starts again from the first row")
         self._close()
         self.n_rows = 0
         self.file = self._open()
 
     def complete(self, n_rows: int, *, at_once: bool = False) -> None:
-        """Note that the first n rows are written; they are safe on disk some seconds later, or at once."""
+        """Note that the first n rows are written. They are flushed to disk within seconds, or immediately."""
         self.file.check()
         self.n_rows = n_rows
         if at_once or time.monotonic() - self._last_flush >= _SECONDS_PER_FLUSH:
-            self._output.synchronise()  # of the numbers, which takes long; metadata are not written yet
+            self._output.synchronise()  # the numbers, which takes long; metadata are still in memory
             self._write_record(None)
             self.file.flush()
             self._output.synchronise()
@@ -67,7 +67,7 @@ class PartialFile:
             self._last_flush = time.monotonic()
 
     def last_words(self) -> None:
-        """Note that all rows are written, and that other things follow, a part of which is of no use."""
+        """Note that all rows are written, and that data sets follow which can't be continued if the process ends."""
         self.complete(self.n_rows, at_once=True)
         self._write_record(None)
 
@@ -76,18 +76,18 @@ class PartialFile:
         self._close()
         with self._data.open("rb+") as file:
             os.fsync(file.fileno())
-        self._write_record(self.n_rows)  # it is whole again
+        self._write_record(self.n_rows)  # the file is consistent again
         publish(self._data, self._path)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def discard(self) -> None:
-        """Remove what is written."""
+        """Remove the folder and what is written."""
         with suppress(OSError, RuntimeError):
             self._close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def keep(self) -> None:
-        """Close the file, so that a later conversion goes on with it."""
+        """Close the file, so that a later conversion can continue it."""
         with suppress(OSError, RuntimeError):
             self.complete(self.n_rows, at_once=True)
         with suppress(OSError, RuntimeError):
@@ -106,7 +106,7 @@ class PartialFile:
         self._output.close()
 
     def _open(self) -> WrittenHDF5:
-        """Open what is written, if there is something to go on with, or else a new file."""
+        """Open the part that is written if it can be continued, or else a new file."""
         existing = self.n_rows > 0 and self._data.exists()
         try:
             self._output = HDF5Output(self._data, existing=existing)
@@ -123,7 +123,7 @@ class PartialFile:
         return _with_metadata_in_memory(WrittenHDF5(self._output))
 
     def _rows_of_this_plan(self) -> int:
-        """Return the number of rows that are complete, or 0 if there is nothing to go on with."""
+        """Return the number of complete rows, or 0 if there is nothing to continue."""
         try:
             record = json.loads(self._record.read_text(encoding="utf-8"))
             n_rows, plan = record["n_rows"], record["plan"]
@@ -153,16 +153,16 @@ class PartialFile:
 
 
 def folder_of(path: str | Path) -> Path:
-    """The folder of the part of a file that is written so far."""
+    """Return the folder for the part of a file that has been written so far."""
     return Path(f"{path}.partial")
 
 
 @contextmanager
 def continued_file(path: str | Path, plan: dict[str, Any]) -> Iterator[PartialFile]:
-    """Yield the part of an HDF5 file that is written so far, which gets its name at the end.
+    """Yield the part of an HDF5 file that has been written so far; the file gets its name at the end of the block.
 
-    After a TypeError or ValueError, which the same call would raise again, what is written is removed. It is kept after
-    other errors, files that can't be read among them, after Ctrl-C, and after the end of the process.
+    A TypeError or ValueError removes the part, because the same call would raise it again. The part is kept after a
+    `BadFileError` and all other errors, after Ctrl-C, and after the end of the process.
 
     Args:
       path: of the file, .h5 or .hdf5.
@@ -179,13 +179,13 @@ def continued_file(path: str | Path, plan: dict[str, Any]) -> Iterator[PartialFi
             partial.discard()
         else:
             partial.keep()
-        if partial.failed_write not in (None, error):  # of which HDF5 makes errors of other kinds
+        if partial.failed_write not in (None, error):  # HDF5 turns a failed write into other errors
             raise partial.failed_write from error
         raise
 
 
 def _with_metadata_in_memory(file: WrittenHDF5) -> WrittenHDF5:
-    """Make HDF5 write metadata at a flush alone, so that a file is whole between two of them."""
+    """Make HDF5 write metadata only at a flush, so that the file on disk is consistent between two flushes."""
     settings = file.id.get_mdc_config()
     settings.evictions_enabled = False
     settings.incr_mode = settings.flash_incr_mode = settings.decr_mode = 0  # which HDF5 asks for

@@ -10,25 +10,25 @@ from jax_mmf.io.matrix_source import ROWS_PER_SEEK, MatrixSource, is_range, stre
 from jax_mmf.io.opened_file import OpenedFile
 from jax_mmf.typing import HostArray
 
-_BAND_BYTES = 2**26  # of consecutive rows of a file in Fortran order that are read together
+_BAND_BYTES = 2**26  # most bytes of consecutive rows that are read together from a file in Fortran order
 _BAND_ROWS = 4096
-_BLOCK_BYTES = 2**22  # of columns that are transposed together
-_LEAST_STRIP = 2**12  # bytes of consecutive columns that are read without the rest of their rows
+_BLOCK_BYTES = 2**22  # bytes of columns that are transposed together
+_LEAST_STRIP = 2**12  # fewest bytes of consecutive columns that are read without the rest of their rows
 
 
 class RawSource(MatrixSource):
     """A matrix of plain numbers in a file, such as the body of an .npy file.
 
-    Unlike the pages of a memory map, rows that were read do not stay in the memory of the process. The file is open
-    until `close`. Each read checks that it did not change.
+    Unlike the pages of a memory map, rows that were read do not add to the resident memory of the process. The file
+    stays open until `close`. Each read checks that the file did not change.
 
     Args:
       path: of the file.
       offset: of the first number, in bytes.
       shape: ``(n, p)``.
       dtype: of the numbers.
-      order: "C" if the numbers of a row are stored together, or "F" if those of a column are. Of the latter, bands of
-        consecutive rows are read together, up to 64 MB of them.
+      order: "C" if the numbers of a row are stored together, or "F" if the numbers of a column are stored together. For
+        "F", bands of consecutive rows are read together, up to 64 MB each.
       name: of the matrix, for error messages; by default the path.
 
     Raises:
@@ -104,16 +104,16 @@ class RawSource(MatrixSource):
             out[:, left : left + width] = block.T
 
     def _place(self, number: Any) -> Any:
-        """Return where in the file a number is, or several are."""
+        """Return the offset of a number in the file, or the offsets of several numbers."""
         return self._offset + number * self._stored.itemsize
 
     def _done(self, out: HostArray) -> None:
-        """Convert what was read to the byte order of this machine, and count it."""
+        """Convert numbers that were read to the byte order of this machine, and count their bytes."""
         if self._stored != self.dtype:
             out.byteswap(inplace=True)
         self._count(out.nbytes)
 
 
 def band_rows(n_samples: int, row_bytes: int) -> int:
-    """Return how many consecutive rows are read together where single rows are slow."""
+    """Return how many consecutive rows to read together if single rows are slow to read."""
     return min(n_samples, _BAND_ROWS, max(ROWS_PER_SEEK, _BAND_BYTES // row_bytes))

@@ -1,4 +1,4 @@
-"""Checkpoints: model files that hold all that a run needs to go on as if it had not stopped."""
+"""Checkpoints: model files with all that is needed to resume a run as if it had not stopped."""
 
 import json
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class Best(NamedTuple):
     """The evaluation with the lowest held-out objective of a run.
 
     Attributes:
-      state: then, in the original order of the features.
+      state: at this evaluation, in the original order of the features.
       record: of the evaluation.
     """
 
@@ -39,18 +39,18 @@ class Best(NamedTuple):
 
 
 class SavedRun(NamedTuple):
-    """All that `jax_mmf.fit` needs to go on with a run: ``fit(saved.solver, source, resume=saved)``.
+    """All that `jax_mmf.fit` needs to resume a run: ``fit(saved.solver, source, resume=saved)``.
 
     Attributes:
       solver: the configuration.
       state: after the last step, in the original order of the features.
       history: a `Record` per evaluation of the run.
-      run: arguments of `jax_mmf.fit` that the run had, such as ``batch_size`` and ``held_out``.
+      run: arguments of `jax_mmf.fit` in this run, such as ``batch_size`` and ``held_out``.
       memory: of averaged statistics, or None.
       best: the `Best` evaluation, or None.
-      progress: what else goes on, as JSON can hold it: ``"order"`` of the samples, counts of ``"callbacks"``, the
-        relative ``"alpha"`` of the solver, ``"n_samples"``, ``"seconds"`` and ``"bytes_read"``. None in files that do
-        not tell.
+      progress: further values that a resumed run continues, in types of JSON: ``"order"`` of the samples, counts of
+        ``"callbacks"``, the relative ``"alpha"`` of the solver, ``"n_samples"``, ``"seconds"`` and ``"bytes_read"``.
+        None or empty for files without them.
     """
 
     solver: OnlineFactorization
@@ -67,7 +67,7 @@ class SavedRun(NamedTuple):
 
 
 def save_run(path: str | Path, saved: SavedRun) -> None:
-    """Write a checkpoint, which is a model file with more in it: `load_model` reads its model.
+    """Write a checkpoint, which is a model file with additional content: `load_model` reads its model.
 
     Args:
       path: of the file, .h5 or .hdf5, which is replaced if it exists.
@@ -92,7 +92,7 @@ def save_run(path: str | Path, saved: SavedRun) -> None:
 
 
 def load_run(path: str | Path, *, solver: OnlineFactorization | None = None) -> SavedRun:
-    """Read a checkpoint, or a model file, which holds less.
+    """Read a checkpoint, or a model file with less content.
 
     Args:
       path: of the file.

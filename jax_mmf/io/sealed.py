@@ -1,7 +1,7 @@
-"""HDF5 files with a checksum of all their bytes, which is compared before HDF5 sees them.
+"""HDF5 files with a checksum of all their bytes, which is compared before HDF5 opens them.
 
-The checksum stands as a line of text in the user block, the first 512 bytes, which HDF5 leaves to its users. So a
-damaged file is an error before HDF5 follows its addresses, on some of which it hangs or crashes.
+The checksum is a line of text in the user block, the first 512 bytes of the file, which HDF5 ignores. HDF5 hangs or
+crashes on some damaged files. The checksum reveals the damage before HDF5 reads anything.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ import h5py
 from jax_mmf.io.atomic import hdf5_written_aside
 from jax_mmf.io.bad_file import BadFileError, bad_file_told
 
-_BLOCK = 512  # bytes of the user block, the least that HDF5 allows
+_BLOCK = 512  # bytes of the user block, the smallest size that HDF5 allows
 _START = b"jax-mmf file, blake2b of the bytes after the first 512: "
-_ATTRIBUTE = "checksum"  # tells that there must be one
-_SECONDS = 20  # for the strings of a file without a checksum, which take a hundredth of one
+_ATTRIBUTE = "checksum"  # name of the attribute of files that must have a checksum
+_SECONDS = 20  # to wait for the strings of a file without a checksum, which usually take 0.01 s
 
 # HDF5 hangs and crashes on damaged strings of variable length.
 _READ_STRINGS = """
@@ -37,7 +37,7 @@ with h5py.File(sys.argv[1], "r") as file:
 
 @contextmanager
 def sealed_hdf5(path: str | Path) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file, which gets a checksum at the end; arguments and errors as of `hdf5_written_aside`."""
+    """Yield a new HDF5 file, which gets a checksum at the end; errors as in `hdf5_written_aside`."""
     with hdf5_written_aside(path, userblock_size=_BLOCK, finish=_seal) as file:
         file.attrs[_ATTRIBUTE] = "blake2b"
         yield file
@@ -47,12 +47,12 @@ def sealed_hdf5(path: str | Path) -> Iterator[h5py.File]:
 def opened_model(path: str | Path, kind: str, *objects: str) -> Iterator[h5py.File]:
     """Yield an HDF5 file that was written by this library, open for reading, after its checksum was compared.
 
-    Files of earlier versions have no checksum. Their strings are read by another process first.
+    Files of earlier versions have no checksum. Another process reads their strings first.
 
     Args:
       path: of the file.
-      kind: what it should be, for error messages.
-      objects: names of the objects of which strings are read.
+      kind: expected kind of file, for error messages.
+      objects: names of the objects whose strings are read.
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -76,7 +76,7 @@ def is_sealed(path: Path) -> bool:
     """Whether a file has a checksum.
 
     Raises:
-      BadFileError: if it has one, and its bytes have another.
+      BadFileError: if the checksum of its bytes is another one.
     """
     with path.open("rb") as file:
         start = file.read(_BLOCK)
@@ -91,10 +91,10 @@ def is_sealed(path: Path) -> bool:
 
 
 def check_strings(path: Path, *objects: str) -> None:
-    """Read the strings of objects in an HDF5 file by another process, which may crash or hang instead of this one.
+    """Read the strings of objects in an HDF5 file in another process, which may crash or hang instead of this one.
 
     Raises:
-      BadFileError: if it does, or if they can't be read.
+      BadFileError: if the other process crashes, hangs or can't read them.
     """
     if not sys.executable or not objects:
         return
@@ -112,7 +112,7 @@ def _seal(path: Path) -> None:
 
 
 def _line(path: Path) -> bytes:
-    """Return the first bytes of a file with a checksum."""
+    """Compute the first bytes of a file, with the checksum of the bytes after them."""
     with path.open("rb") as file:
         file.seek(_BLOCK)
         sum_ = hashlib.blake2b(digest_size=16)

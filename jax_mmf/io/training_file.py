@@ -1,9 +1,11 @@
-"""Files of training data: a matrix in chunks with checksums, and what is known of its features.
+"""Files of training data: a matrix in chunks with checksums, and arrays that describe its features.
 
-What belongs to the features stands in data sets of its own, in the original order of the features. Attributes of the
-matrix name them: ``feature_permutation``, ``mean``, ``scale``, ``feature_names``. The attribute ``seal`` is a checksum
-of what HDF5 has none for: where the chunks are, what their bytes mean, and what belongs to the features. Numbers of a
-chunk that HDF5 does not find are NaN, which `fit` and others refuse, and not zero.
+Each of these arrays is a separate data set. The attributes ``feature_permutation``, ``mean``, ``scale`` and
+``feature_names`` of the matrix name the data sets. Mean, scale and names are in the original order of the features.
+
+The attribute ``seal`` is a checksum of what HDF5 has no checksum for: the places of the chunks, the meaning of their
+bytes, and the arrays that describe the features. If HDF5 does not find a chunk, it reads NaN instead of zero, which
+`fit` and other functions refuse.
 """
 
 import zlib
@@ -29,8 +31,8 @@ class Layout(NamedTuple):
       dataset: name of the data set.
       block_width: columns per chunk.
       rows_per_chunk: rows per chunk.
-      compression: as `jax_mmf.io.compression.chosen_compression` returns it.
-      checksums: whether HDF5 checks each chunk that it reads; it then reads chunks as a whole.
+      compression: as returned by `jax_mmf.io.compression.chosen_compression`.
+      checksums: whether chunks have checksums. HDF5 then reads each chunk as a whole, and checks it.
     """
 
     dataset: str
@@ -43,7 +45,15 @@ class Layout(NamedTuple):
 def create_matrix(
     file: h5py.File, layout: Layout, shape: tuple[int, int], dtype: np.dtype[Any], order: HostArray | None
 ) -> h5py.Dataset:
-    """Create the data set of a matrix, which can grow; with the original feature of each column, or None."""
+    """Create the data set of a matrix, whose number of rows can grow.
+
+    Args:
+      file: open for writing.
+      layout: of the matrix.
+      shape: ``(n, p)``.
+      dtype: of the numbers.
+      order: ``(p,)`` the original feature of each column, or None.
+    """
     data = file.create_dataset(
         layout.dataset,
         shape,
@@ -69,24 +79,24 @@ def write_moments(data: h5py.Dataset, moments: Moments, order: HostArray | None)
 
 
 def write_seal(data: h5py.Dataset) -> None:
-    """Write the checksum of a file that is complete."""
-    data.file.flush()  # so that all chunks have their place
+    """Write the seal of a complete file."""
+    data.file.flush()  # so that all chunks have their final place
     data.attrs["seal"] = np.uint32(_seal_of(data))
 
 
 def check_seal(data: h5py.Dataset, name: str) -> None:
-    """Compare the checksum of a file, if it has one.
+    """Compare the seal of a file, if it has one.
 
     Raises:
-      BadFileError: if it is another one, or is missing where there should be one.
+      BadFileError: if the seal is wrong or missing.
     """
-    sealed = "seal" in data.attrs or (data.fletcher32 and "mean" in data.attrs)  # one goes with the other
+    sealed = "seal" in data.attrs or (data.fletcher32 and "mean" in data.attrs)  # files with checksums and moments have a seal
     if sealed and data.file.mode == "r" and data.attrs.get("seal") != _seal_of(data):
         raise BadFileError(f"{name} is damaged: its layout does not have its checksum; convert the data again")
 
 
 def places_of_chunks(data: h5py.Dataset) -> list[tuple[int, ...]]:
-    """Row, column, filters that were left out, place in the file and size of each chunk, in the order of the rows."""
+    """Return row, column, omitted filters, place in the file and size of each chunk, in the order of the rows."""
     places: list[tuple[int, ...]] = []
     data.id.chunk_iter(lambda c: places.append((*c.chunk_offset, c.filter_mask, c.byte_offset, c.size)))
     return sorted(places)
@@ -103,7 +113,7 @@ def _seal_of(data: h5py.Dataset) -> int:
 
 
 def _crc_of_kind(data: h5py.Dataset, seal: int) -> int:
-    """Checksum of the shape of a data set, and of what the bytes of its chunks mean."""
+    """Return a checksum of the shape of a data set, and of the settings that give its bytes their meaning."""
     settings = data.id.get_create_plist()
     filters = [settings.get_filter(index)[:3] for index in range(settings.get_nfilters())]
     return zlib.crc32(data.id.get_type().encode(), zlib.crc32(repr((data.shape, data.chunks, filters)).encode(), seal))
@@ -115,7 +125,7 @@ def write_of_features(data: h5py.Dataset, name: str, values: HostArray) -> None:
         values = np.char.encode(values, "utf-8")
         values = values.astype(h5py.string_dtype("utf-8", max(values.dtype.itemsize, 1)))
     place = f"{data.name}_{name}"
-    if place in data.file:  # of a conversion that stopped here
+    if place in data.file:  # a conversion stopped after it wrote this one
         del data.file[place]
     written = data.file.create_dataset(place, data=values, chunks=values.shape, fletcher32=True)
     data.attrs[name] = np.bytes_(written.name.encode())  # damaged strings of variable length may crash HDF5
@@ -125,7 +135,7 @@ def read_of_features(data: h5py.Dataset, name: str) -> HostArray | None:
     """Read an array ``(p,)`` that belongs to the features of a matrix, or return None if there is none.
 
     Raises:
-      BadFileError: if it is of another length or kind, or not complete.
+      BadFileError: if it is of another length or kind, or incomplete.
     """
     place = Path(str(data.file.filename))
     with bad_file_told(place, f"has no valid {name} of the features of data set {data.name!r}"):

@@ -75,7 +75,7 @@ class Subset:
 
             return lax.fori_loop(0, starts.shape[0], copy, jnp.zeros((*array.shape[:-1], self.size), array.dtype))
 
-        # A loop copies fastest on CPU. On a GPU each of its steps takes some launches, 10 ms for a thousand blocks.
+        # On CPU a loop copies fastest. On a GPU each of its steps needs several launches: 10 ms for a thousand blocks.
         return self.drop_invalid(by_platform(array, cpu=in_blocks, tpu=in_blocks, default=one_by_one))
 
     def scatter(self, array: Array, values: Array) -> Array:
@@ -85,7 +85,7 @@ class Subset:
         starts, width, valid = self.starts, self.width, self.valid
 
         def one_by_one(array: Array, values: Array) -> Array:
-            # Features that are not valid get numbers past the last one, which are dropped.
+            # Invalid features get indices past the last feature, which are dropped.
             past = 2 * self.n_features + jnp.arange(self.size, dtype=self.indices.dtype)
             places = self.indices if valid is None else jnp.where(valid, self.indices, past)
 
@@ -110,7 +110,7 @@ class Subset:
         return by_platform(array, values, cpu=in_blocks, tpu=in_blocks, default=one_by_one)
 
     def _in_each_share(self, function: Callable[..., Array], places: Array, array: Array, *more: Array) -> Array:
-        """Call a function of a share of the features, the places ``(s,)`` in it, and shares of other arrays."""
+        """Call a function on each share of the features, with the places ``(s,)`` in it and shares of other arrays."""
         if self.n_shards == 1:
             return function(array, places, *more)
         # Reshaped like this, whole shares stay on their devices.
@@ -264,10 +264,10 @@ class BlockSubset:
 @register_configuration(static=True)
 @dataclass(frozen=True)
 class SubsetPerShare:
-    """A subset that is drawn from each of equal shares of the features: for features that are spread over devices.
+    """A subset that is drawn separately from equal shares of the features, which are spread over devices.
 
-    Gathering and replacing the features of a step then needs no communication, since no block crosses the border of a
-    share. `fit` with a mesh uses it.
+    No block spans two shares, so gathering and replacing the features of a step needs no communication. `fit` uses this
+    class with a mesh.
 
     Attributes:
       subset: rule for each share (static).
@@ -285,7 +285,7 @@ class SubsetPerShare:
 
     @property
     def reduction(self) -> float:
-        """That of the rule."""
+        """The reduction of the rule."""
         return self.subset.reduction
 
     @property
@@ -298,7 +298,7 @@ class SubsetPerShare:
         """Draw a subset of each share; arguments as in `FeatureSubset.draw`.
 
         Raises:
-          ValueError: if the number of shares does not divide that of the features, and as the rule does.
+          ValueError: if the number of shares does not divide the number of features, and where the rule raises one.
         """
         if n_features % self.n_shards:
             raise ValueError(f"n_shards={self.n_shards} must divide the number of features, got {n_features}")

@@ -1,4 +1,4 @@
-"""The beginning of a run: its first state and memory, new or given."""
+"""The first state and memory of a run, new or given."""
 
 import dataclasses
 
@@ -16,13 +16,13 @@ from jax_mmf.typing import Array, Key
 def first_state(
     solver: OnlineFactorization, feed: Feed, key: Key, given: State | None
 ) -> tuple[OnlineFactorization, State]:
-    """Return the solver with a resolved alpha, and the state that a run starts from, in the order of its feed.
+    """Return the solver with a resolved alpha, and the first state of a run, with features in the order of the feed.
 
     Args:
       solver: of the run.
       feed: of the run.
       key: of the run.
-      given: a state to go on from, or None for a new one.
+      given: a state to resume, or None for a new one.
 
     Raises:
       ValueError: for a state of another solver or of other data, and for too few samples.
@@ -41,7 +41,7 @@ def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFac
 
 
 def _warn_of_small_numbers(first: Array) -> None:
-    """Warn if squares of the data, which the moments consist of, would underflow."""
+    """Warn if the squares of the data would underflow: the moments are sums of such squares."""
     values, limits = np.asarray(first), jnp.finfo(first.dtype)
     largest = float(max(values.max(), -values.min()))
     if 0 < largest < (limits.tiny / limits.eps) ** 0.5:
@@ -75,7 +75,7 @@ def first_memory(solver: OnlineFactorization, state: State, feed: Feed, memory: 
     """Return the memory of averaged statistics that a run starts from, or None; arguments as in `first_state`.
 
     Raises:
-      ValueError: for a memory of other data, and where it is missing or has no use.
+      ValueError: for a memory of other data, and for one that is missing or has no use.
     """
     if solver.init_memory(state, 0) is None:
         if memory is not None:

@@ -1,4 +1,4 @@
-"""Host memory for mini-batches that is used again."""
+"""Reusable host memory for mini-batches."""
 
 from collections import deque
 from typing import Any
@@ -12,7 +12,7 @@ class Buffers:
 
     On CPU, JAX computes from a buffer without a copy. Accelerators read a buffer directly, since its pages are locked.
     Fresh memory for each mini-batch would cost a page fault for each page, and more time than to read the data. There
-    are as many buffers as mini-batches are on their way at a time.
+    are as many buffers as mini-batches that are in use at a time.
 
     Args:
       dtype: of the numbers.
@@ -23,10 +23,10 @@ class Buffers:
         self._free: deque[HostArray] = deque()
 
     def take(self, shape: tuple[int, int]) -> HostArray:
-        """Return a buffer of a shape that nothing else uses, with any content."""
+        """Return a buffer of a shape that is not in use; its content is arbitrary."""
         while self._free:
             buffer = self._free.popleft()
-            if buffer.shape == shape:  # others were for smaller batches, and are dropped
+            if buffer.shape == shape:  # buffers for smaller batches are dropped
                 return buffer
         return transfer_buffer(shape, self._dtype)
 

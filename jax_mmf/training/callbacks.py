@@ -31,7 +31,7 @@ class Start(NamedTuple):
       n_held_out: number of held-out samples.
       step: number of earlier steps, 0 for a new run.
       n_steps: number of steps of the whole run, or None if it is not known.
-      history: records of the run before, if it goes on with ``resume``.
+      history: records of the earlier run, if this one resumes it.
     """
 
     solver: OnlineFactorization
@@ -92,8 +92,8 @@ class Callback(Protocol):
 
     An object may have more methods. ``on_start(start)`` is called with a `Start` before the first step of each run, so
     that one object can be used for several runs. ``on_end(result)`` is called at the end of each started run, with its
-    `FitResult`, or None if an error ended it. ``on_save()`` returns what checkpoints keep of it, as JSON can hold, and
-    ``on_resume(kept)`` is called with it, after ``on_start``, in a run that goes on.
+    `FitResult`, or None if an error ended it. ``on_save()`` returns what checkpoints store of it, in types of JSON. A
+    resumed run calls ``on_resume(kept)`` with this, after ``on_start``.
     """
 
     def __call__(self, event: Event, /) -> Any:
@@ -117,7 +117,7 @@ def checked(callbacks: Any) -> tuple[Callback, ...]:
 
 
 def in_order(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
-    """Return callbacks with those that write what others count, which have an attribute ``comes_last``, at the end."""
+    """Return callbacks in order: those with a true ``comes_last``, which save what others count, come last."""
     return tuple(sorted(callbacks, key=lambda callback: bool(getattr(callback, "comes_last", False))))
 
 
@@ -152,7 +152,7 @@ def _nothing(_: Any) -> None: ...
 class EarlyStopping:
     """Callback that ends a run when the held-out objective no longer decreases.
 
-    It starts anew with each run, except with one that goes on: ``fit(..., resume=...)``. `fit` keeps the best state as
+    Its counts start anew with each run, except in resumed runs, ``fit(..., resume=...)``. `fit` keeps the best state as
     ``result.best``.
 
     Args:
@@ -194,7 +194,7 @@ class EarlyStopping:
         return {"best": self.best, "stale": self.stale}
 
     def on_resume(self, kept: Mapping[str, Any]) -> None:
-        """Go on from counts."""
+        """Continue from these counts."""
         self.best, self.stale = float(kept["best"]), int(kept["stale"])
 
     def __repr__(self) -> str:
@@ -253,8 +253,8 @@ class JSONLines:
     """Callback that writes each `Record` immediately as a line of JSON, so that a crash does not lose it.
 
     Args:
-      path: of the file; the first record of a run replaces an existing file. That of a run that goes on writes the
-        records before it again.
+      path: of the file; the first record of a run replaces an existing file. In a resumed run, the earlier records are
+        written again before it.
     """
 
     def __init__(self, path: str | Path) -> None:

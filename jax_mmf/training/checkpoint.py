@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written now and then, in the background, and read again."""
+"""Checkpoints of a run: a callback that writes them in the background, and functions that read them."""
 
 import re
 import threading
@@ -23,22 +23,25 @@ _NAME = re.compile(r"step_(\d{12,})\.h5")
 
 
 class Checkpoint:
-    """Callback that writes now and then all that a run needs to go on, while the next steps are computed.
+    """Callback that regularly writes all that is needed to resume a run, while the next steps are computed.
 
-    Each file is a model file with more in it, which appears under its name when it is complete. `load_checkpoint` reads
-    the newest whole one. One more checkpoint is written at the end of the run, if it ended without an error.
+    Each file is a model file with additional content, which appears under its name when it is complete.
+    `load_checkpoint` reads the newest valid one. One more checkpoint is written at the end of a run that ended without
+    an error.
 
     Args:
-      path: a folder, which is made, for files named by their steps; or one file, .h5 or .hdf5, which each checkpoint
-        replaces.
+      path: a folder for files that are named by their steps, which is created; or a single file, .h5 or .hdf5, which
+        each checkpoint replaces.
       every: number of steps between checkpoints, or None.
       minutes: time between checkpoints, or None. Without ``every``, 10 by default.
-      keep: number of the newest files to keep in a folder; 3 by default. It must be 1 or None for one file.
-      run: arguments of `jax_mmf.fit` to keep in the file besides those of the run itself, as in `save_model`.
-      background: whether another thread writes. The next steps then go on with a copy of the state on the device.
+      keep: number of the newest files to keep in a folder; 3 by default. It must be 1 or None for a single file.
+      run: further arguments of `jax_mmf.fit` to store in the file, in addition to those of the run, as in `save_model`.
+      background: whether another thread writes a copy of the state while the next steps are computed. With several
+        processes, the steps always wait.
 
     Raises:
-      ValueError: for numbers out of range, and at the start of a new run, if the folder holds checkpoints of another.
+      ValueError: for numbers out of range; and at the start of a new run, if the folder holds checkpoints of another
+        run.
       OSError: during the run, if a file can't be written.
 
     Example:
@@ -46,7 +49,7 @@ class Checkpoint:
       Checkpoint('checkpoints', every=None, minutes=30, keep=3)
     """
 
-    comes_last = True  # so that it holds what the other callbacks have counted
+    comes_last = True  # so that it stores the counts that the other callbacks have after the step
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ class Checkpoint:
         self._since, self._last_step = 0.0, -1
 
     def on_start(self, start: Start) -> None:
-        """Make the folder, and start the clock."""
+        """Create the folder, and start the clock."""
         self._error, self._last_step, self._since = None, -1, time.monotonic()
         if self._one_file:
             if not self.path.parent.is_dir():
@@ -90,15 +93,15 @@ class Checkpoint:
                 "resume=jax_mmf.load_checkpoint(folder) or the option --resume auto, or give another folder"
             )
         for step, path in files if jax.process_index() == 0 else ():
-            if step > start.step:  # damaged, or of a run that went on from here before
+            if step > start.step:  # a damaged file, or one of an earlier run that resumed at the same step
                 path.replace(path.with_suffix(".h5.old"))
 
     def __call__(self, event: Event, /) -> None:
-        """Write a checkpoint if it is time.
+        """Write a checkpoint if one is due.
 
         Raises:
-          OSError: if the last one could not be written.
-          FloatingPointError: if the last one would have held numbers that are not finite.
+          OSError: if the previous checkpoint could not be written.
+          FloatingPointError: if the previous checkpoint would have held NaN or infinity.
         """
         self._raise_error()
         due = self.every is not None and event.step % self.every == 0
@@ -108,7 +111,7 @@ class Checkpoint:
             self._write(event.step, event.snapshot())
 
     def on_end(self, result: FitResult | None) -> None:
-        """Wait for the thread that writes, and write the last state, unless an error ended the run."""
+        """Wait for the writing thread. Then write the last state, unless an error ended the run."""
         self._wait()
         if result is None:
             if self._error is not None:
@@ -169,7 +172,7 @@ class Checkpoint:
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Steps and paths of the checkpoints in a folder, the newest one last; none if there is no folder."""
+    """Return steps and paths of the checkpoints in a folder, the newest one last; none if there is no folder."""
     if not folder.is_dir():
         return []
     found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
@@ -177,7 +180,7 @@ def checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def newest_checkpoint(path: Path) -> Path | None:
-    """Return the path of the newest checkpoint in a folder, whole or not, or the one file, or None."""
+    """Return the path of the newest checkpoint in a folder, valid or not; or the single file; or None."""
     if path.is_file():
         return path
     found = checkpoints(path)
@@ -185,10 +188,10 @@ def newest_checkpoint(path: Path) -> Path | None:
 
 
 def load_checkpoint(path: str | Path, *, solver: OnlineFactorization | None = None) -> SavedRun | None:
-    """Read the newest checkpoint that is whole, for ``fit(..., resume=...)``.
+    """Read the newest valid checkpoint, for ``fit(..., resume=...)``.
 
     Args:
-      path: what `Checkpoint` was given, a folder or one file; or any model file.
+      path: folder or single file of `Checkpoint`; or any model file.
       solver: as in `jax_mmf.load_model`.
 
     Returns:
@@ -198,16 +201,16 @@ def load_checkpoint(path: str | Path, *, solver: OnlineFactorization | None = No
       UserWarning: if a damaged checkpoint is skipped.
 
     Raises:
-      ValueError: if no checkpoint can be read, for the newest one, as `jax_mmf.load_model` does.
+      ValueError: if no checkpoint can be read: the error of `jax_mmf.load_model` for the newest one.
     """
     found = newest_whole(path, solver=solver)
     return None if found is None else found[1]
 
 
 def newest_whole(path: str | Path, *, solver: OnlineFactorization | None = None) -> tuple[Path, SavedRun] | None:
-    """Return path and content of the newest whole checkpoint; arguments and errors as of `load_checkpoint`."""
+    """Return path and content of the newest valid checkpoint; arguments and errors as in `load_checkpoint`."""
     path = Path(path)
-    if path.is_file() or _is_file_name(path):  # a file is read whatever its name is
+    if path.is_file() or _is_file_name(path):  # an existing file is read, whatever its name is
         return (path, load_run(path, solver=solver)) if path.is_file() else None
     errors = list[ValueError | OSError]()
     for _, file in reversed(checkpoints(path)):

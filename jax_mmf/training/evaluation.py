@@ -29,7 +29,7 @@ class Evaluation:
     Args:
       solver: of the run.
       samples: held-out samples ``(m, p)``, or None.
-      before: the run that this one goes on with, or None.
+      before: the run that this one resumes, or None.
       placement: of the samples.
     """
 
@@ -53,11 +53,11 @@ class Evaluation:
 
     @property
     def seconds(self) -> float:
-        """Time of the run so far, without that of evaluations."""
+        """Time of the run so far in seconds, without the time of evaluations."""
         return self._seconds + time.perf_counter() - self._since
 
     def bytes_read(self, item: Item) -> int:
-        """Bytes read up to a mini-batch, by the run before too."""
+        """Bytes read up to a mini-batch, including those of the run before."""
         return self._bytes_before + item.bytes_read
 
     def compile_in_background(self) -> None:
@@ -116,7 +116,7 @@ class Evaluation:
 
 
 def _last(before: SavedRun, field: str) -> Any:
-    """Return a field of the last record of a run, for files that do not tell more."""
+    """Return a field of the last record of a run, for files without progress."""
     return getattr(before.history[-1], field) if before.history else 0
 
 

@@ -34,7 +34,7 @@ class Item(NamedTuple):
       x: ``(b, p)``, or ``(b, s)`` if only a subset was read. On CPU it is `buffer`.
       subset: the features of x, or None if it has all.
       bytes_read: bytes read by the feed, up to and including this mini-batch.
-      buffer: host memory of x, to be given back to the feed once x is not needed; None if x was gathered on its device.
+      buffer: host memory of x, to be returned to the feed once x is not needed; None if x was gathered on its device.
     """
 
     epoch: int
@@ -49,7 +49,7 @@ class Item(NamedTuple):
 class Feed:
     """Reader of a source of samples that provides the mini-batches of a solver.
 
-    Inside of a run, features are in the order in which they are read: that of the file, or a random one if the solver's
+    Inside a run, features are in the order in which they are read: that of the file, or a random one if the solver's
     subset consists of blocks and the columns of the file are not permuted. Outside, they are in the original order.
 
     Args:
@@ -72,7 +72,7 @@ class Feed:
       feature_names: names of the columns of the source, a tuple of p strings; None if they have no names.
       placement: of mini-batches and states on the mesh.
       path: of the file that is read, or None.
-      order: what determines the order of the samples and which are held out: numbers and text by name.
+      order: what determines the order of the samples and the held-out samples: numbers and text by name.
     """
 
     def __init__(
@@ -145,10 +145,10 @@ class Feed:
         return jnp.asarray(x if self._permutation is None else self._permutation.apply(x), self.dtype)
 
     def adopt(self, state: State) -> State:
-        """Copy a state from the original order of the features to where it is in the run."""
+        """Copy a state to the placement of the run, and convert it from the original order of the features."""
         if self._permutation is not None:
             state = self._permutation.apply_to_state(state)
-        # Neither the permutation nor the placement copies all arrays.
+        # Neither the permutation nor the placement is sure to copy every array.
         return copied(self.placement.put_state(state))
 
     def restore(self, state: State) -> State:
@@ -237,7 +237,7 @@ class Feed:
     def _read(
         self, reader: SampleReader, rows: HostArray, features: HostArray | None, size: int
     ) -> tuple[Array, HostArray]:
-        """Read the part of a mini-batch that this process has the devices for, and return all of it and its memory."""
+        """Read this process's part of a mini-batch; return the whole mini-batch, and the memory of the part."""
         placement = self.placement
         width = placement.width if features is None else features.size
         own_rows, own_columns = placement.own(size, width)
@@ -247,7 +247,7 @@ class Feed:
             found = np.arange(own_columns.start, own_columns.stop)
         if found is None or found.max() < self.n_features:
             reader.read_into(buffer[: some.size], some, found)
-        else:  # features of zeros past the last one
+        else:  # some features are padding, past the last one
             there = found < self.n_features
             buffer[: some.size, ~there] = 0
             piece = np.empty((some.size, int(there.sum())), self.dtype)
@@ -320,7 +320,7 @@ class Feed:
             "held_out": int(order.n_held_out),
             "shuffle": bool(order.shuffle),
         }
-        # The way of reading plays no part where nothing is shuffled.
+        # Without shuffling, the order does not depend on how rows are read.
         return described | ({"stretch": int(order.stretch), "window": int(order.window)} if order.shuffle else {})
 
     def _sample_reader(self, n_chunks: int) -> SampleReader:
@@ -343,9 +343,9 @@ class Feed:
         return self._stored_columns(features[features < self.n_features])
 
     def _stored_columns(self, features: HostArray | None) -> HostArray | None:
-        """Return the column of the source for each of some features, or of all features; None for the same.
+        """Return the columns of the source for some features, or for all; None if the orders are the same.
 
-        Features of zeros, which come after the last one, get numbers past the last column.
+        Padding, which comes after the last feature, gets numbers past the last column.
         """
         if self._mix is None:
             return features

@@ -74,14 +74,14 @@ def fit(
         `jax_mmf.io.as_source`), a `jax_mmf.io.Source`, or an iterable of batches ``(b_i, p)``.
       key: PRNG key of the initial dictionary, the order of the samples and the subsets. The same key gives the same
         bits.
-      state: to go on from, instead of a key: steps, samples and subsets follow those of the state, if the other
-        arguments are those of its run, which is not checked.
+      state: to continue from, instead of a key. Steps, samples and subsets follow those of the state if the other
+        arguments are the same as in its run. This is not checked.
       memory: of averaged statistics, with ``state``.
-      resume: a run to go on with as if it had never stopped, bit for bit: what `load_checkpoint`, `fit` or `load_model`
-        returned, or None for a new run. History, best state and the counts of callbacks go on too. ``n_epochs`` counts
-        from the beginning of the run. A key must be that of the run, if it is given.
-      allow_changes: whether a batch size, a choice of held-out samples or a source other than those of ``resume`` are a
-        warning, and not an error. The order of the samples then changes too.
+      resume: a run to resume as if it had never stopped, bit for bit: what `load_checkpoint`, `fit` or `load_model`
+        returned, or None for a new run. History, best state and the counts of callbacks are continued. ``n_epochs``
+        counts from the beginning of the run. If a key is given, it must be that of the run.
+      allow_changes: whether another batch size, choice of held-out samples or source than in ``resume`` gives a warning
+        instead of an error. The order of the samples then changes too.
       n_epochs: passes over the source; an iterator allows one pass.
       batch_size: samples per step; by default that of ``resume``, and in a new run 128, or 50 if a step sees a subset
         of the features and updates all of B. The last batch of an epoch may be smaller. Iterables of batches have their
@@ -104,14 +104,14 @@ def fit(
       verbose: whether to show a `ProgressBar`.
 
     Returns:
-      a `FitResult`, also after Ctrl-C: the first one ends the run after its step, with ``stopped_by="interrupt"``.
+      a `FitResult`, even after Ctrl-C: the first one ends the run after its step, with ``stopped_by="interrupt"``.
 
     Warns:
       UserWarning: once, with the reason, if all codes have been zero so far and nothing is learned.
 
     Raises:
-      ValueError: for data of the wrong shape, NaN or infinity in them, or fewer samples than atoms; and for a
-        ``resume`` with other samples, or in another order. Errors during the run have the result of the last good step
+      ValueError: for data of the wrong shape, NaN or infinity in them, or fewer samples than atoms; and if ``resume``
+        is a run on other samples, or in another order. Errors during the run have the result of the last good step
         as attribute ``result``.
       FloatingPointError: if numbers overflow; its ``result`` is that of the last evaluation before.
       KeyboardInterrupt: at the second Ctrl-C.

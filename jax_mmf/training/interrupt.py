@@ -24,7 +24,7 @@ class _Note:
                 sys.stderr.flush()
 
 
-_notes: list[_Note] = []  # of the blocks that the main thread is in
+_notes: list[_Note] = []  # notes of the blocks that the main thread is in
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Random permutations of any length that are computed a few places at a time."""
+"""Random permutations of any length, of which any part can be computed when it is needed."""
 
 import math
 
@@ -6,21 +6,21 @@ import numpy as np
 
 from jax_mmf.typing import HostArray
 
-_MOST_IN_TABLE = 2**16  # numbers of which a permutation is kept as an array
+_MOST_IN_TABLE = 2**16  # largest n for which a permutation is stored as an array
 _ROUNDS = 8
 
 
 class KeyedPermutation:
-    """A permutation of 0 to n - 1 in memory that does not grow with n.
+    """A permutation of 0 to n - 1, whose memory does not grow with n.
 
-    Up to 65,536 numbers it is an array, uniform among all permutations. Longer ones are a Feistel network on pairs
-    ``(left, right)``, with ``a b >= n`` of them: each round adds a hash of one half to the other one, which can be
-    undone. A place whose image is n or more is mapped again until it is not ("cycle walking"), which is rare,
-    since ``a b - n < a``, about the square root of n.
+    For up to 65,536 numbers, it is an array, uniform among all permutations. Longer ones are a Feistel network on
+    ``a b >= n`` pairs ``(left, right)``: each round adds a hash of one half to the other half, which is invertible. An
+    image that is n or more is mapped again until it is below n ("cycle walking"). This is rare, because
+    ``a b - n < a``, and a is about the square root of n.
 
     Args:
       n: how many numbers, at least 1 and below 2^62.
-      generator: of the random numbers that determine it.
+      generator: of the random numbers that determine the permutation.
     """
 
     def __init__(self, n: int, generator: np.random.Generator) -> None:
@@ -32,7 +32,7 @@ class KeyedPermutation:
             self._keys = generator.integers(2**64, size=_ROUNDS, dtype=np.uint64)
 
     def __call__(self, places: HostArray) -> HostArray:
-        """Return the numbers at some places: ``(m,)`` int64 of ``(m,)`` integers."""
+        """Return the numbers ``(m,)``, int64, at the places ``(m,)``."""
         if self._table is not None:
             return self._table[places]
         out = self._scatter(np.asarray(places, np.uint64))
@@ -53,7 +53,7 @@ class KeyedPermutation:
 
 
 def mixed(numbers: HostArray) -> HostArray:
-    """Hash 64-bit numbers, one to one, by the finalizer of SplitMix64."""
+    """Hash 64-bit numbers by the finalizer of SplitMix64, which is one to one."""
     x = numbers + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -61,5 +61,5 @@ def mixed(numbers: HostArray) -> HostArray:
 
 
 def _below(hashes: HostArray, length: np.uint64) -> HostArray:
-    """Reduce hashes to 0 to length - 1, for lengths below 2^32."""
+    """Map hashes to the range 0 to length - 1, for lengths below 2^32."""
     return ((hashes >> np.uint64(32)) * length) >> np.uint64(32)

@@ -1,16 +1,16 @@
-"""How many chunks of a compressed file are mixed, and how many decoded ones are kept for it."""
+"""The number of chunks of a compressed file that are mixed, and of decoded chunks that are kept for it."""
 
 import math
 from bisect import bisect
 
 from jax_mmf.io import MatrixSource, Source
 
-_BYTES_OF_CHUNKS = 2**29  # of decoded chunks that are kept
-_ROWS_MIXED = 2**20  # at most, whose numbers are in memory
+_BYTES_OF_CHUNKS = 2**29  # most bytes of decoded chunks that are kept
+_ROWS_MIXED = 2**20  # most rows that are mixed; their row numbers are in memory
 
 
 def mixing_window(source: Source, batch_size: int, n_held_out: int) -> tuple[int, int]:
-    """Choose how many chunks to mix, and how many decoded ones to keep for it; none if a chunk is too large."""
+    """Choose how many chunks to mix, and how many decoded chunks to keep; zero if a chunk is too large."""
     if not isinstance(source, MatrixSource) or source.rows_per_chunk == 1:
         return 0, 0
     height = source.rows_per_chunk
@@ -22,11 +22,11 @@ def mixing_window(source: Source, batch_size: int, n_held_out: int) -> tuple[int
 
 
 def n_kept(window: int, height: float, batch_size: int) -> int:
-    """Return how many decoded chunks to keep so that each one is decoded once an epoch.
+    """Return how many decoded chunks to keep, so that each chunk is decoded once per epoch.
 
-    Chunks are decoded in the order of their mini-batches. So many may be decoded too early for the first row of one,
-    and as many again for its last row, as a mini-batch has turns (see `SampleOrder`). A turn has as many rows as a
-    chunk, but for the first ones of an epoch, of which turn i has i / window as many.
+    Mini-batches are read in ascending order of the rows, and each one covers several turns (see `SampleOrder`). So a
+    chunk may be decoded too early, and be needed too long, by as many chunks as a mini-batch has turns. A turn has as
+    many rows as a chunk, except in the beginning of an epoch, where turn i has i / window as many.
 
     Args:
       window: number of chunks that are mixed.

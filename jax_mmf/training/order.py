@@ -10,26 +10,27 @@ from jax_mmf.core import HostStream, host_generator
 from jax_mmf.training.keyed_permutation import KeyedPermutation, mixed
 from jax_mmf.typing import HostArray, Key
 
-_ROWS_AT_ONCE = 2**15  # whose order is computed together
+_ROWS_AT_ONCE = 2**15  # rows whose order is computed together
 
 
 @dataclass(frozen=True)
 class SampleOrder:
-    """Which samples are held out, and in which order the others are read: a function of the key alone.
+    """Which samples are held out, and in which order the others are read. The key determines both.
 
-    Shuffling moves stretches of consecutive rows, which disks read faster. A stretch of one row shuffles single rows.
+    Shuffling moves stretches of consecutive rows, which disks read faster. With a stretch of one row, it moves single
+    rows.
 
-    With a window, the rows of stretches are mixed. The stretches have turns, one after another. The rows of a stretch
-    are in random order, and spread evenly over its own turn and the ``window - 1`` next ones. Those of a turn are in
-    random order, too. Compressed chunks are therefore decoded once an epoch, and few are kept.
+    With a window, the rows of stretches are mixed. An epoch consists of turns, one for each stretch. The rows of a
+    stretch are in random order, and spread evenly over its own turn and the next ``window - 1`` turns. The rows of a
+    turn are in random order, too. So compressed chunks are decoded once per epoch, and few decoded chunks are kept.
 
-    Memory does not grow with the number of samples, but for eight bytes for each one that is held out: any part of the
-    order is computed when it is needed, from permutations that need no array.
+    Any part of the order is computed when it is needed, from permutations that are not stored as arrays. Memory is
+    eight bytes per held-out sample, and otherwise does not grow with the number of samples.
 
     Attributes:
       key: PRNG key of the run.
       n_samples: of the source.
-      stretch: number of consecutive rows that stay together.
+      stretch: number of consecutive rows that are moved together.
       n_held_out: number of samples that are not trained on.
       shuffle: whether the order is random; if not, the last samples are held out.
       window: number of stretches whose rows are mixed; 0 keeps the rows of a stretch together.
@@ -66,25 +67,25 @@ class SampleOrder:
         return np.concatenate(list(self.rows(number)))
 
     def first(self, count: int) -> HostArray:
-        """Row numbers of the first samples of the first epoch, up to a number of them."""
+        """Row numbers of the first ``count`` samples of the first epoch, or of all if there are fewer."""
         return next(_regrouped(self.rows(0), count))
 
     def draw(self, number: int, count: int) -> HostArray:
-        """Draw random row numbers to learn from, all different; each `number` gives another draw."""
+        """Draw distinct random row numbers of training samples; each ``number`` gives another draw."""
         places = np.arange(min(count, self.n_training))
         return self._training(self._permutation(self.n_training, HostStream.DRAW, number)(places))
 
     def batches(self, batch_size: int, n_epochs: int, first_step: int = 0) -> Iterator[tuple[int, HostArray]]:
-        """Epoch and row numbers of each mini-batch from a step on; the last one of an epoch may be short."""
+        """Epoch and row numbers of each mini-batch, beginning with a step; the last one of an epoch may be smaller."""
         per_epoch = -(-self.n_training // batch_size)
         for epoch in range(first_step // per_epoch, n_epochs):
             first = first_step % per_epoch if epoch == first_step // per_epoch else 0
             for rows in _regrouped(self.rows(epoch, first * batch_size), batch_size):
-                # Within a batch the order does not matter; ascending rows are read in fewer pieces.
+                # The order within a batch does not matter; ascending rows are read in fewer pieces.
                 yield epoch, np.sort(rows)
 
     def rows(self, epoch: int, first: int = 0) -> Iterator[HostArray]:
-        """Row numbers in the order of an epoch, from a place on, in pieces."""
+        """Row numbers in the order of an epoch, in pieces, beginning with the row at place ``first``."""
         if not self.shuffle or self.stretch == 1:
             yield from self._single_rows(epoch, first)
             return
@@ -100,7 +101,7 @@ class SampleOrder:
             yield self._training(place(some))
 
     def _training(self, numbers: HostArray) -> HostArray:
-        """Return the rows of training samples, which are numbered without the held-out ones."""
+        """Return the rows of training samples, given their numbers among the training samples."""
         return numbers + np.searchsorted(self._n_before, numbers, side="right")
 
     def _permutation(self, n: int, stream: HostStream, *numbers: int) -> KeyedPermutation:
@@ -108,7 +109,7 @@ class SampleOrder:
 
 
 class _Visits:
-    """The stretches of a source in the order of an epoch, without the rows that are held out.
+    """The visits of an epoch: the stretches of a source in random order, without held-out rows.
 
     Args:
       order: of the samples.
@@ -122,23 +123,23 @@ class _Visits:
         self._seeds = generator.integers(2**64, size=2, dtype=np.uint64)
 
     def start(self, first: int, window: int) -> tuple[int, int]:
-        """Find where to start for the rows from a place on.
+        """Find the visit to start with, to produce the rows of the order beginning with place ``first``.
 
         Returns:
-          the number of a visit, and the number of rows of visits before it, at most `first`. The rows of all visits
-          from there on are in their right places from `first` on.
+          the number of the visit, and the number of rows of the visits before it, at most ``first``. If `spread` starts
+          with this visit, all rows at place ``first`` and later are the right ones.
         """
         visit, n_before = 0, [0]
         while visit < self._n and first > 0:
             sizes = self._sizes(np.arange(visit, min(visit + _ROWS_AT_ONCE, self._n)))
             ends = n_before[-1] + np.cumsum(sizes)
-            full = int(np.searchsorted(ends, first, side="right"))  # visits with all of their rows before
+            full = int(np.searchsorted(ends, first, side="right"))  # visits whose rows are all before `first`
             n_before += ends[:full].tolist()
             n_before = n_before[-window:]
             visit += full
             if full < sizes.size:
                 break
-        # Turns before `visit` hold at most `first` rows. The visits whose rows are in it or later begin so much before.
+        # Turns before `visit` hold at most `first` rows. Rows in it or later come from up to window - 1 visits before.
         back = min(visit, window - 1)
         return visit - back, n_before[-1 - back]
 
@@ -149,12 +150,12 @@ class _Visits:
         return lasts - firsts - np.diff(np.searchsorted(order.held_out, [firsts, lasts]), axis=0)[0]
 
     def spread(self, start: int, window: int, *, mix: bool) -> Iterator[HostArray]:
-        """Iterate over the rows of all visits from one on, turn by turn, in pieces.
+        """Iterate over the rows of all visits, beginning with one of them, turn by turn, in pieces.
 
         Args:
           start: number of the first visit.
           window: number of turns over which the rows of a visit are spread.
-          mix: whether the rows of a visit, and those of a turn, are in random order.
+          mix: whether the rows of a visit and the rows of a turn are in random order.
         """
         waiting = turns = np.arange(0)
         at_once = max(window, _ROWS_AT_ONCE // self._order.stretch, 1)
@@ -193,7 +194,7 @@ def _ranges(first: int, last: int, length: int) -> Iterator[HostArray]:
 
 
 def _regrouped(pieces: Iterator[HostArray], size: int) -> Iterator[HostArray]:
-    """Cut pieces of any length again into pieces of one length; the last one may be shorter."""
+    """Regroup pieces of any length into pieces of one length; the last one may be shorter."""
     kept = np.arange(0)
     for piece in pieces:
         rows = np.r_[kept, piece] if kept.size else piece

@@ -1,4 +1,4 @@
-"""Where the arrays of a run are: on one device, or spread over the devices of a mesh."""
+"""Placement of the arrays of a run: on one device, or spread over the devices of a mesh."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +30,8 @@ class Placement:
     """Placement of samples ``(b, p)``, and of states.
 
     On a mesh, the samples of a mini-batch are spread over its axis ``"data"``, and the features of samples, dictionary
-    and moments over its axis ``"features"``. A mesh may have one of them only. Zeros fill up what can't be divided.
+    and moments over its axis ``"features"``. A mesh may have only one of these axes. What can't be divided evenly is
+    padded with zeros.
 
     Attributes:
       mesh: None for one device. The kind of its axes does not matter.
@@ -50,7 +51,7 @@ class Placement:
             raise ValueError(
                 f"mesh must have axes {_DATA!r} and {_FEATURES!r}, or one of them; got {tuple(self.mesh.axis_names)}"
             )
-        # None of the programs names axes in types, which explicit axes would ask for.
+        # The programs name no axes in their types, which explicit axes would require.
         object.__setattr__(self, "mesh", with_auto_axes(self.mesh))
 
     def shares(self, axis: str) -> int:
@@ -59,16 +60,16 @@ class Placement:
 
     @property
     def width(self) -> int:
-        """Number of features with those of zeros."""
+        """Number of features, including the padding."""
         return _up(self.n_features, self.shares(_FEATURES))
 
     def height(self, n_samples: int) -> int:
-        """Return the number of rows of a mini-batch with those of zeros."""
+        """Return the number of rows of a mini-batch, including the padding."""
         return _up(n_samples, self.shares(_DATA))
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Trace and compile programs for the mesh, in the threads that start in this block too."""
+        """Trace and compile programs for the mesh in this block, also in threads that start in it."""
         if self.mesh is None:
             yield
         else:
@@ -77,7 +78,7 @@ class Placement:
 
     @contextmanager
     def left(self) -> Iterator[None]:
-        """Compute on one device in this block, also inside of a block of `active`."""
+        """Compute on one device in this block, even inside of a block of `active`."""
         if self.mesh is None:
             yield
         else:
@@ -95,7 +96,7 @@ class Placement:
         return _hull(rows, n_rows), _hull(columns, n_columns)
 
     def put_samples(self, own: HostArray, n_rows: int, n_columns: int) -> Array:
-        """Make the mini-batch ``(n_rows, n_columns)`` from what this process has read of it."""
+        """Make the mini-batch ``(n_rows, n_columns)`` from the part that this process has read."""
         if self.mesh is None:
             return jax.device_put(own)
         rows, columns = self.own(n_rows, n_columns)
@@ -107,7 +108,7 @@ class Placement:
         return jax.make_array_from_callback((n_rows, n_columns), self._samples, part)
 
     def put_on_device(self, samples: Array) -> Array:
-        """Spread a mini-batch that is on a device, with as many rows as it needs."""
+        """Spread a mini-batch that is on a device; its rows are padded already."""
         if self.mesh is None:
             return on_one_device(samples)
         missing = self.width - self.n_features if samples.shape[1] == self.n_features else 0
@@ -121,7 +122,7 @@ class Placement:
         return self._put(padded, "kp")
 
     def put_whole(self, tree: Any) -> Any:
-        """Give arrays that every process has to all devices."""
+        """Copy arrays that every process has to all devices."""
         return tree if self.mesh is None else jax.tree.map(lambda array: self._put(np.asarray(array), ""), tree)
 
     # States
@@ -141,14 +142,14 @@ class Placement:
         return map_arrays(put, state)._replace(key=self._put_key(state.key))
 
     def constrained(self, state: State) -> State:
-        """Keep a state spread as it is; for traced functions."""
+        """Constrain a state to its placement, inside of traced functions."""
         if self.mesh is None:
             return state
         keep = lambda _, axes, array: jax.lax.with_sharding_constraint(array, self._sharding(axes))  # noqa: E731
         return map_arrays(keep, state)
 
     def collected(self, tree: Any) -> Any:
-        """Return a pytree, such as a state, as arrays on one device of this process. All processes call this."""
+        """Return a pytree, such as a state, as arrays on one device of this process. All processes must call this."""
         if self.mesh is None:
             return tree
         return jax.tree.map(_collected, tree)
@@ -158,7 +159,7 @@ class Placement:
         return all(array.is_fully_addressable or array.is_fully_replicated for array in jax.tree.leaves(state))
 
     def without_padding(self, state: State) -> State:
-        """Drop the features of zeros from a state."""
+        """Remove the padding of the features from a state."""
         if self.width == self.n_features:
             return state
         cut = lambda _, axes, array: array[..., : self.n_features] if (axes or "").endswith("p") else array  # noqa: E731
@@ -190,10 +191,10 @@ class Placement:
 
 
 def adapted(solver: OnlineFactorization, mesh: Mesh | None) -> OnlineFactorization:
-    """Return a solver that draws subsets from the features of each device.
+    """Return a solver that draws a subset of the features of each device.
 
     Warns:
-      UserWarning: if it updates one atom after another, each of which is spread over devices.
+      UserWarning: if the solver updates one atom after another, and the features are spread over devices.
     """
     shares = Placement(mesh, 1).shares(_FEATURES)
     if shares == 1:
@@ -220,7 +221,7 @@ def on_one_device(samples: Array) -> Array:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether something is true in any process of the run, so that all of them do the same."""
+    """Whether a flag is true in any process of the run, so that all processes decide alike."""
     return flag if jax.process_count() == 1 else bool(of_all_processes(np.array(flag)).any())
 
 

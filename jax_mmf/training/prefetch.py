@@ -14,16 +14,17 @@ _POLL = 0.1  # seconds
 
 
 def prefetch(items: Iterable[T], depth: int = 2, stop: Callable[[], Any] | None = None) -> Generator[T]:
-    """Iterate over items in a thread with the settings of JAX of this one, up to ``depth`` of them ahead.
+    """Iterate over items in a thread that has the JAX settings of this one, up to ``depth`` items ahead.
 
     An exception of the iterable is raised in the caller, after the items before it. The thread ends when this generator
-    is closed, and closes ``items`` if they are a generator. A thread that has not come back from a read after 10
-    seconds is left to itself, with a warning. It does not keep Python from ending.
+    is closed, and closes ``items`` if they are a generator. A thread that is still in a read after 10 seconds is
+    abandoned, with a warning. It does not prevent Python from ending.
 
     Args:
       items: iterated over in the thread.
       depth: largest number of items in the queue; 0 iterates in the caller, without a thread.
-      stop: whether to end, after the first item, instead of waiting for the next one; or None.
+      stop: function that tells whether to end instead of waiting for the next item, or None. It is called only after
+        the first item.
 
     Yields:
       the items, in order.

@@ -24,8 +24,8 @@ class FitResult(NamedTuple):
         ``"error"`` in the attribute ``result`` of an error.
       best: the `Best` evaluation, or None without held-out samples. It holds a copy of a state.
       feature_names: of the source, or None if it has none.
-      run: arguments of `fit` that the run had, which files keep.
-      progress: what else a run needs to go on: see `jax_mmf.io.SavedRun`.
+      run: arguments of `fit` in this run, which are stored in files.
+      progress: what else is needed to resume the run: see `jax_mmf.io.SavedRun`.
     """
 
     state: State
@@ -45,17 +45,17 @@ class FitResult(NamedTuple):
 
     @property
     def objective(self) -> float:
-        """The last one of the history, NaN if that is empty."""
+        """The last objective of the history, or NaN if the history is empty."""
         return self.history[-1].objective if self.history else float("nan")
 
     def saved(self) -> SavedRun:
-        """Return what `fit` needs to go on with the run, as a checkpoint holds it."""
+        """Return what `fit` needs to resume the run, as in a checkpoint."""
         return SavedRun(
             self.solver, self.state, self.history, self.run or {}, self.memory, self.best, self.progress or {}
         )
 
     def save(self, path: str | Path) -> None:
-        """Write a model file with all that the run needs to go on: `load_model` and `load_checkpoint` read it.
+        """Write a model file with all that is needed to resume the run: `load_model` and `load_checkpoint` read it.
 
         Args:
           path: of the file, .h5 or .hdf5, which is replaced if it exists.
@@ -84,7 +84,7 @@ class FitResult(NamedTuple):
         return encode(self.dictionary, x, penalty, mask=mask, solver=solver, out=out, batch_size=batch_size)
 
     def plot(self, axes: Any = None, *, against: str = "n_samples") -> Any:
-        """Draw the objective as the run went on. Needs matplotlib (extra ``plot``).
+        """Draw the objective over the course of the run. Needs matplotlib (extra ``plot``).
 
         Args:
           axes: matplotlib axes to draw on; by default those of a new pyplot figure.

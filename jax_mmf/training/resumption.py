@@ -1,4 +1,4 @@
-"""How a run goes on: what must be as it was, and the counts of the callbacks."""
+"""Resumption of a run: checks of what must not change, and the counts of the callbacks."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +16,11 @@ from jax_mmf.typing import Key
 
 
 def saved_run(resume: Any) -> SavedRun:
-    """Return what a run goes on from.
+    """Return the run to resume.
 
     Args:
-      resume: what `jax_mmf.load_checkpoint`, `jax_mmf.fit` or `jax_mmf.load_model` returned. A model tells nothing of
-        the order of its samples.
+      resume: what `jax_mmf.load_checkpoint`, `jax_mmf.fit` or `jax_mmf.load_model` returned. A loaded model does not
+        tell the order of its samples.
 
     Raises:
       TypeError: for another object.
@@ -37,12 +37,12 @@ def saved_run(resume: Any) -> SavedRun:
 
 
 def alpha_of(solver: OnlineFactorization) -> Any:
-    """Describe a `RelativeAlpha`, whose number a run finds; None for a solver that has a number."""
+    """Describe a `RelativeAlpha`, whose value a run computes; None if alpha is a number."""
     return describe(solver.penalty.alpha) if has_relative_alpha(solver.penalty) else None  # type: ignore[union-attr]
 
 
 def with_alpha_of(solver: OnlineFactorization, saved: SavedRun) -> OnlineFactorization:
-    """Replace a `RelativeAlpha` by the number that the run found for the same one."""
+    """Replace a `RelativeAlpha` by the value that the saved run computed for the same one."""
     relative = alpha_of(solver)
     if relative is None or relative != saved.told("alpha"):
         return solver
@@ -50,16 +50,16 @@ def with_alpha_of(solver: OnlineFactorization, saved: SavedRun) -> OnlineFactori
 
 
 def check_unchanged(saved: SavedRun, order: Mapping[str, Any], key: Key | None, *, allow_changes: bool) -> None:
-    """Check that the samples of a run are those of before, in the same order.
+    """Check that the samples of a resumed run, and their order, are the same as before.
 
     Args:
       saved: the run.
       order: what determines the order now, as `Feed.order` describes it.
       key: of the call, or None.
-      allow_changes: whether a change is a warning and no error.
+      allow_changes: whether a change gives a warning instead of an error.
 
     Raises:
-      ValueError: with what has changed.
+      ValueError: with a list of the changes.
     """
     before = saved.told("order", {})
     changes = [
@@ -91,7 +91,7 @@ _MEANINGS = {
 
 
 def same_keys(a: Key, b: Key) -> bool:
-    """Whether two keys have the same bits and the same generator; raw keys have the default one."""
+    """Whether two keys have the same bits and the same generator; raw keys have the default generator."""
     (name_a, bits_a), (name_b, bits_b) = map(_bits, (a, b))
     return name_a == name_b and np.array_equal(bits_a, bits_b)
 
@@ -103,12 +103,12 @@ def _bits(key: Key) -> tuple[str, Any]:
 
 
 def callback_counts(callbacks: Sequence[Any]) -> dict[str, Any]:
-    """Collect what callbacks want to keep, by the names of their classes, numbered where a class comes twice."""
+    """Collect what callbacks save, by the names of their classes; several of one class are numbered."""
     return {name: save() for name, save in _methods(callbacks, "on_save").items()}
 
 
 def restore_callbacks(callbacks: Sequence[Any], counts: Mapping[str, Any]) -> None:
-    """Give callbacks what they kept; those that kept nothing start anew."""
+    """Give callbacks what they saved; those that saved nothing start anew."""
     for name, restore in _methods(callbacks, "on_resume").items():
         if name in counts:
             restore(counts[name])

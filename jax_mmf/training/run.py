@@ -17,7 +17,7 @@ from jax_mmf.training.result import FitResult
 from jax_mmf.training.resumption import callback_counts, restore_callbacks
 from jax_mmf.typing import Array
 
-_IN_FLIGHT = 2  # steps that are computed or wait for it, while the next one is prepared
+_IN_FLIGHT = 2  # steps that are running or queued while the next one is prepared
 
 
 class Run:
@@ -29,8 +29,8 @@ class Run:
       evaluation: of the run.
       state: at the start, in the order of the features inside.
       memory: of averaged statistics, or None.
-      arguments: of `fit`, which files keep.
-      before: the run that this one goes on with, or None.
+      arguments: of `fit`, which are stored in files.
+      before: the run that this one resumes, or None.
       alpha: description of a `RelativeAlpha` that the solver had, or None.
       callbacks: of the run.
     """
@@ -88,7 +88,7 @@ class Run:
         )
 
     def restore_callbacks(self) -> None:
-        """Give callbacks what they kept in the run before."""
+        """Give callbacks what they saved in the run before."""
         if self._before is not None:
             restore_callbacks(self.callbacks, self._before.told("callbacks", {}))
 
@@ -135,7 +135,7 @@ class Run:
 
         if self.placement.mesh is None:
             return saved
-        # Programs on several devices, and processes, must run in one order: not in a thread beside the steps.
+        # Programs on several devices must run in the same order in all processes, so not in a thread beside the steps.
         collected = saved()
         return lambda: collected
 
@@ -146,13 +146,13 @@ class Run:
 
     def attach_result(self, error: Exception) -> None:
         """Attach the result of the last good step to an error, as its attribute ``result``, if there was one."""
-        # Overflow is noticed some steps after it happened; at the evaluation before, all was well.
-        # A step that fails while it runs leaves nothing of the state before, whose memory it was given.
+        # Overflow is noticed some steps after it happened; the evaluation before found a finite state.
+        # A step that fails while it runs has already taken the memory of the previous state.
         back = isinstance(error, FloatingPointError) or self.state.step.is_deleted()
         state = self._evaluated if back else self.state
         if state is None or int(state.step) == self._first_step or not self.placement.has_all_of(state):
             return
-        # The memory of averaged statistics went on with the steps.
+        # The memory of averaged statistics has changed since the evaluation.
         error.result = self._result(state, None if back else self.memory, "error")  # type: ignore[attr-defined]
         error.add_note(f"The result of the first {state.step} steps is in the attribute `result` of this error.")
 
@@ -164,7 +164,7 @@ class Run:
         return FitResult(restore(state), self.history, memory, self.solver, stopped_by, best, names, run, progress)
 
     def _progress(self) -> dict[str, Any]:
-        """Return what else a run needs to go on: see `SavedRun.progress`."""
+        """Return what else is needed to resume the run: see `SavedRun.progress`."""
         return {
             "order": self._feed.order,
             "alpha": self._alpha,

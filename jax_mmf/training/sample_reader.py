@@ -13,7 +13,7 @@ from jax_mmf.io import ChunkCache, MatrixSource, Source
 from jax_mmf.typing import HostArray
 
 _BYTES_IN_CACHE = 2**20  # of samples that are read, converted and checked together
-_BYTES_OF_A_THREAD = 2**23  # the same for several threads: smaller pieces would make them wait for Python's lock
+_BYTES_OF_A_THREAD = 2**23  # the same with several threads, which would wait for Python's lock with smaller pieces
 
 
 class SampleReader:
@@ -112,7 +112,7 @@ def rows_in_cache(samples: HostArray, n_bytes: int = _BYTES_IN_CACHE) -> int:
 
 
 def _n_threads() -> int:
-    """Choose the number of threads that read: all cores while an accelerator computes, else few of them."""
+    """Choose the number of reading threads: all cores if an accelerator computes, and a quarter of them otherwise."""
     return max(1, n_cores() // 4) if default_device().platform == "cpu" else n_cores()
 
 
