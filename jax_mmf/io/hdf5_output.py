@@ -131,7 +131,7 @@ class WrittenHDF5(h5py.File):  # type: ignore[misc]
         self._output = output
 
     def check(self) -> None:
-        """Raise the OSError of a failed write. Call this in long loops, which would otherwise continue on a full disk."""
+        """Raise the OSError of a failed write. Long loops call this, to stop on a full disk."""
         self._output.check()
 
 

@@ -90,7 +90,7 @@ def check_seal(data: h5py.Dataset, name: str) -> None:
     Raises:
       BadFileError: if the seal is wrong or missing.
     """
-    sealed = "seal" in data.attrs or (data.fletcher32 and "mean" in data.attrs)  # files with checksums and moments have a seal
+    sealed = "seal" in data.attrs or (data.fletcher32 and "mean" in data.attrs)  # such files have a seal
     if sealed and data.file.mode == "r" and data.attrs.get("seal") != _seal_of(data):
         raise BadFileError(f"{name} is damaged: its layout does not have its checksum; convert the data again")
 
