@@ -18,7 +18,7 @@ class NoDataSetError(BadFileError, KeyError):
 
 
 class MissingFilterError(BadFileError, ImportError):
-    """The numbers of a file are compressed by what is not installed, or what the damaged file names."""
+    """The numbers of a file need a filter that is not installed, or a filter that a damaged file names by mistake."""
 
 
 @contextmanager
