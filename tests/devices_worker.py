@@ -195,6 +195,8 @@ def process(number, count, port, layout, path, out, command):
             os._exit(9)
         return command == "part" and event.step == 8
 
+    with pytest.raises(ValueError, match="several processes; got an iterable of batches"):
+        fit(chosen, [data(64)], mesh, held_out=None)
     resume = mmf.load_checkpoint(out + "/checkpoints") if command == "resume" else None
     callbacks = [until] if command == "die" else [until, mmf.Checkpoint(out + "/checkpoints", every=4)]
     with mmf.open_source(path) as source:

@@ -951,3 +951,32 @@ def test_recommend_without_pyarrow_says_what_to_install(run, ratings, tmp_path, 
     assert code == 1
     assert "pyarrow" in err
     assert not (tmp_path / "r.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["1.h5", "2.npy"])
+def test_outputs_are_no_files_of_the_folder_that_is_read(name, run, model, tmp_path):
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    with h5py.File(folder / "1.h5", "w") as file:
+        file["x"] = X
+    np.save(folder / "2.npy", X)
+    before = (folder / name).read_bytes()
+    commands = [["encode", model, folder], ["fit", folder, *OPTIONS]] if name == "1.h5" else [["encode", model, folder]]
+    for arguments in commands:
+        status, _, message = run(*arguments, "-o", folder / name)
+        assert status == 1
+        assert str(folder / name) in message
+        assert (folder / name).read_bytes() == before
+
+
+def test_one_file_takes_all_checkpoints(run, data):
+    options = ["--checkpoint", "run.h5", "--checkpoint-steps", 1]
+    assert run("fit", data, "-o", "m.h5", *OPTIONS, *options)[0] == 0
+    assert mmf.load_checkpoint("run.h5") is not None
+
+
+def test_info_of_a_folder_shows_the_newest_checkpoint(run, data):
+    options = ["--checkpoint", "all", "--checkpoint-steps", 1]
+    assert run("fit", data, "-o", "m.h5", *OPTIONS, *options)[0] == 0
+    steps = [json.loads(run("info", path, "--json")[1])["steps"] for path in ("m.h5", "all")]
+    assert steps[0] == steps[1] > 1

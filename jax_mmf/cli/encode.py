@@ -11,7 +11,18 @@ import numpy as np
 from tqdm import tqdm
 
 import jax_mmf as mmf
-from jax_mmf.cli.options import Command, Output, cache, dataset, fill_missing, follow_external, open_data, option, quiet
+from jax_mmf.cli.options import (
+    Command,
+    Output,
+    cache,
+    dataset,
+    fill_missing,
+    follow_external,
+    input_files,
+    open_data,
+    option,
+    quiet,
+)
 from jax_mmf.io import HDF5_ENDINGS, check_outputs, hdf5_written_aside, needs_x64, written_aside
 from jax_mmf.typing import HostArray
 
@@ -44,7 +55,7 @@ def command(
     fill_missing: bool,
 ) -> None:
     """Compute codes of the samples in DATA, with the dictionary and the penalty of MODEL."""
-    check_outputs({"--output": output}, data, model)
+    check_outputs({"--output": output}, *input_files(data), model)
     if needs_x64(model):
         jax.config.update("jax_enable_x64", True)
     solver, state, *_ = mmf.load_model(model)

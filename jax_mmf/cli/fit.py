@@ -19,6 +19,7 @@ from jax_mmf.cli.options import (
     dataset,
     fill_missing,
     follow_external,
+    input_files,
     open_data,
     option,
     quiet,
@@ -131,7 +132,7 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @option("--checkpoint-minutes", type=Real(min=0, min_open=True), metavar="MINUTES",
         help="Time between checkpoints. [default: 10, without --checkpoint-steps]")  # fmt: skip
 @option("--checkpoint-steps", type=click.IntRange(min=1), help="Steps between checkpoints. [default: none]")
-@option("--checkpoint-keep", type=click.IntRange(min=1), default=3, help="Number of the newest checkpoints to keep.")
+@option("--checkpoint-keep", type=click.IntRange(min=1), help="Number of the newest checkpoints to keep. [default: 3]")
 @option("--log", type=TextOutput(), help="File for one JSON line per evaluation (.jsonl).")
 @option("--plot", type=Output("a picture", (".png", ".pdf", ".svg")),
         help="Picture of the held-out objective (.png, .pdf, .svg).")  # fmt: skip
@@ -160,7 +161,8 @@ def command(
     if options["dtype"] == "float64" or (resume is not None and needs_x64(newest_checkpoint(resume) or resume)):
         jax.config.update("jax_enable_x64", True)
     one_file = options["checkpoint"] if options["checkpoint"] and options["checkpoint"].suffix in HDF5_ENDINGS else None
-    check_outputs({"--output": output, "--log": log, "--plot": plot, "--checkpoint": one_file}, data)
+    outputs = {"--output": output, "--log": log, "--plot": plot, "--checkpoint": one_file}
+    check_outputs(outputs, *input_files(data))
     check_outputs({"--log": log, "--plot": plot}, resume)
     options["held_out"] = options["held_out"] or None
     defaults = (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)

@@ -13,6 +13,7 @@ from jax_mmf.cli.data_facts import facts_of, is_data
 from jax_mmf.cli.options import Command, dataset, option, quiet
 from jax_mmf.cli.report import without_nan
 from jax_mmf.io import describe, needs_x64
+from jax_mmf.training import newest_checkpoint
 
 _EPILOG = """\b
 Examples:
@@ -32,13 +33,17 @@ _CONFIGURATION = (
 
 
 @click.command("info", cls=Command, epilog=_EPILOG)
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path))
 @option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @dataset
 @option("--verify", is_flag=True, help="Of data: read all of it, and compare the checksums.")
 @quiet
-def command(model: Path, as_json: bool, dataset: str | None, verify: bool, quiet: bool) -> None:
-    """Show the configuration and the size of MODEL, and the outcome of its run; or the size and layout of data."""
+def command(file: Path, as_json: bool, dataset: str | None, verify: bool, quiet: bool) -> None:
+    """Show what FILE holds: configuration and size of a model, and the outcome of its run; or size and layout of data.
+
+    Of a folder of checkpoints, the newest one is shown.
+    """
+    model = newest_checkpoint(file) or file
     if is_data(model):
         _show(facts_of(model, dataset, verify=verify, quiet=quiet), as_json=as_json)
         return

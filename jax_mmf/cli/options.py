@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from jax_mmf.core import enable_compilation_cache
-from jax_mmf.io import HDF5_ENDINGS, Source, open_source
+from jax_mmf.io import HDF5_ENDINGS, Source, files_of, open_source
 
 _NO_TEXT = (*HDF5_ENDINGS, ".npy", ".npz", ".png", ".pdf", ".svg", ".parquet", ".zip", ".gz")
 
@@ -96,6 +96,14 @@ class Resume(click.Path):
 
 def _listed(names: tuple[str, ...]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def input_files(data: Path) -> list[Path]:
+    """Return the files that DATA is read from, none of which may be an output."""
+    try:
+        return files_of(data)
+    except FileNotFoundError:  # opening it gives a better message
+        return [data]
 
 
 def open_data(path: Path, dataset: str | None, **options: bool) -> Source:

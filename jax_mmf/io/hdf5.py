@@ -72,9 +72,10 @@ class HDF5Source(MatrixSource):
         # Files of other drivers are not on a disk, and files that are open for writing may change.
         self._stamp: tuple[Path, int, Stamp] | None = None
         if dataset.file.driver == "sec2":
-            self.path = Path(dataset.file.filename).absolute()
+            path = Path(dataset.file.filename).absolute()
+            self.paths = (path,)
             handle = int(dataset.file.id.get_vfd_handle())
-            self._stamp = (self.path, handle, Stamp.of(handle)) if dataset.file.mode == "r" else None
+            self._stamp = (path, handle, Stamp.of(handle)) if dataset.file.mode == "r" else None
         self._raw = _contiguous(dataset, name)
         self.reads_in_parallel = self._raw is not None
 

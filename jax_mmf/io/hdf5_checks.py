@@ -66,7 +66,7 @@ def find_data_set(file: h5py.File, path: str, *, follow_external: bool) -> Any:
     return place
 
 
-_ASK = "if you trust this file, open it with follow_external=True (command: --follow-external)"
+_ASK = "if you trust this file, open it with follow_external=True (jax-mmf fit and encode: --follow-external)"
 
 
 def check_data_set(
@@ -191,7 +191,7 @@ def _refuse_missing(name: str, what: str, *, fill_missing: bool) -> None:
     if not fill_missing:
         raise BadFileError(
             f"{name} lacks {what}; HDF5 would read the fill value there. If they were left out on purpose, open the "
-            "file with fill_missing=True (command: --fill-missing)"
+            "file with fill_missing=True (jax-mmf fit and encode: --fill-missing)"
         )
 
 

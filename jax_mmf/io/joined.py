@@ -58,6 +58,7 @@ class JoinedSource(MatrixSource):
             _check_alike(first, names[0], part, name)
             if self.feature_names is None:
                 self.feature_names = getattr(part, "feature_names", None)
+            self.paths += tuple(getattr(part, "paths", ()))
             lengths.append(part.n_samples)
             dtypes.append(part.dtype)
             self.rows_per_read = max(self.rows_per_read, part.rows_per_read)

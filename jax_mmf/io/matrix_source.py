@@ -33,8 +33,7 @@ class MatrixSource:
       permutation: the original feature of each column ``(p,)``, or None.
       feature_names: names of the columns, or None.
       bytes_read: number of bytes read so far.
-      path: absolute path of the file that is read, which must not be an output; None for data in memory, and
-        for several files.
+      paths: absolute paths of the files that are read, none of which may be an output.
       reads_in_parallel: whether several threads may read at the same time, and are faster than one.
 
     Raises:
@@ -47,7 +46,7 @@ class MatrixSource:
     reads_in_parallel: bool = False
     permutation: HostArray | None = None
     feature_names: tuple[str, ...] | None = None
-    path: Path | None = None
+    paths: tuple[Path, ...] = ()
     _has_file: bool = False  # whether a failed read means that a file is damaged
 
     def __init__(self, name: str, shape: tuple[int, ...], dtype: Any) -> None:

@@ -56,7 +56,7 @@ class RawSource(MatrixSource):
         if file.size < needed:
             file.close()
             raise BadFileError(f"{name} is truncated: {path} has {file.size} bytes where {needed} are expected")
-        self._file, self.path = file, file.path
+        self._file, self.paths = file, (file.path,)
         self.reads_in_parallel = order == "C"
         if order == "F":
             self.rows_per_read = self.rows_per_chunk = band_rows(self.n_samples, self.n_features * self.dtype.itemsize)

@@ -94,6 +94,11 @@ class Feed:
         self._order: SampleOrder | None = None
         self._bytes_apart = source.bytes_read  # bytes read before the run, or for evaluation
         self._stored: HostArray | None = None
+        if isinstance(source, BatchSource | DeviceSource) and mesh is not None and jax.process_count() > 1:
+            raise ValueError(
+                "source must be a matrix or a file that all processes can read, since the run has several processes; "
+                f"got {'an iterable of batches' if isinstance(source, BatchSource) else 'a JAX array'}"
+            )
         if isinstance(source, BatchSource):
             if source.once and n_epochs > 1:
                 raise ValueError(
@@ -122,7 +127,7 @@ class Feed:
         self.dtype = computing_dtype(source_dtype) if dtype is None else as_computing_dtype(dtype)
         self.feature_names: tuple[str, ...] | None = getattr(source, "feature_names", None)
         self.placement = Placement(mesh, self.n_features)
-        self.path: Path | None = source.path if isinstance(source, MatrixSource) else None
+        self.paths: tuple[Path, ...] = source.paths if isinstance(source, MatrixSource) else ()
         # Blocks are random subsets only if the features are in random order.
         blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
         self._mix = FeaturePermutation.random(key, self.n_features) if blocks and self._stored is None else None

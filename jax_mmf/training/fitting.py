@@ -144,7 +144,7 @@ def fit(
         dtype=dtype if state is None else state.dictionary.dtype,
         mesh=mesh,
     )
-    check_outputs(files_of(callbacks), feed.path)
+    check_outputs(files_of(callbacks), *feed.paths)
     if before is not None:
         check_unchanged(before, feed.order, key, allow_changes=allow_changes)
     alpha = alpha_of(solver) if before is None else before.told("alpha")
