@@ -27,8 +27,8 @@ from jax_mmf.io import (
     as_source,
     convert,
     open_source,
-    partial_file,
 )
+from jax_mmf.io.conversion import partial_file
 
 KEY = jax.random.key(0)
 N, P = 90, 14
@@ -527,7 +527,7 @@ SCRIPT = """
 import sys, time
 import jax, numpy as np
 from pathlib import Path
-import jax_mmf.io.partial_file as partial_file
+import jax_mmf.io.conversion.partial_file as partial_file
 from jax_mmf.io import convert
 partial_file._SECONDS_PER_FLUSH = 0.0
 def slow(done, n):
@@ -784,7 +784,7 @@ def test_the_command_ends_at_a_signal_and_goes_on(number, status, run, tmp_path,
         read(self, out, rows, columns)
 
     arguments = ["convert", "in.npy", "-o", "x.h5", "--rows-per-chunk", 8, "-q"]
-    monkeypatch.setattr("jax_mmf.io.conversion_plan._BAND", 1)
+    monkeypatch.setattr("jax_mmf.io.conversion.plan._BAND", 1)
     monkeypatch.setattr(RawSource, "_read_into", signalled)
     code, out, err = run(*arguments)
     assert (code, out) == (status, "")

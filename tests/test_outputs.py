@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jax_mmf.io import check_outputs, hdf5_written_aside, written_aside
-from jax_mmf.io.leftovers import temporary_prefix
+from jax_mmf.io.output.leftovers import temporary_prefix
 
 
 def write(path, text="new"):

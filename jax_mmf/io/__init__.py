@@ -1,14 +1,11 @@
 """Sources of samples, matrix files, permutations of features, and model files."""
 
 from jax_mmf.core import renamed
-from jax_mmf.io.atomic import HDF5_ENDINGS as HDF5_ENDINGS
-from jax_mmf.io.atomic import check_outputs as check_outputs
-from jax_mmf.io.atomic import hdf5_written_aside as hdf5_written_aside
-from jax_mmf.io.atomic import written_aside as written_aside
 from jax_mmf.io.bad_file import BadFileError
 from jax_mmf.io.chunk_cache import ChunkCache as ChunkCache
 from jax_mmf.io.compression import COMPRESSIONS as COMPRESSIONS
-from jax_mmf.io.convert import Conversion, convert, write_permuted
+from jax_mmf.io.conversion.convert import Conversion, convert, write_permuted
+from jax_mmf.io.conversion.partial_file import folder_of as folder_of
 from jax_mmf.io.device_source import DeviceSource
 from jax_mmf.io.files import files_of as files_of
 from jax_mmf.io.files import open_source
@@ -23,7 +20,10 @@ from jax_mmf.io.model_file import needs_x64 as needs_x64
 from jax_mmf.io.model_file import read_array as read_array
 from jax_mmf.io.model_file import read_data_set as read_data_set
 from jax_mmf.io.model_file import write_array as write_array
-from jax_mmf.io.partial_file import folder_of as folder_of
+from jax_mmf.io.output.atomic import HDF5_ENDINGS as HDF5_ENDINGS
+from jax_mmf.io.output.atomic import check_outputs as check_outputs
+from jax_mmf.io.output.atomic import hdf5_written_aside as hdf5_written_aside
+from jax_mmf.io.output.atomic import written_aside as written_aside
 from jax_mmf.io.permutation import FeaturePermutation
 from jax_mmf.io.raw_source import RawSource
 from jax_mmf.io.record import Record

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import h5py
 
-from jax_mmf.io.atomic import hdf5_written_aside
 from jax_mmf.io.bad_file import BadFileError, bad_file_told
+from jax_mmf.io.output.atomic import hdf5_written_aside
 
 _BLOCK = 512  # bytes of the user block, the smallest size that HDF5 allows
 _START = b"jax-mmf file, blake2b of the bytes after the first 512: "

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from jax_mmf.core import warn
-from jax_mmf.io.atomic import HDF5_ENDINGS, check_ending, check_outputs, publish
 from jax_mmf.io.bad_file import BadFileError
-from jax_mmf.io.hdf5_output import HDF5Output, WrittenHDF5
+from jax_mmf.io.output.atomic import HDF5_ENDINGS, check_ending, check_outputs, publish
+from jax_mmf.io.output.hdf5_output import HDF5Output, WrittenHDF5
 
 _SECONDS_PER_FLUSH = 5.0
 

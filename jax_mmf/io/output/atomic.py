@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from jax_mmf.io.hdf5_output import HDF5Output, WrittenHDF5
-from jax_mmf.io.leftovers import remove_leftovers, temporary_prefix
+from jax_mmf.io.output.hdf5_output import HDF5Output, WrittenHDF5
+from jax_mmf.io.output.leftovers import remove_leftovers, temporary_prefix
 
 HDF5_ENDINGS = (".h5", ".hdf5")
 _LONGEST_SUFFIX = 20  # a longer suffix is no format, and could make a temporary name too long

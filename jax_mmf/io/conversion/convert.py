@@ -11,12 +11,12 @@ import h5py
 import numpy as np
 
 from jax_mmf.core import check_count
-from jax_mmf.io.atomic import check_outputs, hdf5_written_aside
-from jax_mmf.io.bands import Rows, bands, pieces
-from jax_mmf.io.conversion_plan import Plan, checked_plan
+from jax_mmf.io.conversion.bands import Rows, bands, pieces
+from jax_mmf.io.conversion.partial_file import PartialFile, continued_file
+from jax_mmf.io.conversion.plan import Plan, checked_plan
 from jax_mmf.io.files import files_of, open_source
 from jax_mmf.io.moments import Moments
-from jax_mmf.io.partial_file import PartialFile, continued_file
+from jax_mmf.io.output.atomic import check_outputs, hdf5_written_aside
 from jax_mmf.io.permutation import FeaturePermutation
 from jax_mmf.io.sources import BatchSource, Source, as_source
 from jax_mmf.io.training_file import (

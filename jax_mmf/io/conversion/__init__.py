@@ -1,0 +1,1 @@
+"""Conversion of data of any kind to one file of training data."""

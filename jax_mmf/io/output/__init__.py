@@ -1,0 +1,1 @@
+"""Output files that appear under their names when they are complete."""
