@@ -980,3 +980,9 @@ def test_info_of_a_folder_shows_the_newest_checkpoint(run, data):
     assert run("fit", data, "-o", "m.h5", *OPTIONS, *options)[0] == 0
     steps = [json.loads(run("info", path, "--json")[1])["steps"] for path in ("m.h5", "all")]
     assert steps[0] == steps[1] > 1
+
+
+def test_options_of_checkpoints_need_a_folder(run, data):
+    status, _, message = run("fit", data, "-o", "m.h5", *OPTIONS, "--checkpoint-steps", 3)
+    assert status == 2
+    assert "--checkpoint FOLDER" in message

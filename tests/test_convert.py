@@ -398,7 +398,7 @@ def test_another_conversion_starts_from_the_first_row(what, tmp_path):
 def test_other_data_of_the_same_shape_start_from_the_first_row(tmp_path):
     with pytest.raises(OSError, match="gone"):
         convert(Rows(N, fails_at=45), tmp_path / "x.h5", **SMALL)
-    with pytest.warns(UserWarning, match="rows 32 to 39 of the source have changed"):
+    with pytest.warns(UserWarning, match="rows 0 to 7 of the source have changed"):
         assert convert(X, tmp_path / "x.h5", **SMALL).n_kept == 0
     check_file(tmp_path / "x.h5", X)
 
@@ -859,3 +859,43 @@ def test_fit_and_encode_take_folders_and_matlab_files(run, tmp_path):
     d = np.asarray(mmf.load_model(tmp_path / "b.h5").state.dictionary, np.float64)
     codes = np.linalg.solve(d @ d.T + 0.1 * np.eye(2), d @ X.T.astype(np.float64)).T
     np.testing.assert_allclose(np.load(tmp_path / "b.h5.npy"), codes, rtol=1e-3, atol=1e-3)
+
+
+# What would be lost or wrong without a word
+
+
+@pytest.mark.parametrize(
+    "open_", [mmf.open_source, lambda path: h5py.File(path)["x"], lambda path: np.memmap(path, "i1")]
+)
+def test_the_file_of_an_open_source_is_no_output(open_, tmp_path):
+    path = tmp_path / "in.h5"
+    with h5py.File(path, "w") as file:
+        file["x"] = X
+    before, source = path.read_bytes(), open_(path)
+    with pytest.raises(ValueError, match="in.h5"):
+        convert(source.reshape(1, -1) if isinstance(source, np.memmap) else source, path, key=None)
+    assert path.read_bytes() == before
+
+
+def test_a_folder_with_other_files_is_not_removed(tmp_path):
+    (tmp_path / "x.h5.partial").mkdir()
+    (tmp_path / "x.h5.partial" / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"x.h5.partial .* would be removed with mine.txt in it"):
+        convert(X, tmp_path / "x.h5", **SMALL)
+    assert (tmp_path / "x.h5.partial" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("flushed")
+def test_an_array_that_changed_in_its_first_row_starts_from_there(tmp_path):
+    x = X.copy()
+
+    def stop(done, _):
+        if done > 40:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        convert(x, tmp_path / "x.h5", **SMALL, on_progress=stop)
+    x[0, 3] += 5
+    with pytest.warns(UserWarning, match="rows 0 to 7 of the source have changed"):
+        convert(x, tmp_path / "x.h5", **SMALL)
+    check_file(tmp_path / "x.h5", x)

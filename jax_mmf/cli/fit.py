@@ -160,6 +160,10 @@ def command(
     resume = _newest(options["checkpoint"]) if options["resume"] == "auto" else options["resume"]
     if options["dtype"] == "float64" or (resume is not None and needs_x64(newest_checkpoint(resume) or resume)):
         jax.config.update("jax_enable_x64", True)
+    if options["checkpoint"] is None and any(options[f"checkpoint_{name}"] for name in ("minutes", "steps", "keep")):
+        raise click.UsageError(
+            "--checkpoint-minutes, --checkpoint-steps and --checkpoint-keep need --checkpoint FOLDER"
+        )
     one_file = options["checkpoint"] if options["checkpoint"] and options["checkpoint"].suffix in HDF5_ENDINGS else None
     outputs = {"--output": output, "--log": log, "--plot": plot, "--checkpoint": one_file}
     check_outputs(outputs, *input_files(data))

@@ -78,13 +78,15 @@ def files_of(path: str | Path | Sequence[str | Path]) -> list[Path]:
     """
     if not isinstance(path, str | Path):
         return [file for part in path for file in files_of(part)]
+    if str(path) == "":
+        raise FileNotFoundError("a path must name a file or a folder, got an empty one")
     found = [Path(path)]
     if found[0].is_dir() and not is_zarr(found[0]):
         found = sorted(file for file in found[0].iterdir() if file.suffix.lower() in _SUFFIXES or is_zarr(file))
         if not found:
             raise FileNotFoundError(f"folder {path} holds no file that ends in {', '.join(_SUFFIXES)}")
     elif not found[0].exists():
-        found = sorted(map(Path, glob(str(path)))) if has_magic(str(path)) else []  # noqa: PTH207  # of any folder
+        found = sorted(map(Path, glob(str(path), recursive=True))) if has_magic(str(path)) else []  # noqa: PTH207  # of any folder
         if not found:
             raise FileNotFoundError(f"no file {path}")
     return found

@@ -116,6 +116,8 @@ class ArraySource(MatrixSource):
         super().__init__(name, values.shape, values.dtype)
         self._array = np.asarray(values) if isinstance(values, jax.Array) else values
         self.rows_per_read = ROWS_PER_SEEK if isinstance(self._array, np.memmap) else 1
+        if isinstance(self._array, np.memmap) and self._array.filename is not None:
+            self.paths = (Path(self._array.filename).absolute(),)
         self.feature_names = feature_names(array)
 
     def close(self) -> None:

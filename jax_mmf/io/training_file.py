@@ -4,8 +4,8 @@ Each of these arrays is a separate data set. The attributes ``feature_permutatio
 ``feature_names`` of the matrix name the data sets. Mean, scale and names are in the original order of the features.
 
 The attribute ``seal`` is a checksum of what HDF5 has no checksum for: the places of the chunks, the meaning of their
-bytes, and the arrays that describe the features. If HDF5 does not find a chunk, it reads NaN instead of zero, which
-`fit` and other functions refuse.
+bytes, and the arrays that describe the features. If HDF5 does not find a chunk of floating numbers, since its index is
+damaged, it reads NaN instead of zero, which `fit` and other functions refuse. Integers have no such value.
 """
 
 import zlib

@@ -92,7 +92,7 @@ class Subset:
             def put(share: Array, places: Array, values: Array) -> Array:
                 return share.at[..., places].set(values, mode="drop", unique_indices=True)
 
-            return self._in_each_share(put, places, array, values)
+            return self._in_each_share(put, places, array, values)[..., : self.n_features]
 
         if starts is None:
             return one_by_one(array, values)
@@ -115,7 +115,11 @@ class Subset:
             return function(array, places, *more)
         # Reshaped like this, whole shares stay on their devices.
         split = lambda a: a.reshape(*a.shape[:-1], self.n_shards, -1)  # noqa: E731
-        first = jnp.arange(self.n_shards, dtype=places.dtype) * (self.n_features // self.n_shards)
+        length = -(-self.n_features // self.n_shards)
+        missing = length * self.n_shards - array.shape[-1]
+        if missing:  # the last share is shorter
+            array = jnp.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, missing)])
+        first = jnp.arange(self.n_shards, dtype=places.dtype) * length
         axes = (-2, 0, *(-2 for _ in more))
         shares = jax.vmap(function, axes, -2)(split(array), split(places) - first[:, None], *map(split, more))
         return shares.reshape(*shares.shape[:-2], -1)
@@ -271,7 +275,7 @@ class SubsetPerShare:
 
     Attributes:
       subset: rule for each share (static).
-      n_shards: number of shares (static), which must divide p.
+      n_shards: number of shares (static). If it does not divide p, the last shares have fewer features.
 
     Raises:
       ValueError: if n_shards < 1.
@@ -298,11 +302,14 @@ class SubsetPerShare:
         """Draw a subset of each share; arguments as in `FeatureSubset.draw`.
 
         Raises:
-          ValueError: if the number of shares does not divide the number of features, and where the rule raises one.
+          ValueError: if a share has fewer features than the reduction, and where the rule raises one.
         """
-        if n_features % self.n_shards:
-            raise ValueError(f"n_shards={self.n_shards} must divide the number of features, got {n_features}")
-        size = n_features // self.n_shards
+        size = -(-n_features // self.n_shards)
+        if self.reduction > size:
+            raise ValueError(
+                f"reduction must be at most the number of features on each device, got {self.reduction:g} for {size} "
+                f"of {n_features} features on {self.n_shards} devices; use a smaller reduction, or split the samples"
+            )
         one = self.subset.draw(key, step, size)
         if one.is_full:
             return FullSubset().draw(key, step, n_features)
@@ -312,10 +319,14 @@ class SubsetPerShare:
             return drawn.indices + number * size, drawn.valid
 
         indices, valid = jax.vmap(of_share)(jnp.arange(self.n_shards, dtype=jnp.int32))
+        indices, valid = indices.ravel(), None if valid is None else valid.ravel()
+        if n_features % self.n_shards:
+            inside = indices < n_features
+            valid = inside if valid is None else valid & inside
         return Subset(
-            indices=indices.ravel(),
+            indices=indices,
             reduction=one.reduction,
-            valid=None if valid is None else valid.ravel(),
+            valid=valid,
             n_shards=self.n_shards,
             n_features=n_features,
         )

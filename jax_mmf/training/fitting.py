@@ -34,7 +34,14 @@ from jax_mmf.training.interrupt import deferred_interrupt
 from jax_mmf.training.placement import Placement, adapted, any_process
 from jax_mmf.training.prefetch import prefetch
 from jax_mmf.training.result import FitResult
-from jax_mmf.training.resumption import alpha_of, check_unchanged, saved_run, with_alpha_of
+from jax_mmf.training.resumption import (
+    alpha_of,
+    check_unchanged,
+    saved_run,
+    warn_of_other_shares,
+    with_alpha_of,
+    with_shares_of,
+)
 from jax_mmf.training.run import Run
 from jax_mmf.typing import Array, HostArray, Key
 
@@ -128,7 +135,11 @@ def fit(
     _check_beginning(key, state, memory, before)
     if before is not None:
         solver, state, memory = with_alpha_of(solver, before), before.state, before.memory
+    if before is not None:
+        solver = with_shares_of(solver, before)
     solver = adapted(solver, mesh)
+    if before is not None:
+        warn_of_other_shares(solver, before)
     if has_closed_form(solver.penalty):
         warn_of_blas_threads(solver.n_components)
     callbacks = in_order(checked(callbacks) + ((ProgressBar(),) if verbose and jax.process_index() == 0 else ()))

@@ -44,7 +44,7 @@ class Placement:
     def __post_init__(self) -> None:
         if self.mesh is None:
             return
-        if not isinstance(self.mesh, Mesh):
+        if not isinstance(self.mesh, Mesh) or self.mesh.empty:
             raise TypeError(f"mesh must be a jax.sharding.Mesh, such as jax.make_mesh makes; got {self.mesh!r}")
         others = [name for name, size in self.mesh.shape.items() if name not in (_DATA, _FEATURES) and size > 1]
         if others:

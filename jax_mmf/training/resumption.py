@@ -9,7 +9,7 @@ import numpy as np
 
 from jax_mmf.core import is_typed_key, warn
 from jax_mmf.io import SavedModel, SavedRun, describe
-from jax_mmf.learning import OnlineFactorization
+from jax_mmf.learning import OnlineFactorization, SubsampledStatistics, SubsetPerShare
 from jax_mmf.penalties import has_relative_alpha
 from jax_mmf.training.result import FitResult
 from jax_mmf.typing import Key
@@ -47,6 +47,27 @@ def with_alpha_of(solver: OnlineFactorization, saved: SavedRun) -> OnlineFactori
     if relative is None or relative != saved.told("alpha"):
         return solver
     return dataclasses.replace(solver, penalty=saved.solver.penalty)
+
+
+def with_shares_of(solver: OnlineFactorization, saved: SavedRun) -> OnlineFactorization:
+    """Draw subsets from the shares of the features that the saved run drew them from, on whatever mesh it was."""
+
+    def of_run(now: Any, before: Any) -> Any:
+        return before if isinstance(before, SubsetPerShare) and before.subset == now else now
+
+    statistics, before = solver.statistics, saved.solver.statistics
+    if isinstance(statistics, SubsampledStatistics) and isinstance(before, SubsampledStatistics):
+        statistics = dataclasses.replace(statistics, subset=of_run(statistics.subset, before.subset))
+    return dataclasses.replace(solver, subset=of_run(solver.subset, saved.solver.subset), statistics=statistics)
+
+
+def warn_of_other_shares(solver: OnlineFactorization, saved: SavedRun) -> None:
+    """Warn if a mesh makes the resumed run draw other subsets than the saved one."""
+    if isinstance(solver.subset, SubsetPerShare) and solver.subset.subset == saved.solver.subset:
+        warn(
+            "the run before had the features on one device, and this mesh has them on "
+            f"{solver.subset.n_shards}: from here on, the subsets are drawn from the features of each device"
+        )
 
 
 def check_unchanged(saved: SavedRun, order: Mapping[str, Any], key: Key | None, *, allow_changes: bool) -> None:

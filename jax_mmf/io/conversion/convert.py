@@ -15,10 +15,13 @@ from jax_mmf.io.conversion.bands import Rows, bands, pieces
 from jax_mmf.io.conversion.partial_file import PartialFile, continued_file
 from jax_mmf.io.conversion.plan import Plan, checked_plan
 from jax_mmf.io.files import files_of, open_source
+from jax_mmf.io.hdf5 import HDF5Source
+from jax_mmf.io.joined import JoinedFiles, JoinedSource
 from jax_mmf.io.moments import Moments
 from jax_mmf.io.output.atomic import check_outputs, hdf5_written_aside
 from jax_mmf.io.permutation import FeaturePermutation
-from jax_mmf.io.sources import BatchSource, Source, as_source
+from jax_mmf.io.raw_source import RawSource
+from jax_mmf.io.sources import ArraySource, BatchSource, SlicedSource, Source, SparseSource, as_source
 from jax_mmf.io.training_file import (
     Layout,
     create_matrix,
@@ -121,8 +124,11 @@ def convert(
     files = files_of(source) if named else []
     check_outputs({"path": path}, *files)
     names = dataset if dataset is None or isinstance(dataset, str) else list(dataset)
-    plan = plan._replace(inputs=[[_identity(file) for file in files], names])
     with open_source(source, dataset) if named else nullcontext(as_source(source)) as opened:
+        check_outputs({"path": path}, *getattr(opened, "paths", ()))
+        if isinstance(opened, RawSource | HDF5Source | JoinedFiles):
+            files = list(opened.paths)
+        plan = plan._replace(inputs=[[_identity(file) for file in files], names])
         job = _Job(Path(path), key, plan, on_progress, "source")
         if isinstance(opened, BatchSource):
             return _convert_batches(opened, job)
@@ -180,8 +186,10 @@ class _Job(NamedTuple):
 
 
 def _identity(path: Path) -> list[Any]:
-    facts = path.stat()
-    return [str(path.absolute()), facts.st_size, facts.st_mtime_ns]
+    """Return what changes with a file, or with the files in a folder of zarr."""
+    facts = [file.stat() for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
+    size, modified = sum(fact.st_size for fact in facts), max((fact.st_mtime_ns for fact in facts), default=0)
+    return [str(path.absolute()), size, modified, len(facts)]
 
 
 # Matrices, whose rows can be read again
@@ -218,7 +226,8 @@ def _convert_and_continue(source: Source, job: _Job) -> Conversion:
     rows, order = _rows(source, job)
     layout = job.plan.layout(source.n_features)
     with continued_file(job.path, job.plan.record(rows.shape, rows.dtype, order, rows.height)) as partial:
-        data, moments = _taken_over(partial, layout, rows, order)
+        known = not isinstance(source, ArraySource | SlicedSource | SparseSource | JoinedSource) or job.plan.inputs[0]
+        data, moments = _taken_over(partial, layout, rows, order, known=bool(known))
         n_kept = partial.n_rows
         job.report(n_kept, source.n_samples)
 
@@ -232,22 +241,25 @@ def _convert_and_continue(source: Source, job: _Job) -> Conversion:
 
 
 def _taken_over(
-    partial: PartialFile, layout: Layout, rows: Rows, order: HostArray | None
+    partial: PartialFile, layout: Layout, rows: Rows, order: HostArray | None, *, known: bool
 ) -> tuple[h5py.Dataset, Moments]:
     """Return the data set to continue, and the moments of its complete rows, after a check of these rows."""
     if partial.n_rows:
         last = (partial.n_rows - 1) // rows.height * rows.height
         again = rows.band(last)  # outside of the try block: an error of the source does not mean that the part is bad
         try:
-            moments = _checked_moments(partial.file[layout.dataset], partial.n_rows, rows, again)
+            moments = _checked_moments(partial.file[layout.dataset], partial.n_rows, rows, again, known=known)
             return partial.file[layout.dataset], moments
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             partial.restart(f"it is damaged or of other data: {error}")
     return create_matrix(partial.file, layout, rows.shape, rows.dtype, order), Moments(rows.shape[1])
 
 
-def _checked_moments(data: h5py.Dataset, n_rows: int, rows: Rows, last_band: HostArray) -> Moments:
+def _checked_moments(data: h5py.Dataset, n_rows: int, rows: Rows, last_band: HostArray, *, known: bool) -> Moments:
     """Read the complete rows, and return their moments.
+
+    Files are known by size and time. Of sources of other kinds, such as your own, the last band is compared; of arrays,
+    all rows are.
 
     Raises:
       OSError: if a checksum is wrong.
@@ -261,8 +273,11 @@ def _checked_moments(data: h5py.Dataset, n_rows: int, rows: Rows, last_band: Hos
         last = min(first + rows.height, n_rows)
         band = data[first:last]
         moments.add(band)
-    if not np.array_equal(band.view(np.uint8), last_band[: len(band)].view(np.uint8)):
-        raise ValueError(f"rows {first} to {n_rows - 1} of the source have changed")
+        if known and last < n_rows:
+            continue
+        source = last_band if last == n_rows else rows.band(first)
+        if not np.array_equal(band.view(np.uint8), source[: len(band)].view(np.uint8)):
+            raise ValueError(f"rows {first} to {last - 1} of the source have changed")
     return moments
 
 

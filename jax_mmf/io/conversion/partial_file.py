@@ -42,10 +42,23 @@ class PartialFile:
         self.folder = folder_of(path)
         self._path, self._plan = path, plan
         self._data, self._record = self.folder / "data.h5", self.folder / "record.json"
-        self.folder.mkdir(exist_ok=True)
+        self._check_folder()
         self.n_rows = self._rows_of_this_plan()
         self.file = self._open()
         self._last_flush = time.monotonic()
+
+    def _check_folder(self) -> None:
+        """Make the folder, or check that there is nothing else in it, since it is removed at the end."""
+        own = {self._data.name, self._record.name, self._record.with_suffix(".new").name}
+        if self.folder.exists() and not self.folder.is_dir():
+            raise FileExistsError(f"{self.folder} must be a folder, for the part that is written; move the file away")
+        self.folder.mkdir(exist_ok=True)
+        for path in self.folder.iterdir():
+            if path.name not in own:
+                raise FileExistsError(
+                    f"{self.folder} is for the part that is written, and would be removed with {path.name} in it; move "
+                    "it away, or give another output"
+                )
 
     def restart(self, reason: str) -> None:
         """Discard what is written and start with an empty file, with a warning."""
