@@ -139,7 +139,7 @@ class HDF5Source(MatrixSource):
                 here[:] = target[some - first]
             top += some.size
         n_read = max(place.size, out.size * self.excess(rows, columns))
-        self.bytes_read += round(n_read * self.dtype.itemsize * self._compression)
+        self._count(round(n_read * self.dtype.itemsize * self._compression))
         if place is not out:
             out[:] = place[:, columns]
 
