@@ -71,7 +71,7 @@ class Feed:
       dtype: of the mini-batches.
       feature_names: names of the columns of the source, a tuple of p strings; None if they have no names.
       placement: of mini-batches and states on the mesh.
-      path: of the file that is read, or None.
+      paths: of the files that are read.
       order: what determines the order of the samples and the held-out samples: numbers and text by name.
     """
 
