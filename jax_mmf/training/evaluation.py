@@ -61,16 +61,20 @@ class Evaluation:
         return self._bytes_before + item.bytes_read
 
     def compile_in_background(self) -> None:
-        """Compile the programs of the evaluation in another thread, while the first step is compiled."""
-        if not self._pieces:
+        """Compile the programs of the evaluation in another thread, while the first step is compiled.
+
+        On a mesh, the first evaluation compiles them: this thread would also run them, and programs on several devices
+        must run in the same order on all of them.
+        """
+        if not self._pieces or self._placement.mesh is not None:
             return
         piece = self._pieces[0]
-        nothing = np.zeros((self._solver.n_components, self._placement.n_features), piece.dtype)
+        nothing = jnp.zeros((self._solver.n_components, piece.shape[1]), piece.dtype)
 
         def work() -> None:
             # Errors are raised again by the evaluation itself.
             with suppress(Exception):
-                objective(self._placement.put_rows(nothing), piece, self._solver.penalty)
+                objective(nothing, piece, self._solver.penalty)
 
         # Not a daemon: Python waits for it before it ends, since XLA must not be compiling then.
         self._compiling = threading.Thread(target=with_settings_of_this_thread(work), name="jax-mmf-compiler")
