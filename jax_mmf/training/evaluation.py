@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jax_mmf.codes import ConvergenceWarning, objective
 from jax_mmf.core import filled_up, matmul, with_settings_of_this_thread
