@@ -1,0 +1,1 @@
+"""Brain imaging: sparse maps from 4D images, with nilearn and nibabel (extra ``fmri``)."""
