@@ -39,8 +39,9 @@ def encode(
 
     Differentiable with respect to the dictionary, the samples, the mask and the numbers in the penalty, forward and
     reverse, at any order: on the support of a code, the optimality condition is a linear system whose solution is
-    differentiated implicitly ([TPAMI12], proposition 1); off the support the derivative is zero. `UnrolledFISTA` is
-    differentiated step by step instead, which is the only way for a `ProximalPenalty`.
+    differentiated implicitly ([TPAMI12], proposition 1); off the support the derivative is zero. With a
+    `ProximalPenalty`, the fixed-point equation of a proximal step is differentiated. `UnrolledFISTA` is differentiated
+    step by step instead.
 
     Args:
       dictionary: ``(k, p)``.
