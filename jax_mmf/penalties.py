@@ -234,8 +234,8 @@ class SimplexCodes:
 
     Example:
       >>> import jax_mmf as mmf
-      >>> print(mmf.encode(jnp.eye(3), jnp.array([0.9, 0.5, -1.0]), SimplexCodes()))
-      [0.7 0.3 0. ]
+      >>> print(mmf.encode(jnp.eye(3), jnp.array([1.0, 0.5, -1.0]), SimplexCodes()))
+      [0.75 0.25 0.  ]
     """
 
     total: Float = 1.0

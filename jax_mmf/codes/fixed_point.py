@@ -46,7 +46,8 @@ def proximal_tangent(
       ``(b, k)``.
     """
     step = _step_of(problem)
-    _, right = jax.jvp(lambda *given: _left_over(*given, codes, step), (problem, penalty), (d_problem, d_penalty))
+    left_over = lambda problem, penalty: _left_over(problem, penalty, codes, step)  # noqa: E731
+    _, right = jax.jvp(left_over, (problem, penalty), (d_problem, d_penalty))
 
     def system(v: Array) -> Array:
         return -jax.jvp(lambda a: _left_over(problem, penalty, a, step), (codes,), (v,))[1]
