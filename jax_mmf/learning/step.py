@@ -83,7 +83,9 @@ def unused_atoms(c: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="from_samples")
-def init_state(solver: Configuration, key: Key, given: Array, mask: Array | None = None, *, from_samples: bool) -> State:
+def init_state(
+    solver: Configuration, key: Key, given: Array, mask: Array | None = None, *, from_samples: bool
+) -> State:
     """Make a state; the arguments are checked.
 
     ``given`` is samples ``(m, p)``, perhaps with a mask ``(p,)`` or ``(m, p)``, or a dictionary ``(k, p)``.
