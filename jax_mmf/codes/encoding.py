@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jax_mmf.codes.checks import Rows, check_codes, warn_if_swapped, warn_unless_converged
 from jax_mmf.codes.chunks import at_once, chunks_of, in_chunks
 from jax_mmf.codes.compaction import SolveInfo
-from jax_mmf.codes.problem import CodeProblem
+from jax_mmf.codes.problem import CodeProblem, gram_per_sample
 from jax_mmf.codes.solve import solve_codes
 from jax_mmf.codes.solver import CodeSolver
 from jax_mmf.codes.solvers import default_code_solver
@@ -173,8 +172,7 @@ def _encode(
         scaled = _divided(x, scale)
         sq_norm = jnp.sum((mask * scaled) * scaled, -1)  # a huge value of weight zero must not overflow
     if gram is None:
-        # One sample at a time, recomputed for derivatives: the weighted dictionaries of a batch are too large.
-        gram = lax.map(jax.checkpoint(lambda m: matmul(dictionary * m[None], dictionary.T)), mask)
+        gram = gram_per_sample(dictionary, mask)
     return solve_codes(CodeProblem(gram, beta, sq_norm), penalty, solver=solver, init=init, scale=scale)
 
 
