@@ -6,11 +6,12 @@ from sphinx.util import logging
 
 import jax_mmf
 import jax_mmf.completion
+import jax_mmf.estimators
 import jax_mmf.extending
 import jax_mmf.io
 
 logger = logging.getLogger(__name__)
-_PUBLIC = (jax_mmf, jax_mmf.completion, jax_mmf.extending, jax_mmf.io)
+_PUBLIC = (jax_mmf, jax_mmf.completion, jax_mmf.estimators, jax_mmf.extending, jax_mmf.io)
 
 
 def check(app, env):
