@@ -10,7 +10,7 @@ from nilearn.plotting import plot_stat_map, plot_surf_stat_map
 from nilearn.surface import SurfaceImage
 
 from jax_mmf.io import Record
-from jax_mmf.plotting import COLORS, plot_convergence
+from jax_mmf.plotting import COLORS
 from jax_mmf.typing import HostArray
 
 _DPI = 110
@@ -46,11 +46,11 @@ def brain(maps: Any, index: int, background: Background | None) -> bytes:
     largest = float(np.abs(values).max())
     display = plot_stat_map(
         image, bg_img=background.image, cut_coords=peak_of(maps, index), display_mode="ortho", threshold=largest * 0.02,
-        vmax=largest or 1.0, symmetric_cbar=True, colorbar=True, draw_cross=False, black_bg=False,
+        vmax=largest or 1.0, colorbar=False, draw_cross=False, black_bg=False,
         dim=-0.4 if background.is_template else -1.5, annotate=background.is_template,
     )  # fmt: skip
     buffer = io.BytesIO()
-    display.savefig(buffer, dpi=_DPI)
+    display.frame_axes.figure.savefig(buffer, dpi=_DPI, format="png", facecolor="white")
     display.close()
     return buffer.getvalue()
 
@@ -75,7 +75,7 @@ def _surface(maps: SurfaceImage, index: int) -> bytes:
     for place, view in enumerate(("lateral", "medial"), 1):
         plot_surf_stat_map(
             stat_map=parts[side], surf_mesh=maps.mesh.parts[side], hemi=side, view=view, vmax=largest,
-            threshold=largest * 0.02, colorbar=place == 2, figure=figure,
+            threshold=largest * 0.02, colorbar=False, figure=figure,
             axes=figure.add_subplot(1, 2, place, projection="3d"),
         )  # fmt: skip
     return _png(figure)
@@ -116,8 +116,9 @@ def variances(shares: HostArray) -> bytes:
 def convergence(history: Sequence[Record]) -> bytes:
     """Draw the objective over the course of the run."""
     axes = _axes(5.4, 2.8)
-    plot_convergence(axes, {"fit": history}, against="n_samples")
-    axes.set(xlabel="frames seen", xscale="linear", yscale="linear")
+    axes.plot([r.n_samples for r in history], [r.objective for r in history], color=COLORS[0], marker=".", lw=1.2)
+    axes.set(xlabel="frames seen", ylabel="objective")
+    axes.ticklabel_format(useOffset=False)
     return _png(axes.figure)
 
 
@@ -127,8 +128,8 @@ def _axes(width: float, height: float) -> Any:
     axes = Figure(figsize=(width, height), layout="constrained").add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_size(9)
-    axes.yaxis.label.set_size(9)
+    axes.xaxis.label.set_fontsize(9)
+    axes.yaxis.label.set_fontsize(9)
     return axes
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nibabel.spatialimages import SpatialImage
+from nilearn.surface import SurfaceImage
 
 from jax_mmf.fmri import figures
 from jax_mmf.io import written_aside
@@ -24,7 +26,7 @@ h3 { font-size: 1rem; margin: 0; } p { margin: 0 0 12px; color: var(--soft); }
 section.card, figure { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 12px; }
 figure { margin: 0; } figcaption { color: var(--soft); font-size: .85rem; margin-bottom: 6px; }
 img { display: block; width: 100%; height: auto; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 10px; margin: 16px 0; padding: 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 10px; margin: 16px 0; }
 .facts div { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 8px 12px; }
 .facts dt { color: var(--soft); font-size: .8rem; } .facts dd { margin: 0; font-size: 1.15rem; font-weight: 600; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 12px; }
@@ -33,12 +35,12 @@ img { display: block; width: 100%; height: auto; }
 .title span { color: var(--soft); font-size: .88rem; }
 .brain { max-width: 760px; margin: 0 auto; } .courses { display: grid; grid-template-columns: 2fr 1fr; gap: 8px; }
 nav { display: flex; flex-wrap: wrap; gap: 4px; margin-bottom: 12px; }
-nav a { color: var(--accent); background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 2px 9px;
-  text-decoration: none; font-size: .88rem; }
+nav a { color: var(--accent); background: var(--card); border: 1px solid var(--line); border-radius: 6px;
+  padding: 2px 9px; text-decoration: none; font-size: .88rem; }
 table { border-collapse: collapse; width: 100%; font-size: .88rem; }
 td, th { text-align: left; padding: 4px 8px 4px 0; border-bottom: 1px solid var(--line); vertical-align: top;
   overflow-wrap: anywhere; }
-th { color: var(--soft); font-weight: 500; } td.number { text-align: right; white-space: nowrap; }
+th { color: var(--soft); font-weight: 500; white-space: nowrap; width: 1%; padding-right: 16px; }
 tr.changed td { font-weight: 600; } summary { cursor: pointer; font-weight: 600; } details > table { margin-top: 8px; }
 details { margin-bottom: 12px; }
 @media (max-width: 640px) { .pair, .courses { grid-template-columns: 1fr; } main { padding: 16px 10px 32px; } }
@@ -76,10 +78,13 @@ def _page(maps: Any) -> str:
 <h1>{title}</h1>
 <p>Dictionary learning of sparse spatial maps, by jax_mmf {version("jax-mmf")}.{_warning(maps)}</p>
 {_facts(maps)}
-<div class="pair">{_figure(figures.variances(maps.explained_variance_ratio_), "Variance that each map explains by itself")}
-{_figure(figures.convergence(maps.history_), "Convergence: objective of the mini-batch after a step")}</div>
+<div class="pair">
+{_figure(figures.variances(maps.explained_variance_ratio_), "Variance that each map explains by itself")}
+{_figure(figures.convergence(maps.history_), "Convergence: objective of the mini-batch after a step")}
+</div>
 <h2>Maps</h2>
-<p>In the order of explained variance, each at its strongest cut. Time courses and spectra are those of {_first(maps)}.</p>
+<p>In the order of explained variance, each at its strongest cut: red is positive, blue is negative.
+Time courses and spectra are those of {_first(maps)}.</p>
 <nav aria-label="Maps">{"".join(f'<a href="#map-{i}">{i}</a>' for i in range(1, maps.n_elements_ + 1))}</nav>
 <div class="maps">{"".join(_cards(maps))}</div>
 <h2>How they were made</h2>
@@ -106,8 +111,9 @@ def _facts(maps: Any) -> str:
         "frames": f"{n_frames:,}",
         unit: f"{maps.components_.shape[1]:,}",
         "variance explained": f"{100 * maps.total_explained_variance_ratio_:.1f} %",
-        "size of a map": f"{100 * np.mean(maps.components_ != 0):.1f} % of {unit}",
-        "learning": f"{maps.history_[-1].seconds:.0f} s, {maps.n_steps_:,} steps",
+        "size of a map": f"{100 * np.mean(maps.components_ != 0):.1f} %",
+        "steps": f"{maps.n_steps_:,}",
+        "learning": f"{maps.history_[-1].seconds:.1f} s",
     }
     rows = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
     return f'<dl class="facts">{rows}</dl>'
@@ -120,6 +126,7 @@ def _cards(maps: Any) -> Iterable[str]:
         peak = figures.peak_of(maps.components_img_, index)
         facts = [f"{100 * maps.explained_variance_ratio_[index]:.2f} % of the variance"]
         facts += [f"{100 * np.mean(maps.components_[index] != 0):.1f} % not zero"]
+        facts += [f"weights up to {np.abs(maps.components_[index]).max():.2g}"]
         facts += [] if peak is None else [f"strongest at {', '.join(f'{x:.0f}' for x in peak)} mm"]
         yield f"""<section class="card" id="map-{index + 1}"><div class="title"><h3>Map {index + 1}</h3>
 {"".join(f"<span>{fact}</span>" for fact in facts)}</div>
@@ -133,10 +140,17 @@ def _parameters(maps: Any) -> Iterable[tuple[str, str, bool]]:
     defaults: Mapping[str, Any] = inspect.signature(type(maps).__init__).parameters
     rows = []
     for name, value in maps.get_params(deep=False).items():
-        text = " ".join(repr(value).split())
-        rows.append((name, text, text != repr(defaults[name].default)))
+        text = _shown(value)
+        rows.append((name, text, text != _shown(defaults[name].default)))
     yield from sorted(rows, key=lambda row: not row[2])
     yield "solver", " ".join(repr(maps.solver_).split()), False
+
+
+def _shown(value: Any) -> str:
+    """Return the file of an image, or the text of another value."""
+    file = value.get_filename() if isinstance(value, SpatialImage) else None
+    shape = f"image of shape {value.shape}" if isinstance(value, SpatialImage | SurfaceImage) else None
+    return file or shape or " ".join(repr(value).split())
 
 
 def _table(rows: Iterable[tuple[str, str, bool]]) -> str:
