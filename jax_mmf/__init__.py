@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from jax_mmf import completion, datasets, extending
+from jax_mmf import completion, datasets, extending, selection
 from jax_mmf.codes import (
     FISTA,
     ActiveSet,
@@ -164,5 +164,6 @@ __all__ = [
     "register_configuration",
     "resolve_alpha",
     "save_model",
+    "selection",
     "write_permuted",
 ]

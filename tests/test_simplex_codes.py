@@ -151,9 +151,8 @@ def test_fit_finds_mixtures():
     pure = np.abs(np.cumsum(rng.standard_normal((3, 40)), axis=1)).astype("float32") + 1
     abundances = rng.dirichlet(np.full(3, 0.4), 2000).astype("float32")
     x = abundances @ pure
-    solver = mmf.OnlineFactorization(
-        n_components=3, penalty=mmf.SimplexCodes(), constraint=mmf.L2Ball(radius=float((x**2).sum(1).max()), nonneg=True)
-    )  # fmt: skip
+    ball = mmf.L2Ball(radius=float((x**2).sum(1).max()), nonneg=True)
+    solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.SimplexCodes(), constraint=ball)
     result = mmf.fit(solver, x, key=jax.random.key(0), n_epochs=10, held_out=101)
     assert result.history[-1].objective < 0.02 * result.history[0].objective
     assert mmf.explained_variance(result.dictionary, x, mmf.SimplexCodes()) > 0.999
