@@ -45,7 +45,7 @@ class Evaluation:
         self.n_held_out, self._warned = 0, False
         if samples is not None:
             self.n_held_out = samples.shape[0]
-            # Pieces of one size share one program. Samples of zeros pad the last one, and their objective is zero.
+            # Pieces of one size share one program. Samples of zeros pad the last one.
             n_pieces = -(-self.n_held_out // _ROWS_PER_EVALUATION)
             size = -(-self.n_held_out // n_pieces)
             padded = filled_up((samples, mask), n_pieces * size)
@@ -116,8 +116,15 @@ class Evaluation:
             if self._warned:  # once per run
                 warnings.simplefilter("ignore", ConvergenceWarning)
             total = sum(self._of_piece(state, index) for index in range(len(self._pieces)))
+            size, p = self._pieces[0][0].shape
+            n_padded = len(self._pieces) * size - self.n_held_out
+            total *= size
+            if n_padded and not is_weighted(self._solver.penalty) and self._pieces[0][1] is None:
+                # The objective of zeros is zero for a weighted penalty, and for any penalty where all is missing.
+                zeros = jnp.zeros((1, p), state.dictionary.dtype)
+                total -= n_padded * float(objective(state.dictionary, zeros, self._solver.penalty))
         self._warned = True
-        return total * self._pieces[0][0].shape[0] / self.n_held_out
+        return total / self.n_held_out
 
     def _of_piece(self, state: State, index: int) -> float:
         """Return the mean objective of a piece, given the number of the piece."""
