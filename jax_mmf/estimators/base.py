@@ -16,7 +16,7 @@ from jax_mmf.estimators.convergence import Convergence
 from jax_mmf.estimators.data import dtype_of, n_samples_of, validated
 from jax_mmf.estimators.settings import computing, key_of
 from jax_mmf.learning import OnlineFactorization, State, default_batch_size, default_solver, default_subset
-from jax_mmf.penalties import AnyPenalty, has_relative_alpha, resolve_alpha
+from jax_mmf.penalties import AnyPenalty, check_penalty, has_relative_alpha, resolve_alpha
 from jax_mmf.training import FitResult, encode, explained_variance, fit, objective
 from jax_mmf.typing import HostArray
 
@@ -213,8 +213,10 @@ class OnlineEstimator(DictionaryTransformer):
         """Return the solver by the parameters."""
         k, p = self.n_features_in_ if self.n_components is None else self.n_components, self.n_features_in_
         penalty = self._penalty() if self.penalty is None else self.penalty
-        if goes_on and has_relative_alpha(penalty):
-            penalty = self.solver_.penalty
+        if has_relative_alpha(penalty):
+            penalty = self.solver_.penalty if goes_on else penalty
+        else:
+            check_penalty(penalty)
         constraint = self._constraint() if self.constraint is None else self.constraint
         check_count("n_components", k)
         options: dict[str, Any] = {}

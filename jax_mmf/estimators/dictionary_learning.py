@@ -74,7 +74,7 @@ class OnlineDictionaryLearning(OnlineEstimator):
         penalty: AnyPenalty | None = None,
         constraint: Constraint | None = None,
         tol: float = 1e-3,
-        max_no_improvement: int | None = 10,
+        max_no_improvement: int | None = 50,
         random_state: Any = None,
         verbose: bool = False,
         warm_start: bool = False,
