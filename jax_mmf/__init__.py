@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from jax_mmf import completion, datasets, extending
+from jax_mmf import completion, datasets, extending, selection
 from jax_mmf.codes import (
     FISTA,
     ActiveSet,
@@ -55,6 +55,7 @@ from jax_mmf.penalties import (
     ProximalPenalty,
     RelativeAlpha,
     Ridge,
+    SimplexCodes,
     alpha_max,
     penalty_prox,
     penalty_value,
@@ -130,6 +131,7 @@ __all__ = [
     "Ridge",
     "ScaledForgetting",
     "Simplex",
+    "SimplexCodes",
     "SolveInfo",
     "Start",
     "State",
@@ -162,5 +164,6 @@ __all__ = [
     "register_configuration",
     "resolve_alpha",
     "save_model",
+    "selection",
     "write_permuted",
 ]

@@ -1,6 +1,6 @@
-"""Penalties on codes: ridge, lasso and elastic net, with and without non-negativity.
+"""Penalties on codes: ridge, lasso and elastic net, with and without non-negativity, and the simplex.
 
-Every penalty of this module is a weighted elastic net::
+All of them except `SimplexCodes` are weighted elastic nets::
 
     Omega(a) = alpha (l1_ratio |a|_1 + (1 - l1_ratio) / 2 |a|_2^2),     optionally with a >= 0,
 
@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeGuard, TypeVar, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jax_mmf.core import as_real_array, check_methods, check_real, matmul, register_configuration
 from jax_mmf.typing import Array, ArrayLike, Float
@@ -47,8 +48,12 @@ class Penalty(Protocol):
 class ProximalPenalty(Protocol):
     """Any penalty whose proximal operator is known. Both methods take the code of one sample.
 
-    There is no duality gap for it, so that solvers stop on the residual of the fixed-point equation instead, and codes
-    have derivatives through `UnrolledFISTA` only. A penalty with the attributes of `Penalty` is treated as one.
+    Codes are differentiated implicitly, through the derivative of the proximal operator, so ``prox`` must be made of
+    operations that JAX differentiates. A penalty with the attributes of `Penalty` is treated as one.
+
+    A penalty may have one more method, ``gap(code, gradient)``: an upper bound, at a code ``(k,)`` that ``prox``
+    returned, of the difference between the objective and its minimum, given the gradient ``(k,)`` of the squared error.
+    Without it there is no duality gap, and solvers stop on the residual of the fixed-point equation instead.
     """
 
     def value(self, code: Array) -> Array:
@@ -208,6 +213,55 @@ class Lasso:
     def l2(self) -> Float:
         """Weight of half the squared l2 norm: 0."""
         return 0.0
+
+
+@register_configuration
+@dataclass(frozen=True)
+class SimplexCodes:
+    """Codes on the simplex, ``a >= 0`` and ``sum(a) = total``, as the abundances of a mixture.
+
+    With these codes, a sample is a convex combination of atoms, and encoding is fully constrained least squares
+    [Heinz and Chang 2001]. It is a `ProximalPenalty` with a duality gap: that of Frank and Wolfe.
+
+    Atoms that are similar, as spectra are, lose digits in float32. With ``total`` 1, the same vector may be subtracted
+    from samples and atoms, such as the mean of the atoms: the codes are the same, and more accurate.
+
+    Attributes:
+      total: sum of a code, > 0.
+
+    Raises:
+      ValueError: if total is known on the host and not positive.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> print(mmf.encode(jnp.eye(3), jnp.array([1.0, 0.5, -1.0]), SimplexCodes()))
+      [0.75 0.25 0.  ]
+    """
+
+    total: Float = 1.0
+
+    def __post_init__(self) -> None:
+        check_real("total", self.total, low=0.0, open_low=True)
+
+    def value(self, code: Array) -> Array:
+        """Return 0 on the simplex, up to rounding, and infinity elsewhere: ``(k,) -> ()``."""
+        total = jnp.asarray(self.total, code.dtype)
+        near = jnp.abs(code.sum() - total) <= jnp.sqrt(jnp.finfo(code.dtype).eps) * total
+        return jnp.where(near & (code >= 0).all(), jnp.zeros((), code.dtype), jnp.inf)
+
+    def prox(self, code: Array, step: Array) -> Array:
+        """Return the nearest point of the simplex, whatever the step: ``(k,) -> (k,)``."""
+        # All pairs are compared: for the numbers of atoms of mixtures, this is faster than to sort or to search, and a
+        # matrix product with k^2 numbers follows anyway.
+        code = code - lax.stop_gradient(code.max())
+        above = code[None, :] >= code[:, None]
+        threshold = (jnp.sum(jnp.where(above, code, 0), 1) - self.total) / jnp.sum(above, 1)
+        return jnp.maximum(code - threshold.max(), 0)
+
+    def gap(self, code: Array, gradient: Array) -> Array:
+        """Return ``a . g - total min(g)``, which bounds the error of the objective: ``(k,), (k,) -> ()``."""
+        # By differences: both terms may be large.
+        return jnp.sum(code * (gradient - gradient.min()))
 
 
 def _number(alpha: Float | RelativeAlpha) -> Float:

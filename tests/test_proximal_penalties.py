@@ -162,9 +162,32 @@ def test_samples_of_any_size(scale):
     np.testing.assert_allclose(codes / np.float32(scale), want, atol=1e-4)
 
 
-def test_implicit_derivatives_are_refused():
-    with pytest.raises(TypeError, match="UnrolledFISTA"):
-        jax.grad(lambda a: mmf.encode(jnp.eye(2), jnp.ones(2), GroupLasso(a)).sum())(0.1)
+@pytest.mark.parametrize("penalty", [GroupLasso, LassoByProx])
+def test_implicit_derivatives_are_those_of_finite_differences(x64, penalty):
+    rng = np.random.default_rng(10)
+    dictionary, x = rng.standard_normal((K, P)) / 4, rng.standard_normal((4, P))
+    value = lambda d, x, a: (mmf.encode(d, x, penalty(a), solver=mmf.FISTA(1e-13, 20000)) ** 3).sum()
+    slopes = jax.grad(value, (0, 1, 2))(dictionary, x, 0.4)
+    assert (mmf.encode(dictionary, x, penalty(0.4)) == 0).any()
+    step, given = 1e-6, (dictionary, x, np.float64(0.4))
+    for i, slope in enumerate(slopes):
+        direction = rng.standard_normal(np.shape(given[i]))
+        moved = [[a + sign * step * direction if i == j else a for j, a in enumerate(given)] for sign in (1, -1)]
+        want = (value(*moved[0]) - value(*moved[1])) / (2 * step)
+        assert abs(want) > 1e-2
+        np.testing.assert_allclose((slope * direction).sum(), want, rtol=1e-6)
+
+
+def test_implicit_derivatives_are_those_of_the_penalty_with_weights(x64):
+    rng = np.random.default_rng(11)
+    dictionary, x = rng.standard_normal((K, P)) / 4, rng.standard_normal((4, P))
+    direction = rng.standard_normal((K, P))
+
+    def curvature(penalty):
+        slope = lambda d: (jax.grad(lambda d: (mmf.encode(d, x, penalty) ** 3).sum())(d) * direction).sum()
+        return jax.grad(slope)(dictionary)
+
+    np.testing.assert_allclose(curvature(LassoByProx(0.3)), curvature(mmf.Lasso(0.3)), rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("solver", [mmf.ActiveSet(), mmf.CoordinateDescent(), mmf.Cholesky()], ids=repr)

@@ -9,9 +9,10 @@ import jax_mmf.completion
 import jax_mmf.estimators
 import jax_mmf.extending
 import jax_mmf.io
+import jax_mmf.selection
 
 logger = logging.getLogger(__name__)
-_PUBLIC = (jax_mmf, jax_mmf.completion, jax_mmf.estimators, jax_mmf.extending, jax_mmf.io)
+_PUBLIC = (jax_mmf, jax_mmf.completion, jax_mmf.estimators, jax_mmf.extending, jax_mmf.io, jax_mmf.selection)
 
 
 def check(app, env):

@@ -8,6 +8,7 @@ from jax_mmf.codes.encoding import decode, encode, encode_with_info
 from jax_mmf.codes.metrics import explained_variance, match_atoms, objective
 from jax_mmf.codes.metrics import squares as squares
 from jax_mmf.codes.problem import CodeProblem
+from jax_mmf.codes.problem import gram_per_sample as gram_per_sample
 from jax_mmf.codes.proximal import FISTA, UnrolledFISTA
 from jax_mmf.codes.solve import solve_codes
 from jax_mmf.codes.solver import CodeSolver

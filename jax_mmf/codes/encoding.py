@@ -3,12 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from jax_mmf.codes.checks import Rows, check_codes, warn_if_swapped, warn_unless_converged
 from jax_mmf.codes.chunks import at_once, chunks_of, in_chunks
 from jax_mmf.codes.compaction import SolveInfo
-from jax_mmf.codes.problem import CodeProblem
+from jax_mmf.codes.problem import CodeProblem, gram_per_sample
 from jax_mmf.codes.solve import solve_codes
 from jax_mmf.codes.solver import CodeSolver
 from jax_mmf.codes.solvers import default_code_solver
@@ -39,8 +38,9 @@ def encode(
 
     Differentiable with respect to the dictionary, the samples, the mask and the numbers in the penalty, forward and
     reverse, at any order: on the support of a code, the optimality condition is a linear system whose solution is
-    differentiated implicitly ([TPAMI12], proposition 1); off the support the derivative is zero. `UnrolledFISTA` is
-    differentiated step by step instead, which is the only way for a `ProximalPenalty`.
+    differentiated implicitly ([TPAMI12], proposition 1); off the support the derivative is zero. With a
+    `ProximalPenalty`, the fixed-point equation of a proximal step is differentiated. `UnrolledFISTA` is differentiated
+    step by step instead.
 
     Args:
       dictionary: ``(k, p)``.
@@ -172,8 +172,7 @@ def _encode(
         scaled = _divided(x, scale)
         sq_norm = jnp.sum((mask * scaled) * scaled, -1)  # a huge value of weight zero must not overflow
     if gram is None:
-        # One sample at a time, recomputed for derivatives: the weighted dictionaries of a batch are too large.
-        gram = lax.map(jax.checkpoint(lambda m: matmul(dictionary * m[None], dictionary.T)), mask)
+        gram = gram_per_sample(dictionary, mask)
     return solve_codes(CodeProblem(gram, beta, sq_norm), penalty, solver=solver, init=init, scale=scale)
 
 

@@ -2,7 +2,9 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jax_mmf.core import matmul
 from jax_mmf.typing import Array
@@ -38,3 +40,11 @@ def image_of(gram: Array, codes: Array) -> Array:
     if gram.ndim == 2:
         return matmul(gram, codes)
     return jnp.sum(gram * codes[None], axis=1)
+
+
+def gram_per_sample(dictionary: Array, mask: Array) -> Array:
+    """Return ``D diag(m_i) D^T`` for each row of a mask: ``(k, p), (b, p) -> (b, k, k)``.
+
+    One sample at a time, recomputed for derivatives: the weighted dictionaries of a batch are too large.
+    """
+    return lax.map(jax.checkpoint(lambda m: matmul(dictionary * m[None], dictionary.T)), mask)

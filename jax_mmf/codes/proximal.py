@@ -10,13 +10,14 @@ from jax import lax
 
 from jax_mmf.codes.compaction import Batch, SolveInfo, iterate
 from jax_mmf.codes.duality import ROUNDING, Gap, duality_gap, weights_of
+from jax_mmf.codes.fixed_point import eigenvalue_of, newton_direction
 from jax_mmf.codes.problem import CodeProblem, image_of
-from jax_mmf.core import check_count, check_real, largest_eigenvalue, register_configuration
+from jax_mmf.core import check_count, check_real, register_configuration
 from jax_mmf.penalties import AnyPenalty, ProximalPenalty, is_weighted, shrink
 from jax_mmf.typing import Array, Float
 
 _STEPS_PER_CHECK = 8  # a check costs about as much as a step
-_POWER_ITERATIONS = 20
+_LENGTHS = (1.0, 0.3, 0.1)  # of steps of Newton's method, the best of which is taken
 
 
 @register_configuration
@@ -27,8 +28,9 @@ class FISTA:
     An iteration is one matrix product, without a sequential loop over coordinates. This is the solver for accelerators,
     where sequences of small operations are slow. [Beck and Teboulle 2009; restart: O'Donoghue and Candes 2015]
 
-    It serves every penalty. A `ProximalPenalty` has no duality gap. The residual of the fixed-point equation takes its
-    place, ``sqrt(L) |a - prox(a - (a G - beta) / L)| / |x|``, with L the largest eigenvalue of G.
+    It serves every penalty. A `ProximalPenalty` without the method ``gap`` has no duality gap. The residual of the
+    fixed-point equation takes its place, ``sqrt(L) |a - prox(a - (a G - beta) / L)| / |x|``, with L the largest
+    eigenvalue of G.
 
     Attributes:
       tol: relative duality gap at which a sample is done (`relative_gap`), or the level of rounding if
@@ -50,7 +52,7 @@ class FISTA:
         """Solve a batch of samples; arguments as in `CodeSolver.solve`."""
         gram, beta, sq_norm = problem
         prox, gap = _prox_and_gap(penalty, gram.shape[-1], gram.dtype)
-        lipschitz = jnp.broadcast_to(_largest_eigenvalue(gram), sq_norm.shape)
+        lipschitz = jnp.broadcast_to(eigenvalue_of(gram), sq_norm.shape)
         gram = gram if gram.ndim == 2 else jnp.moveaxis(gram, 0, -1)
         codes = init.T
         image = image_of(gram, codes)
@@ -90,6 +92,8 @@ class FISTA:
 
             # The number of trips is static: otherwise an accelerator asks the host after each one.
             state = lax.fori_loop(0, _STEPS_PER_CHECK, one, batch.state)
+            if hasattr(penalty, "gap"):
+                state = _jump(batch, cast(ProximalPenalty, penalty), prox, state)
             return batch._replace(state=state), state.image
 
         def gap_of(batch: Batch, image: Array) -> Gap:
@@ -129,7 +133,7 @@ class UnrolledFISTA:
         gram, beta, sq_norm = problem
         prox, gap = _prox_and_gap(penalty, gram.shape[-1], gram.dtype)
         # The estimate is a lower bound, and a step of more than 2 / L diverges.
-        lipschitz = 1.1 * lax.stop_gradient(_largest_eigenvalue(gram))
+        lipschitz = 1.1 * lax.stop_gradient(eigenvalue_of(gram))
         step = 1 / jnp.where(lipschitz > 0, lipschitz, 1)
         gram = gram if gram.ndim == 2 else jnp.moveaxis(gram, 0, -1)
 
@@ -153,6 +157,33 @@ class _Momentum(NamedTuple):
     point_image: Array  # (k, b)
     inertia: Array  # (b,)
     lipschitz: Array  # (b,)
+
+
+def _jump(batch: Batch, penalty: ProximalPenalty, prox: "Prox", state: _Momentum) -> _Momentum:
+    """Move along the direction of Newton's method where this is better, and start momentum again there.
+
+    Proximal steps find the support soon. Newton's method solves on it, however much the atoms are correlated. Where
+    the solution is outside of the support, a shorter step drops coordinates.
+    """
+    gram = batch.gram if batch.gram.ndim == 2 else jnp.moveaxis(batch.gram, -1, 0)
+    problem = CodeProblem(gram, batch.beta.T, batch.sq_norm)
+    step = 1 / jnp.where(state.lipschitz > 0, state.lipschitz, 1)
+    direction = newton_direction(problem, penalty, state.codes.T, step).T
+    value = jax.vmap(penalty.value, -1)
+    fresh = jnp.ones_like(state.inertia)
+
+    def try_length(best: tuple[Array, _Momentum], length: Array) -> tuple[tuple[Array, _Momentum], None]:
+        ahead = state.codes + length * direction
+        codes = prox(ahead - step * (image_of(batch.gram, ahead) - batch.beta), step)
+        image = image_of(batch.gram, codes)
+        # The rise of the objective, by differences: rounding of its value is larger.
+        rise = jnp.sum((codes - state.codes) * ((image + state.image) / 2 - batch.beta), 0)
+        rise += value(codes) - value(state.codes)
+        moved = rise, _Momentum(codes, image, codes, image, fresh, state.lipschitz)
+        better = rise < best[0]  # False for NaN
+        return jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, best), None
+
+    return lax.scan(try_length, (jnp.zeros_like(step), state), jnp.asarray(_LENGTHS, step.dtype))[0][1]
 
 
 Prox = Callable[[Array, Array], Array]
@@ -184,10 +215,18 @@ def _prox_and_gap(penalty: AnyPenalty, k: int, dtype: Any) -> tuple[Prox, GapOf]
         length = lambda a: jnp.sqrt(curvature * jnp.sum(a**2, 0) / size)  # noqa: E731
         return Gap(length(step), ROUNDING * jnp.finfo(codes.dtype).eps * length(codes))
 
-    return prox, residual
+    bound = getattr(penalty, "gap", None)
+    if bound is None:
+        return prox, residual
 
+    def bounded(beta: Array, image: Array, codes: Array, sq_norm: Array, _: Array) -> Gap:
+        each = lambda function, *arrays: jax.vmap(function, in_axes=-1)(*arrays)  # noqa: E731
+        quadratic = jnp.sum(codes * image, 0)
+        left = jnp.maximum(sq_norm - 2 * jnp.sum(codes * beta, 0) + quadratic, 0) / 2
+        primal = left + jnp.maximum(each(proximal.value, codes), 0)
+        scale = jnp.maximum(jnp.where(jnp.isfinite(primal), primal, 0), sq_norm / 2000)
+        scale = jnp.where(scale > 0, scale, 1)
+        rounding = ROUNDING * jnp.finfo(codes.dtype).eps * (sq_norm + quadratic)
+        return Gap(jnp.maximum(each(bound, codes, image - beta), 0) / scale, rounding / scale)
 
-def _largest_eigenvalue(gram: Array) -> Array:
-    """Estimate the largest eigenvalue from below: ``(k, k) -> ()`` or ``(b, k, k) -> (b,)``."""
-    start = jnp.diagonal(gram, axis1=-2, axis2=-1) + jnp.finfo(gram.dtype).tiny
-    return largest_eigenvalue(gram, start, _POWER_ITERATIONS)[0]
+    return prox, bounded

@@ -11,6 +11,7 @@ from jax.custom_batching import custom_vmap
 from jax_mmf.codes.compaction import SolveInfo
 from jax_mmf.codes.derivatives import codes_tangent, polish
 from jax_mmf.codes.duality import solved, weights_of
+from jax_mmf.codes.fixed_point import proximal_polish, proximal_tangent
 from jax_mmf.codes.problem import CodeProblem
 from jax_mmf.codes.solver import CodeSolver, is_unrolled
 from jax_mmf.core import register_configuration
@@ -84,9 +85,23 @@ class ScaledProximal:
         return self.penalty.prox(code * self.scale, step) / self.scale
 
 
+@register_configuration
+@dataclass(frozen=True)
+class ScaledBounded(ScaledProximal):
+    """As `ScaledProximal`, for a penalty with a duality gap."""
+
+    def gap(self, code: Array, gradient: Array) -> Array:
+        """Duality gap, in units of the square of the scale."""
+        bound = self.penalty.gap  # type: ignore[attr-defined]
+        return bound(code * self.scale, gradient * self.scale) / self.scale / self.scale
+
+
 def scaled(penalty: AnyPenalty, scale: Array) -> AnyPenalty:
     """Return the penalty of codes that are divided by a scale."""
-    return Scaled(penalty, scale) if is_weighted(penalty) else ScaledProximal(cast(ProximalPenalty, penalty), scale)
+    if is_weighted(penalty):
+        return Scaled(penalty, scale)
+    kind = ScaledBounded if hasattr(penalty, "gap") else ScaledProximal
+    return kind(cast(ProximalPenalty, penalty), scale)
 
 
 def _solve_scaled(
@@ -136,15 +151,15 @@ def _differentiable_solve(
 def _solve_jvp(primals: Any, tangents: Any) -> Any:
     problem, penalty, *_ = primals
     d_problem, d_penalty, *_ = tangents
-    if not is_weighted(penalty):
-        raise TypeError(
-            f"codes with {type(penalty).__name__}, a ProximalPenalty, have derivatives through their iterations only: "
-            "give encode solver=UnrolledFISTA(n_steps=...), or stop gradients by jax.lax.stop_gradient"
-        )
     codes, info = _differentiable_solve(*primals)
     # The derivative is that of the polished codes, so these are returned: otherwise a chain would mix two points.
-    codes = codes + lax.stop_gradient(polish(problem, penalty, codes) - codes)
-    d_codes = codes_tangent(problem, penalty, codes, d_problem, d_penalty)
+    if is_weighted(penalty):
+        codes = codes + lax.stop_gradient(polish(problem, penalty, codes) - codes)
+        d_codes = codes_tangent(problem, penalty, codes, d_problem, d_penalty)
+    else:
+        proximal = cast(ProximalPenalty, penalty)
+        codes = codes + lax.stop_gradient(proximal_polish(problem, proximal, codes) - codes)
+        d_codes = proximal_tangent(problem, proximal, codes, d_problem, d_penalty)
     whole = jnp.zeros(info.n_iter.shape, jax.dtypes.float0)
     zeros = SolveInfo(jnp.zeros_like(info.gap), whole, whole)
     return (codes, info), (d_codes, zeros)

@@ -26,12 +26,12 @@ from jax_mmf.io.bad_file import BadFileError
 from jax_mmf.io.hdf5_checks import MAX_EXPANSION, check_data_set, find_data_set
 from jax_mmf.io.record import Record, as_record
 from jax_mmf.io.sealed import opened_model, sealed_hdf5
-from jax_mmf.learning import GradientUpdate, OnlineFactorization, State, map_arrays
+from jax_mmf.learning import GradientUpdate, OnlineFactorization, State, last_count, map_arrays
 from jax_mmf.penalties import has_relative_alpha
 from jax_mmf.typing import Array, HostArray
 
 _FORMAT = "jax-mmf model"
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 
 
 class SavedModel(NamedTuple):
@@ -237,7 +237,7 @@ def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
         if name == "surrogate/residual" and file.attrs["format_version"] == 1:  # which held the partial B itself
             array = read_array(file, "surrogate/b") - matmul(read_array(file, "surrogate/c"), dictionary)
         else:
-            array = read_array(file, name)
+            array = read_state_array(file, "", name, like)
         if array.shape != like.shape or array.dtype != like.dtype:
             raise ValueError(f"its {name} must be {like.dtype}{list(like.shape)}, got {array.dtype}{list(array.shape)}")
         if not bool(jnp.isfinite(array).all()):
@@ -251,6 +251,19 @@ def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
         if int(count) < 0:
             raise ValueError(f"its {name} must not be negative, got {int(count)}")
     return state
+
+
+def read_state_array(file: h5py.File, group: str, name: str, like: Any) -> Array:
+    """Read an array of a state from the group of a file, in the dtype that states have now.
+
+    Counts of the features were int32 up to format version 2, and stopped at 2^31 - 1. They are divided by what makes
+    their ratio to the number of samples the same.
+    """
+    array = read_array(file, group + name)
+    if name != "surrogate/feature_counts" or array.dtype != jnp.int32:
+        return array
+    factor = min(1.0, last_count(like.dtype) / max(1, int(read_data_set(file, f"{group}n_samples"))))
+    return jnp.asarray(np.asarray(array, np.float64) * factor, like.dtype)
 
 
 def describe(value: Any) -> Any:

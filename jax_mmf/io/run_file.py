@@ -9,7 +9,7 @@ import h5py
 import jax.numpy as jnp
 
 from jax_mmf.core import check_process, check_shape, short
-from jax_mmf.io.model_file import read_array, read_model, write_array, write_model
+from jax_mmf.io.model_file import read_array, read_model, read_state_array, write_array, write_model
 from jax_mmf.io.record import Record, as_record
 from jax_mmf.io.sealed import opened_model
 from jax_mmf.learning import Memory, OnlineFactorization, State, map_arrays
@@ -138,7 +138,7 @@ def _read_best(file: h5py.File, state: State) -> Best | None:
         return None
 
     def read(name: str, _: str | None, like: Array) -> Array:
-        array = read_array(file, f"{_BEST}/{name}")
+        array = read_state_array(file, f"{_BEST}/", name, like)
         check_shape(f"{_BEST}/{name}", array, like.shape, "as in the last state")
         if array.dtype != like.dtype:
             raise ValueError(f"its {_BEST}/{name} must be {like.dtype}, got {array.dtype}")

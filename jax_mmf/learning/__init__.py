@@ -9,7 +9,12 @@ from jax_mmf.learning.dictionary_update import (
 )
 from jax_mmf.learning.forgetting import ConstantForgetting, Forgetting, PowerForgetting, ScaledForgetting
 from jax_mmf.learning.initialization import Initialization, KMeansPlusPlus, RandomizedSVD, RandomSamples
+from jax_mmf.learning.minibatch import Weights as Weights
+from jax_mmf.learning.minibatch import check_weights as check_weights
+from jax_mmf.learning.minibatch import imputed as imputed
+from jax_mmf.learning.minibatch import without_missing as without_missing
 from jax_mmf.learning.online import OnlineFactorization
+from jax_mmf.learning.online import check_takes_mask as check_takes_mask
 from jax_mmf.learning.presets import default_batch_size as default_batch_size
 from jax_mmf.learning.presets import default_code_reduction as default_code_reduction
 from jax_mmf.learning.presets import default_solver
@@ -35,6 +40,7 @@ from jax_mmf.learning.subsampling import (
     UniformSubset,
 )
 from jax_mmf.learning.surrogate import BatchMoments, Surrogate
+from jax_mmf.learning.surrogate import last_count as last_count
 
 __all__ = [
     "AveragedStatistics",

@@ -39,6 +39,7 @@ from jax_mmf.learning import step
 from jax_mmf.learning.dictionary_update import BlockCoordinateDescent, DictionaryUpdate
 from jax_mmf.learning.forgetting import Forgetting, ScaledForgetting
 from jax_mmf.learning.initialization import Initialization, RandomSamples
+from jax_mmf.learning.minibatch import Weights, check_weights
 from jax_mmf.learning.state import Info, State
 from jax_mmf.learning.statistics import MaskedStatistics, Memory, Statistics
 from jax_mmf.learning.subsampling import FeatureSubset, FullSubset, Subset
@@ -76,6 +77,9 @@ class OnlineFactorization:
         others.
       initialization: how the first dictionary is made from samples: `RandomSamples` (default), `RandomizedSVD`,
         `KMeansPlusPlus`.
+      center: whether the model is ``X ~ 1 mu + A D`` (static). ``state.mean`` is mu, the mean of the samples seen so
+        far. Each step adds its batch to the mean, and then subtracts the mean from the batch. Functions of a dictionary
+        take centred samples: ``solver.encode(state.dictionary, x - state.mean)``.
 
     Raises:
       ValueError: for combinations that cannot work, with the reason, and numbers out of range.
@@ -101,6 +105,7 @@ class OnlineFactorization:
     dictionary_update: DictionaryUpdate = BlockCoordinateDescent()
     code_solver: CodeSolver | None = None
     initialization: Initialization = RandomSamples()
+    center: bool = field(default=False, metadata={"static": True})
 
     def __post_init__(self) -> None:
         check_count("n_components", self.n_components)
@@ -170,13 +175,22 @@ class OnlineFactorization:
             return CoordinateDescent(tol=jnp.clip(weight, *NONNEG_RIDGE_STEP_TOL), max_iter=STEP_MAX_ITER)
         return default_code_solver(self.penalty, tol=STEP_TOL, max_iter=STEP_MAX_ITER)
 
-    def init(self, key: Key, *, samples: ArrayLike | None = None, dictionary: ArrayLike | None = None) -> State:
+    def init(
+        self,
+        key: Key,
+        *,
+        samples: ArrayLike | None = None,
+        dictionary: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+    ) -> State:
         """Return the state before the first step.
 
         Args:
           key: PRNG key of the run.
           samples: ``(m, p)`` with ``m >= n_components``, to make a dictionary from.
           dictionary: ``(k, p)``, to start from as it is; atoms outside of the constraint are projected.
+          mask: of samples, as in `update`. A missing entry is replaced by the mean of the feature's other entries among
+            the samples, or by zero if it has none.
 
         Returns:
           a state in the floating dtype of what was given.
@@ -188,6 +202,8 @@ class OnlineFactorization:
         """
         if (samples is None) == (dictionary is None):
             raise ValueError("init takes samples or dictionary, one of the two")
+        if mask is not None and samples is None:
+            raise ValueError("mask is for samples, and init was given a dictionary; leave it out")
         k = self.n_components
         if dictionary is not None:
             given = as_real_array("dictionary", dictionary, ndim=(2,))
@@ -195,13 +211,14 @@ class OnlineFactorization:
             _check_finite("dictionary", given)
             return step.init_state(self, key, given, from_samples=False)
         given = as_real_array("samples", samples, ndim=(2,))
-        _check_finite("samples", given)
+        weights = self._mask(mask, given, "(m, n_features)")
+        _check_finite("samples", given, weights)
         if given.shape[0] < k:
             raise ValueError(
                 f"samples must be at least as many as n_components={k}, got {given.shape[0]}; give more, use fewer "
                 "components, or give a dictionary"
             )
-        return step.init_state(self, key, given, from_samples=True)
+        return step.init_state(self, key, given, weights, from_samples=True)
 
     def init_memory(self, state: State, n_samples: int) -> Memory | None:
         """Return the memory that averaged statistics keep of n samples, whose rows `update` takes; None for others."""
@@ -221,7 +238,14 @@ class OnlineFactorization:
         return step.draw_subset(self, state.key, state.step + ahead, state.dictionary.shape[1])
 
     def update(
-        self, state: State, x: ArrayLike, *, memory: Memory | None = None, codes: ArrayLike | None = None
+        self,
+        state: State,
+        x: ArrayLike,
+        *,
+        memory: Memory | None = None,
+        codes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
     ) -> tuple[State, Info]:
         """Make one step on a mini-batch of whole samples.
 
@@ -231,17 +255,24 @@ class OnlineFactorization:
             sizes up to the next power of two share a compiled program; inside, each size has its own.
           memory: rows of the samples, with averaged statistics.
           codes: ``(b, k)`` to start the code solver from; zeros by default.
+          sample_weight: ``(b,)`` weights >= 0 of the samples in the objective, ones by default. A sample of weight zero
+            leaves no trace in the moments. Means still divide by the number of samples, forgetting counts samples, and
+            the code of a sample does not depend on its weight.
+          mask: ``(b, p)``, or ``(p,)`` for all samples: weights >= 0 of the squared error of each entry, zero for a
+            missing one, whose value in ``x`` may be NaN. It needs ``partial_b=True`` (docs/missing_data.md).
 
         Returns:
           the state after the step, and an `Info`.
 
         Raises:
-          ValueError: for shapes that do not fit, and if memory is missing or not wanted.
+          ValueError: for shapes that do not fit; if memory is missing or not wanted; for weights that are negative or
+            not finite; and for a mask with full B, or with statistics that take none.
           TypeError: if x does not hold real numbers.
         """
         x = self._batch("x", x, state, state.dictionary.shape[1], "(batch, n_features)")
         self._check_memory(memory, x.shape[0])
-        return step.update(self, state, x, memory, self._start(codes, state, x.shape[0]))
+        weights = self._weights(sample_weight, mask, x)
+        return step.update(self, state, x, memory, self._start(codes, state, x.shape[0]), weights)
 
     def partial_update(
         self,
@@ -251,6 +282,8 @@ class OnlineFactorization:
         *,
         memory: Memory | None = None,
         codes: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
     ) -> tuple[State, Info]:
         """Make one step on the features of a subset alone, with the result of `update` on the whole samples.
 
@@ -260,6 +293,8 @@ class OnlineFactorization:
           subset: what `draw_subset` gave for this step.
           memory: as in `update`.
           codes: as in `update`.
+          sample_weight: as in `update`.
+          mask: ``(b, s)`` or ``(s,)``, of the entries of ``x_subset``.
 
         Returns:
           the state after the step, and an `Info`.
@@ -276,7 +311,9 @@ class OnlineFactorization:
             raise ValueError(f"subset must be of {state.dictionary.shape[1]} features, got one of {subset.n_features}")
         x_subset = self._batch("x_subset", x_subset, state, subset.size, "(batch, size of the subset)")
         self._check_memory(memory, x_subset.shape[0])
-        return step.partial_update(self, state, x_subset, subset, memory, self._start(codes, state, x_subset.shape[0]))
+        weights = self._weights(sample_weight, mask, x_subset)
+        start = self._start(codes, state, x_subset.shape[0])
+        return step.partial_update(self, state, x_subset, subset, memory, start, weights)
 
     def encode(
         self, dictionary: ArrayLike, x: ArrayLike, *, mask: ArrayLike | None = None, solver: CodeSolver | None = None
@@ -288,13 +325,14 @@ class OnlineFactorization:
         """
         return encode(dictionary, x, self.penalty, mask=mask, solver=solver)
 
-    def revive(self, key: Key, state: State, samples: ArrayLike) -> State:
+    def revive(self, key: Key, state: State, samples: ArrayLike, *, mask: ArrayLike | None = None) -> State:
         """Replace unused atoms by random samples.
 
         Args:
           key: PRNG key of the choice.
           state: of the run.
           samples: ``(m, p)``, whole.
+          mask: of samples, as in `init`.
 
         Returns:
           a state whose unused atoms are samples, scaled to the constraint, with empty moments; the others are as
@@ -304,7 +342,25 @@ class OnlineFactorization:
           ValueError: for shapes that do not fit.
         """
         samples = self._batch("samples", samples, state, state.dictionary.shape[1], "(m, n_features)")
-        return step.revive(self, key, state, samples)
+        return step.revive(self, key, state, samples, self._mask(mask, samples, "(m, n_features)"))
+
+    def _weights(self, sample_weight: ArrayLike | None, mask: ArrayLike | None, x: Array) -> Weights:
+        if mask is not None:
+            check_takes_mask(self)
+        if sample_weight is not None:
+            sample_weight = as_real_array("sample_weight", sample_weight, ndim=(1,), dtype=x.dtype)
+            check_shape("sample_weight", sample_weight, x.shape[:1], "(batch,)")
+            check_weights("sample_weight", sample_weight)
+        entries = self._mask(mask, x, "the shape of the samples")
+        return Weights(sample_weight, None if entries is None else jnp.broadcast_to(entries, x.shape))
+
+    def _mask(self, mask: ArrayLike | None, x: Array, meaning: str) -> Array | None:
+        if mask is None:
+            return None
+        weights = as_real_array("mask", mask, ndim=(1, 2), dtype=x.dtype)
+        check_shape("mask", weights, x.shape[-weights.ndim :], meaning if weights.ndim == 2 else "(n_features,)")
+        check_weights("mask", weights)
+        return weights
 
     def _batch(self, name: str, x: ArrayLike, state: State, width: int, meaning: str) -> Array:
         x = as_real_array(name, x, ndim=(1, 2), dtype=state.dictionary.dtype)
@@ -333,9 +389,28 @@ class OnlineFactorization:
         return codes
 
 
-def _check_finite(name: str, array: Array) -> None:
-    if isinstance(array, jax.core.Tracer):
+def check_takes_mask(solver: OnlineFactorization) -> None:
+    """Raise ValueError, with the reason, if steps of a solver do not take a mask."""
+    if not solver.partial_b:
+        raise ValueError(
+            "mask needs partial_b=True: with missing entries each feature is in a number of samples of its own, and "
+            "full B, the default, averages all features over the same samples"
+        )
+    if not getattr(solver.statistics, "takes_mask", False):
+        raise ValueError(
+            f"statistics={solver.statistics!r} takes no mask; use MaskedStatistics(), FullStatistics() or "
+            "SubsampledStatistics(...)"
+        )
+
+
+def _check_finite(name: str, array: Array, mask: Array | None = None) -> None:
+    if isinstance(array, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
         return
     values = np.asarray(array)  # without a copy on CPU; NumPy compiles nothing
+    if mask is not None:
+        values = np.where(np.asarray(mask) == 0, 0, values)
     if not np.isfinite([values.min(initial=0), values.max(initial=0)]).all():  # both propagate NaN
-        raise ValueError(f"{name} must be finite, got nan or infinity; clean or impute the data first")
+        raise ValueError(
+            f"{name} must be finite, got nan or infinity; clean or impute the data first, or give a mask of the missing "
+            "entries"
+        )

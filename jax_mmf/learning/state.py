@@ -30,6 +30,9 @@ class State(NamedTuple):
       gauge: ``(k,)`` gauges of the atoms.
       gram: ``(k, k)`` D D^T where the statistics need it, else None.
       update_state: of the dictionary update: ``()``, or the state of an optax optimiser.
+      mean: ``(p,)`` with ``center=True``, the mean of the samples seen, else None.
+      mean_weight: ``(p,)`` with ``center=True``, the sum of the weights of the entries that each mean is of, which is
+        the number of samples without weights and masks; else None.
     """
 
     key: Key
@@ -40,6 +43,8 @@ class State(NamedTuple):
     gauge: Annotated[Array, "k"]
     gram: Annotated[Array | None, "kk"]
     update_state: Any
+    mean: Annotated[Array | None, "p"] = None
+    mean_weight: Annotated[Array | None, "p"] = None
 
     def __repr__(self) -> str:
         return short_fields(self, self._fields)

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
-from jax_mmf.codes import CodeProblem
+from jax_mmf.codes import CodeProblem, gram_per_sample
 from jax_mmf.core import check_choice, check_methods, check_real, inner_products, register_configuration
 from jax_mmf.learning.subsampling import FeatureSubset
 from jax_mmf.typing import Array, Float, Key
@@ -44,6 +44,8 @@ class View(NamedTuple):
       reduction: scalar, the inverse of the probability that a feature is in the subset.
       key: PRNG key of the statistics, the same for the whole run, or None.
       step: int32 scalar, number of the step.
+      mask: ``(b, p)`` weights of the entries of ``x``, zero for a missing one, whose value is zero; or None.
+      mask_subset: the same for ``x_subset``.
     """
 
     x: Array | None
@@ -54,11 +56,17 @@ class View(NamedTuple):
     reduction: Array
     key: Key | None = None
     step: Array | int = 0
+    mask: Array | None = None
+    mask_subset: Array | None = None
 
 
 @runtime_checkable
 class Statistics(Protocol):
-    """A consistent pair of estimators of the Gram matrix and of the correlations."""
+    """A consistent pair of estimators of the Gram matrix and of the correlations.
+
+    Statistics that take the mask of a `View` into account have an attribute ``takes_mask`` that is true. Others are
+    refused together with a mask.
+    """
 
     @property
     def needs_whole_samples(self) -> bool:
@@ -90,6 +98,11 @@ class MaskedStatistics:
         """False: the Gram matrix is that of the subset."""
         return False
 
+    @property
+    def takes_mask(self) -> bool:
+        """True: with a mask, each sample has its own Gram matrix."""
+        return True
+
     def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
         """Return None: there is no memory of samples."""
         return None
@@ -97,6 +110,8 @@ class MaskedStatistics:
     def estimate(self, view: View, memory: Memory | None) -> tuple[CodeProblem, Memory | None]:
         """Estimate the problem of a batch; arguments as in `Statistics.estimate`."""
         atoms, samples = view.dictionary_subset, view.x_subset
+        if view.mask_subset is not None:
+            return _masked_problem(atoms, samples, view.mask_subset, view.reduction), None
         gram, beta = (view.reduction * inner_products(m, atoms) for m in (atoms, samples))
         return CodeProblem(gram, beta, view.reduction * jnp.sum(samples**2, -1)), None
 
@@ -139,6 +154,11 @@ class SubsampledStatistics:
         """False: the Gram matrix is that of the subset."""
         return False
 
+    @property
+    def takes_mask(self) -> bool:
+        """True: with a mask, each sample has its own Gram matrix."""
+        return True
+
     def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
         """Return None: there is no memory of samples."""
         return None
@@ -150,7 +170,8 @@ class SubsampledStatistics:
         subset = self.subset.draw(view.key, jnp.asarray(view.step), view.dictionary.shape[1])
         atoms, samples = subset.gather(view.dictionary), subset.gather(view.x)
         reduction = jnp.asarray(subset.reduction, view.x.dtype)
-        masked = view._replace(x_subset=samples, dictionary_subset=atoms, reduction=reduction)
+        mask = None if view.mask is None else subset.gather(view.mask)
+        masked = view._replace(x_subset=samples, dictionary_subset=atoms, reduction=reduction, mask_subset=mask)
         return MaskedStatistics().estimate(masked, memory)
 
 
@@ -169,6 +190,11 @@ class FullStatistics:
         """True: the Gram matrix is that of all features."""
         return True
 
+    @property
+    def takes_mask(self) -> bool:
+        """True: with a mask, each sample has its own Gram matrix."""
+        return True
+
     def init_memory(self, n_samples: int, n_components: int, dtype: jnp.dtype) -> Memory | None:
         """Return None: there is no memory of samples."""
         return None
@@ -177,6 +203,8 @@ class FullStatistics:
         """Estimate the problem of a batch; arguments as in `Statistics.estimate`."""
         assert view.x is not None
         assert view.gram is not None
+        if view.mask is not None:
+            return _masked_problem(view.dictionary, view.x, view.mask, jnp.ones((), view.x.dtype)), None
         return CodeProblem(view.gram, inner_products(view.x, view.dictionary), jnp.sum(view.x**2, -1)), None
 
 
@@ -242,3 +270,10 @@ class AveragedStatistics:
         used = view.gram if gram is None else gram
         assert used is not None
         return CodeProblem(used, beta, sq_norm), Memory(beta, sq_norm, gram, visits)
+
+
+def _masked_problem(atoms: Array, samples: Array, mask: Array, reduction: Array) -> CodeProblem:
+    """Return the problem of samples ``(b, s)`` with weights of their entries: ``G_i = r D diag(m_i) D^T``."""
+    weighted = mask * samples
+    gram = reduction * gram_per_sample(atoms, mask)
+    return CodeProblem(gram, reduction * inner_products(weighted, atoms), reduction * jnp.sum(weighted * samples, -1))

@@ -13,6 +13,7 @@ from jax_mmf.constraints import Constraint
 from jax_mmf.core import Stream, all_finite, filled_up, inner_products, map_rows, stream_key
 from jax_mmf.learning.dictionary_update import DictionaryProblem, DictionaryUpdate
 from jax_mmf.learning.initialization import Initialization, RandomSamples
+from jax_mmf.learning.minibatch import NO_WEIGHTS, MiniBatch, Weights, centred, imputed, partial_batch, whole_batch
 from jax_mmf.learning.state import Info, State
 from jax_mmf.learning.statistics import Memory, Statistics, View
 from jax_mmf.learning.subsampling import FeatureSubset, Subset
@@ -61,6 +62,10 @@ class Configuration(Protocol):
         """How the first dictionary is made."""
 
     @property
+    def center(self) -> bool:
+        """Whether the mean of the samples is learned and subtracted (static)."""
+
+    @property
     def needs_whole_samples(self) -> bool:
         """Whether a step reads features outside of its subset (static)."""
 
@@ -78,10 +83,20 @@ def unused_atoms(c: Array) -> Array:
 
 
 @functools.partial(jax.jit, static_argnames="from_samples")
-def init_state(solver: Configuration, key: Key, given: Array, *, from_samples: bool) -> State:
-    """Make a state; the arguments are checked. ``given`` is samples ``(m, p)``, or a dictionary ``(k, p)``."""
+def init_state(
+    solver: Configuration, key: Key, given: Array, mask: Array | None = None, *, from_samples: bool
+) -> State:
+    """Make a state; the arguments are checked.
+
+    ``given`` is samples ``(m, p)``, perhaps with a mask ``(p,)`` or ``(m, p)``, or a dictionary ``(k, p)``.
+    """
     constraint, k = solver.constraint, solver.n_components
+    mean = jnp.zeros(given.shape[1:], given.dtype) if solver.center else None
     if from_samples:
+        given = imputed(given, mask)
+        if mean is not None:
+            mean = given.mean(0)
+            given = given - mean
         directions = solver.initialization(stream_key(key, Stream.INITIALIZATION), given, k)
         dictionary = jax.vmap(constraint.scale)(_orient(directions, constraint))
     else:
@@ -96,6 +111,8 @@ def init_state(solver: Configuration, key: Key, given: Array, *, from_samples: b
         gauge=constraint.gauge(dictionary),
         gram=inner_products(dictionary, dictionary) if solver.statistics.needs_gram else None,
         update_state=solver.dictionary_update.init(dictionary),
+        mean=mean,
+        mean_weight=None if mean is None else jnp.zeros_like(mean),
     )
 
 
@@ -132,11 +149,12 @@ def step_whole(
     memory: Memory | None,
     codes: Array | None,
     filled: Filled | None = None,
+    weights: Weights = NO_WEIGHTS,
 ) -> tuple[State, Info]:
     """Make a step on checked arguments, not jitted. Without ``filled``, all rows are samples."""
     subset = draw_subset(solver, state.key, state.step, state.dictionary.shape[1])
-    whole = x if solver.needs_whole_samples else None
-    return _step(solver, state, whole, subset.gather(x), subset, memory, codes, filled)
+    batch = whole_batch(x, weights, subset, needs_whole=solver.needs_whole_samples)
+    return _step(solver, state, batch, subset, memory, codes, filled)
 
 
 def step_partial(
@@ -147,9 +165,10 @@ def step_partial(
     memory: Memory | None,
     codes: Array | None,
     filled: Filled | None = None,
+    weights: Weights = NO_WEIGHTS,
 ) -> tuple[State, Info]:
     """Make a step on a subset of the features, with checked arguments, not jitted."""
-    return _step(solver, state, None, subset.drop_invalid(x_subset), subset, memory, codes, filled)
+    return _step(solver, state, partial_batch(x_subset, weights, subset), subset, memory, codes, filled)
 
 
 _step_whole = jax.jit(step_whole)
@@ -157,10 +176,10 @@ _step_partial = jax.jit(step_partial)
 
 
 def update(
-    solver: Configuration, state: State, x: Array, memory: Memory | None, codes: Array | None
+    solver: Configuration, state: State, x: Array, memory: Memory | None, codes: Array | None, weights: Weights
 ) -> tuple[State, Info]:
     """Make a step on checked arguments. Outside of transformations, batches of many sizes share a program."""
-    return _fill_up(lambda *rows: _step_whole(solver, state, *rows), solver, state, x, memory, codes)
+    return _fill_up(lambda *rows: _step_whole(solver, state, *rows), solver, state, x, memory, codes, weights)
 
 
 def partial_update(
@@ -170,10 +189,11 @@ def partial_update(
     subset: Subset,
     memory: Memory | None,
     codes: Array | None,
+    weights: Weights,
 ) -> tuple[State, Info]:
     """Make a step on a subset of the features, with checked arguments and programs as in `update`."""
     step = lambda x, *rows: _step_partial(solver, state, x, subset, *rows)  # noqa: E731
-    return _fill_up(step, solver, state, x_subset, memory, codes)
+    return _fill_up(step, solver, state, x_subset, memory, codes, weights)
 
 
 def _fill_up(
@@ -183,14 +203,15 @@ def _fill_up(
     x: Array,
     memory: Memory | None,
     codes: Array | None,
+    weights: Weights,
 ) -> tuple[State, Info]:
     """Make a step on a batch that is padded to a power of two; under a transformation, on the batch unchanged."""
     n_samples = x.shape[0]
     size = power_of_two(n_samples)
-    if size == n_samples or places_of(solver, state, x, memory, codes) is None:
-        return step(x, memory, codes)
-    x, memory, codes = filled_up((x, memory, codes), size)
-    state, info = step(x, memory, codes, fill(solver, state.n_samples, n_samples))
+    if size == n_samples or places_of(solver, state, x, memory, codes, weights) is None:
+        return step(x, memory, codes, None, weights)
+    x, memory, codes, weights = filled_up((x, memory, codes, weights), size)
+    state, info = step(x, memory, codes, fill(solver, state.n_samples, n_samples), weights)
     return state, of_samples(info, n_samples)
 
 
@@ -211,8 +232,7 @@ def of_samples(info: Info, n_samples: int) -> Info:
 def _step(
     solver: Configuration,
     state: State,
-    x: Array | None,
-    x_subset: Array,
+    batch: MiniBatch,
     subset: Subset,
     memory: Memory | None,
     start: Array | None,
@@ -220,24 +240,38 @@ def _step(
 ) -> tuple[State, Info]:
     """Make one step: algorithm 3 of [TSP18], or algorithm 1 of [ICML16] with partial B."""
     dictionary, dtype = state.dictionary, state.dictionary.dtype
-    size: int | Array = x_subset.shape[0]
+    size: int | Array = batch.x_subset.shape[0]
     atoms = subset.gather(dictionary)
-
-    reduction = jnp.asarray(subset.reduction, dtype)
-    key = stream_key(state.key, Stream.STATISTICS)
-    view = View(x, x_subset, dictionary, atoms, state.gram, reduction, key, state.step)
     if filled is None:
-        weight = solver.batch_weight(state.n_samples, x_subset.shape[0]).astype(dtype)
+        weight = solver.batch_weight(state.n_samples, batch.x_subset.shape[0]).astype(dtype)
     else:
         size, weight = filled.n_samples, filled.weight.astype(dtype)
+
+    mean, mean_weight = state.mean, state.mean_weight
+    if mean is not None and mean_weight is not None:
+        batch, mean, mean_weight = centred(batch, mean, mean_weight, subset, size)
+    reduction = jnp.asarray(subset.reduction, dtype)
+    key = stream_key(state.key, Stream.STATISTICS)
+    x, x_subset, sample_weight, mask, mask_subset = batch
+    view = View(x, x_subset, dictionary, atoms, state.gram, reduction, key, state.step, mask, mask_subset)
     code_problem, memory = solver.statistics.estimate(view, memory)
     start = jnp.zeros_like(code_problem.beta) if start is None else start
     codes, solved = solve_codes(code_problem, solver.penalty, solver=solver.step_code_solver(weight), init=start)
     if filled is not None:
         codes = jnp.where((jnp.arange(codes.shape[0]) < size)[:, None], codes, 0)
 
-    surrogate, b_subset, batch = update_surrogate(
-        state.surrogate, codes, x, x_subset, atoms, subset, weight, size, state.n_samples
+    surrogate, b_subset, moments = update_surrogate(
+        state.surrogate,
+        codes,
+        x,
+        x_subset,
+        atoms,
+        subset,
+        weight,
+        size,
+        state.n_samples,
+        sample_weight=sample_weight,
+        mask=mask_subset,
     )
 
     constraint = solver.constraint
@@ -245,7 +279,7 @@ def _step(
     radius = jnp.asarray(constraint.radius, dtype)
     # By rounding, the difference may be slightly negative.
     outside = jnp.maximum(state.gauge - gauge_subset, 0) if not subset.is_full else jnp.zeros_like(state.gauge)
-    problem = DictionaryProblem(surrogate.c, b_subset, batch, jnp.maximum(radius - outside, 0), subset)
+    problem = DictionaryProblem(surrogate.c, b_subset, moments, jnp.maximum(radius - outside, 0), subset)
     order_key = stream_key(state.key, Stream.ATOM_ORDER, state.step)
     moved, update_state = solver.dictionary_update.update(order_key, atoms, problem, constraint, state.update_state)
 
@@ -261,6 +295,8 @@ def _step(
         gauge=gauge,
         gram=gram,
         update_state=update_state,
+        mean=mean,
+        mean_weight=mean_weight,
     )
     info = Info(
         codes=codes,
@@ -303,9 +339,11 @@ def _follow(
 
 
 @jax.jit
-def revive(solver: Configuration, key: Key, state: State, samples: Array) -> State:
+def revive(solver: Configuration, key: Key, state: State, samples: Array, mask: Array | None = None) -> State:
     """Replace unused atoms by samples; the arguments are checked."""
     dead = unused_atoms(state.surrogate.c)
+    samples = imputed(samples, mask)
+    samples = samples if state.mean is None else samples - state.mean
     k, m = solver.n_components, samples.shape[0]
     pool = jnp.tile(samples, (-(-k // m), 1))
     fresh = jax.vmap(solver.constraint.scale)(_orient(RandomSamples()(key, pool, k), solver.constraint))

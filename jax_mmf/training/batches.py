@@ -21,6 +21,7 @@ from jax_mmf.core import (
 )
 from jax_mmf.io import BatchSource, FeaturePermutation, HDF5Source, Source, as_source
 from jax_mmf.training.buffers import Buffers
+from jax_mmf.training.mask import Mask, matrix_of_rows, n_axes, read_rows
 from jax_mmf.training.prefetch import prefetch
 from jax_mmf.training.sample_reader import SampleReader, write_samples
 from jax_mmf.typing import Array, HostArray
@@ -51,7 +52,7 @@ def is_source(x: Any) -> bool:
     if isinstance(shape, tuple):
         return len(shape) > 1 and shape[0] != 0 and (is_scipy_sparse(x) or hasattr(x, "__getitem__"))
     if isinstance(x, Sequence):
-        return len(x) > 0 and _n_axes(x[0]) == 2
+        return len(x) > 0 and n_axes(x[0]) == 2
     return isinstance(x, Iterable) and not hasattr(x, "__array__")
 
 
@@ -124,8 +125,10 @@ class Batches:
             check_shape("the permutation of x", order, (p,), "(n_features,)")
             self.dictionary = jnp.take(self.dictionary, order, axis=1)
         self._given_size, self._buffers = batch_size, Buffers(self._dtype)
-        self._mask = _Mask(mask, self.n_samples, p, order, self._dtype)
-        self._codes = None if codes is None else _matrix(name, codes, self.n_samples, k, "(n_samples, n_components)")
+        self._mask = Mask(mask, self.n_samples, p, order, self._dtype)
+        self._codes = (
+            None if codes is None else matrix_of_rows(name, codes, self.n_samples, k, "(n_samples, n_components)")
+        )
         self._codes_name = name
 
     def __iter__(self) -> Iterator[Batch]:
@@ -175,7 +178,7 @@ class Batches:
         x[rows.size :] = 0
         codes = None
         if self._codes is not None:
-            codes = _read_rows(self._codes_name, self._codes, rows, self._dtype)
+            codes = read_rows(self._codes_name, self._codes, rows, self._dtype)
         own, shared = (mask, None) if mask is not None and mask.ndim == 2 else (None, mask)
         own, codes = filled_up((own, codes), len(x))
         return Batch(int(rows[0]), rows.size, x, shared if own is None else own, codes)
@@ -196,53 +199,6 @@ class Batches:
                 self._buffers.give_back(batch.x)
 
 
-class _Mask:
-    """A mask of features, the same for all samples or read with them, in the order of the features of the samples.
-
-    Attributes:
-      matrix: source ``(n, p)``, or None if the mask is None or the same for all samples.
-    """
-
-    def __init__(self, mask: Any, n_samples: int | None, p: int, order: HostArray | None, dtype: np.dtype[Any]) -> None:
-        self.matrix: Source | None = None
-        self._shared: HostArray | None = None
-        self._dtype, self._order = dtype, order
-        if mask is None:
-            return
-        if _n_axes(mask) == 1:
-            shared = np.asarray(as_real_array("mask", mask, ndim=(1,), dtype=dtype))
-            check_shape("mask", shared, (p,), "(n_features,) or the shape of x")
-            self._shared = shared if order is None else shared[order]
-            return
-        self.matrix = _matrix("mask", mask, n_samples, p, "(n_features,) or the shape of x")
-        if self.matrix.permutation is not None:
-            place = np.argsort(self.matrix.permutation)
-            self._order = place if order is None else place[order]
-
-    def rows(self, rows: HostArray) -> HostArray | None:
-        """Return the mask of some samples, ``(p,)`` or ``(b, p)``, or None."""
-        if self.matrix is None:
-            return self._shared
-        mask = _read_rows("mask", self.matrix, rows, self._dtype)
-        return mask if self._order is None else np.take(mask, self._order, axis=1)
-
-
-def _matrix(name: str, value: Any, n_samples: int | None, width: int, meaning: str) -> Source:
-    """Make a source of a matrix that has a row for each sample."""
-    matrix = as_source(value, name)
-    if isinstance(matrix, BatchSource):
-        raise TypeError(f"{name} must be a matrix {meaning}, got an iterable of batches")
-    shape = (int(matrix.n_samples), int(matrix.n_features))
-    check_shape(name, np.broadcast_to(0, shape), (n_samples, width), meaning)
-    return matrix
-
-
-def _read_rows(name: str, matrix: Source, rows: HostArray, dtype: np.dtype[Any]) -> HostArray:
-    if rows[-1] >= matrix.n_samples:
-        raise ValueError(f"{name} must have a row for each sample of x; it has {matrix.n_samples}, and x has more")
-    return np.array(matrix.read(rows), dtype)
-
-
 def _default_size(row_bytes: int, rows_per_read: int) -> int:
     """Choose the number of samples in a batch: whole chunks of a file, unless they are too large."""
     # The code solvers work on chunks of powers of two, and fill up the last one.
@@ -254,11 +210,3 @@ def _default_size(row_bytes: int, rows_per_read: int) -> int:
 
 def _check_width(p: int, shape: tuple[int, ...]) -> None:
     check_shape("x", np.broadcast_to(0, shape), (None, p), "(n_samples, n_features)")
-
-
-def _n_axes(value: Any) -> int | None:
-    """Return the number of axes of a value, or None if it has no shape."""
-    try:
-        return len(value.shape) if isinstance(getattr(value, "shape", None), tuple) else np.ndim(value)
-    except (ValueError, TypeError):
-        return None

@@ -36,7 +36,8 @@ def _begin(solver: OnlineFactorization, feed: Feed, key: Key) -> tuple[OnlineFac
     _warn_of_small_numbers(first)
     state = solver.init(key, samples=first)
     if has_relative_alpha(solver.penalty):
-        solver = dataclasses.replace(solver, penalty=resolve_alpha(solver.penalty, state.dictionary, first))
+        samples = first if state.mean is None else first - state.mean
+        solver = dataclasses.replace(solver, penalty=resolve_alpha(solver.penalty, state.dictionary, samples))
     return solver, feed.placement.put_state(state)
 
 
@@ -67,6 +68,11 @@ def _resume(solver: OnlineFactorization, given: State, feed: Feed) -> State:
     if (given.gram is not None) != solver.statistics.needs_gram:
         raise ValueError(
             f"state is of a run with other statistics than {solver.statistics!r}; resume with the solver of that run"
+        )
+    if (given.mean is not None) != solver.center:
+        raise ValueError(
+            f"state is of a run with center={not solver.center}, and the solver has {solver.center}; resume with the "
+            "solver of that run"
         )
     return feed.adopt(given)
 

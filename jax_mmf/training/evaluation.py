@@ -9,12 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jax_mmf.codes import ConvergenceWarning, objective
 from jax_mmf.core import filled_up, matmul, with_settings_of_this_thread
 from jax_mmf.io import Record, SavedRun
-from jax_mmf.learning import Info, OnlineFactorization, State, Subset
+from jax_mmf.learning import Info, OnlineFactorization, State, Subset, without_missing
 from jax_mmf.penalties import AnyPenalty, alpha_max, is_weighted, penalty_value
 from jax_mmf.training.feed import Item
 from jax_mmf.training.placement import Placement
@@ -29,23 +28,30 @@ class Evaluation:
     Args:
       solver: of the run.
       samples: held-out samples ``(m, p)``, or None.
+      mask: of the held-out samples ``(m, p)``, or None.
       before: the run that this one resumes, or None.
       placement: of the samples.
     """
 
     def __init__(
-        self, solver: OnlineFactorization, samples: Array | None, before: SavedRun | None, placement: Placement
+        self,
+        solver: OnlineFactorization,
+        samples: Array | None,
+        mask: Array | None,
+        before: SavedRun | None,
+        placement: Placement,
     ) -> None:
-        self._solver, self._placement, self._pieces = solver, placement, list[Array]()
+        self._solver, self._placement, self._pieces = solver, placement, list[tuple[Array, Array | None]]()
         self.n_held_out, self._warned = 0, False
         if samples is not None:
             self.n_held_out = samples.shape[0]
-            # Pieces of one size share one program. Samples of zeros pad the last one, and their objective is zero.
+            # Pieces of one size share one program. Samples of zeros pad the last one.
             n_pieces = -(-self.n_held_out // _ROWS_PER_EVALUATION)
             size = -(-self.n_held_out // n_pieces)
-            padded = filled_up(samples, n_pieces * size)
-            firsts = range(0, n_pieces * size, size)
-            self._pieces = [placement.put_rows(padded[first : first + size]) for first in firsts]
+            padded = filled_up((samples, mask), n_pieces * size)
+            for first in range(0, n_pieces * size, size):
+                cut = jax.tree.map(lambda array, first=first: placement.put_rows(array[first : first + size]), padded)
+                self._pieces.append(cut)
         self._seconds = 0.0 if before is None else float(before.told("seconds", _last(before, "seconds")))
         self._since = time.perf_counter()
         self._bytes_before = 0 if before is None else int(before.told("bytes_read", _last(before, "bytes_read")))
@@ -61,16 +67,20 @@ class Evaluation:
         return self._bytes_before + item.bytes_read
 
     def compile_in_background(self) -> None:
-        """Compile the programs of the evaluation in another thread, while the first step is compiled."""
-        if not self._pieces:
+        """Compile the programs of the evaluation in another thread, while the first step is compiled.
+
+        On a mesh, the first evaluation compiles them: this thread would also run them, and programs on several devices
+        must run in the same order on all of them.
+        """
+        if not self._pieces or self._placement.mesh is not None:
             return
-        piece = self._pieces[0]
-        nothing = np.zeros((self._solver.n_components, self._placement.n_features), piece.dtype)
+        piece, mask = self._pieces[0]
+        nothing = jnp.zeros((self._solver.n_components, piece.shape[1]), piece.dtype)
 
         def work() -> None:
             # Errors are raised again by the evaluation itself.
             with suppress(Exception):
-                objective(self._placement.put_rows(nothing), piece, self._solver.penalty)
+                objective(nothing, piece, self._solver.penalty, mask=mask)
 
         # Not a daemon: Python waits for it before it ends, since XLA must not be compiling then.
         self._compiling = threading.Thread(target=with_settings_of_this_thread(work), name="jax-mmf-compiler")
@@ -105,14 +115,28 @@ class Evaluation:
         with warnings.catch_warnings():
             if self._warned:  # once per run
                 warnings.simplefilter("ignore", ConvergenceWarning)
-            total = sum(float(objective(state.dictionary, piece, self._solver.penalty)) for piece in self._pieces)
+            total = sum(self._of_piece(state, index) for index in range(len(self._pieces)))
+            size, p = self._pieces[0][0].shape
+            n_padded = len(self._pieces) * size - self.n_held_out
+            total *= size
+            if n_padded and not is_weighted(self._solver.penalty) and self._pieces[0][1] is None:
+                # The objective of zeros is zero for a weighted penalty, and for any penalty where all is missing.
+                zeros = jnp.zeros((1, p), state.dictionary.dtype)
+                total -= n_padded * float(objective(state.dictionary, zeros, self._solver.penalty))
         self._warned = True
-        return total * self._pieces[0].shape[0] / self.n_held_out
+        return total / self.n_held_out
+
+    def _of_piece(self, state: State, index: int) -> float:
+        """Return the mean objective of a piece, given the number of the piece."""
+        x, mask = self._pieces[index]
+        if state.mean is not None:
+            x = _centred(x, state.mean, self.n_held_out - index * x.shape[0])
+        return float(objective(state.dictionary, x, self._solver.penalty, mask=mask))
 
     def _of_batch(self, state: State, item: Item, info: Info) -> float:
         codes = filled_up(info.codes, item.x.shape[0])  # the batch may be padded with rows of zeros
-        total = _batch_objective(self._solver.penalty, state.dictionary, item.x, codes, item.subset)
-        return float(total) / item.n_samples
+        dictionary, x, mask = _seen(state, item)
+        return float(_batch_objective(self._solver.penalty, dictionary, x, codes, mask)) / item.n_samples
 
 
 def _last(before: SavedRun, field: str) -> Any:
@@ -120,19 +144,41 @@ def _last(before: SavedRun, field: str) -> Any:
     return getattr(before.history[-1], field) if before.history else 0
 
 
-def _seen(dictionary: Array, x: Array, subset: Subset | None) -> tuple[Array, Array]:
-    """Restrict dictionary and samples to the features read, scaled so that sums estimate those over all features."""
-    if subset is None:
-        return dictionary, x
-    scale = jnp.sqrt(jnp.asarray(subset.reduction, x.dtype))
-    return scale * subset.gather(dictionary), scale * subset.drop_invalid(x)
+def _seen(state: State, item: Item) -> tuple[Array, Array, Array | None]:
+    """Return dictionary, centred samples and mask of the features that were read.
+
+    Dictionary and samples are scaled so that sums over the features estimate those over all features. Missing entries
+    and padding are zeros.
+    """
+    return _of_features(state.dictionary, item.x, item.subset, state.mean, item.weights.entries, item.n_samples)
 
 
 @jax.jit
-def _batch_objective(penalty: AnyPenalty, dictionary: Array, x: Array, codes: Array, subset: Subset | None) -> Array:
+def _of_features(
+    dictionary: Array, x: Array, subset: Subset | None, mean: Array | None, mask: Array | None, n_samples: int | Array
+) -> tuple[Array, Array, Array | None]:
+    x = without_missing(x, mask)
+    gather = (lambda array: array) if subset is None else subset.gather
+    if mean is not None:
+        x = without_missing(_centred(x, gather(mean), n_samples), mask)
+    if subset is None:
+        return dictionary, x, mask
+    scale = jnp.sqrt(jnp.asarray(subset.reduction, x.dtype))
+    mask = None if mask is None else subset.drop_invalid(mask)
+    return scale * gather(dictionary), scale * subset.drop_invalid(x), mask
+
+
+@jax.jit
+def _centred(x: Array, mean: Array, n_samples: int | Array) -> Array:
+    """Subtract the mean from the first rows; others, which are padding, become zeros."""
+    return jnp.where((jnp.arange(x.shape[0]) < n_samples)[:, None], x - mean, 0)
+
+
+@jax.jit
+def _batch_objective(penalty: AnyPenalty, dictionary: Array, x: Array, codes: Array, mask: Array | None) -> Array:
     """Sum over the rows of ``1/2 |x - a D|^2 + Omega(a)``."""
-    dictionary, x = _seen(dictionary, x, subset)
-    return 0.5 * jnp.sum((x - matmul(codes, dictionary)) ** 2) + penalty_value(penalty, codes).sum()
+    squares = (x - matmul(codes, dictionary)) ** 2
+    return 0.5 * jnp.sum(squares if mask is None else mask * squares) + penalty_value(penalty, codes).sum()
 
 
 def why_nothing_is_learned(penalty: AnyPenalty, state: State, item: Item, info: Info) -> str | None:
@@ -141,7 +187,8 @@ def why_nothing_is_learned(penalty: AnyPenalty, state: State, item: Item, info: 
         return None
     if not is_weighted(penalty):
         return None if bool(info.codes.any()) else "every code is zero; look at the data, or weaken the penalty"
-    dictionary, x = _seen(state.dictionary, item.x, item.subset)
+    dictionary, x, mask = _seen(state, item)
+    x = x if mask is None else mask * x
     nonneg = penalty.nonneg
     largest, l1 = float(alpha_max(dictionary, x, nonneg=nonneg)), float(jnp.min(jnp.asarray(penalty.l1)))
     if bool(info.codes.any()):

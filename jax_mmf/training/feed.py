@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 
 from jax_mmf.core import as_computing_dtype, check_process, computing_dtype, copied, filled_up
 from jax_mmf.io import BatchSource, DeviceSource, FeaturePermutation, HDF5Source, MatrixSource, as_source
-from jax_mmf.learning import OnlineFactorization, State, Subset, draw_subset
+from jax_mmf.learning import OnlineFactorization, State, Subset, Weights, draw_subset, imputed
 from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out, is_count_or_share, samples_held_out
+from jax_mmf.training.mask import Mask, checked_sample_weight
 from jax_mmf.training.mixing import mixing_window
 from jax_mmf.training.order import SampleOrder
 from jax_mmf.training.placement import Placement, on_one_device
@@ -35,6 +36,7 @@ class Item(NamedTuple):
       subset: the features of x, or None if it has all.
       bytes_read: bytes read by the feed, up to and including this mini-batch.
       buffer: host memory of x, to be returned to the feed once x is not needed; None if x was gathered on its device.
+      weights: of the samples and of the entries of x, zeros in padded rows.
     """
 
     epoch: int
@@ -44,6 +46,7 @@ class Item(NamedTuple):
     subset: Subset | None
     bytes_read: int
     buffer: HostArray | None
+    weights: Weights = Weights()
 
 
 class Feed:
@@ -62,6 +65,8 @@ class Feed:
       shuffle: whether the order of the samples is random.
       dtype: of the mini-batches, float32 or float64; or None for that of the source if it is one of them.
       mesh: devices to spread the mini-batches over, or None.
+      sample_weight: ``(n,)`` or None.
+      mask: ``(p,)``, a matrix or source ``(n, p)``, or None.
 
     Attributes:
       key: of the run.
@@ -87,6 +92,8 @@ class Feed:
         shuffle: bool,
         dtype: Any,
         mesh: Mesh | None = None,
+        sample_weight: Any = None,
+        mask: Any = None,
     ) -> None:
         check_process()
         self._solver, self.key, self._n_epochs, self._batch_size = solver, key, n_epochs, batch_size
@@ -100,6 +107,12 @@ class Feed:
                 f"got {'an iterable of batches' if isinstance(source, BatchSource) else 'a JAX array'}"
             )
         if isinstance(source, BatchSource):
+            for name, given in (("sample_weight", sample_weight), ("mask", mask)):
+                if given is not None:
+                    raise ValueError(
+                        f"{name} needs a source with numbered samples, such as a matrix or a file; got an iterable of "
+                        f"batches. Call solver.update(state, batch, {name}=...) for each batch"
+                    )
             if source.once and n_epochs > 1:
                 raise ValueError(
                     f"source is an iterator, which allows one pass; got n_epochs={n_epochs}. Pass an iterable that can "
@@ -132,6 +145,13 @@ class Feed:
         blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
         self._mix = FeaturePermutation.random(key, self.n_features) if blocks and self._stored is None else None
         self._permutation = self._mix if self._stored is None else FeaturePermutation(self._stored)
+        self._weights, self._mask = None, None
+        if self.n_samples is not None:
+            if sample_weight is not None:
+                self._weights = checked_sample_weight(sample_weight, self.n_samples, self.dtype)
+            order = None if self._permutation is None else self._permutation.order
+            if mask is not None:
+                self._mask = Mask(mask, self.n_samples, self.n_features, order, self.dtype)
         self._buffers = Buffers(self.dtype)
         self._given: Array | None = None
         checksum = None
@@ -168,6 +188,8 @@ class Feed:
     def first_samples(self, n_needed: int, factor: int) -> Array:
         """Read samples to initialize a dictionary: ``factor * n_needed``, or all if there are fewer.
 
+        Missing entries are replaced by the mean of the feature's other entries among these samples.
+
         Raises:
           ValueError: if there are fewer than ``n_needed``.
         """
@@ -185,28 +207,28 @@ class Feed:
             out, order = np.empty(x.shape, self.dtype), None if self._mix is None else self._mix.order
             write_samples(out, x, order, range(len(x)), order)
             return jnp.asarray(out)
-        return self._read_whole(self._order.first(factor * n_needed))
+        return imputed(*self._read_whole(self._order.first(factor * n_needed)))
 
     def some_samples(self, number: int, count: int) -> Array:
-        """Read random training samples; each number gives other samples.
+        """Read random training samples, with missing entries as in `first_samples`; each number gives other samples.
 
         Raises:
           ValueError: if the source does not allow random access.
         """
         if self._order is None:
             raise ValueError("reviving atoms needs a source with random access, not an iterable of batches")
-        return self._read_whole(self._order.draw(number, count))
+        return imputed(*self._read_whole(self._order.draw(number, count)))
 
-    def held_out_samples(self) -> Array | None:
-        """Return the held-out samples, from the source or as given, or None."""
+    def held_out_samples(self) -> tuple[Array | None, Array | None]:
+        """Return the held-out samples, from the source or as given, or None; and their mask, or None."""
         if self._given is not None:
-            return self._given
+            return self._given, None
         if self._order is None or self._order.n_held_out == 0:
-            return None
+            return None, None
         before = self._source.bytes_read
-        x = self._read_whole(self._order.held_out)
+        x, mask = self._read_whole(self._order.held_out)
         self._bytes_apart += self._source.bytes_read - before
-        return x
+        return x, mask
 
     # Mini-batches
 
@@ -233,33 +255,68 @@ class Feed:
             if isinstance(self._source, DeviceSource):
                 x = self._source.take(filled, self._stored_columns(features), self.dtype)
                 x = self.placement.put_on_device(x)
+                entries = self._entries(rows, features, size)
             else:
-                x, buffer = self._read(reader, rows, features, size)
+                x, entries, buffer = self._read(reader, rows, features, size)
             numbers = self.placement.put_whole(jnp.asarray(filled)) if with_rows else None
             read = self._source.bytes_read - self._bytes_apart
-            yield Item(epoch, rows.size, numbers, x, subset, read, buffer)
+            weights = Weights(self._weights_of(rows, size), entries)
+            yield Item(epoch, rows.size, numbers, x, subset, read, buffer, weights)
 
     def _read(
         self, reader: SampleReader, rows: HostArray, features: HostArray | None, size: int
-    ) -> tuple[Array, HostArray]:
-        """Read this process's part of a mini-batch; return the whole mini-batch, and the memory of the part."""
+    ) -> tuple[Array, Array | None, HostArray]:
+        """Read this process's part of a mini-batch.
+
+        Returns:
+          the whole mini-batch, its mask or None, and the memory of the part of the mini-batch.
+        """
         placement = self.placement
         width = placement.width if features is None else features.size
         own_rows, own_columns = placement.own(size, width)
         buffer = self._buffers.take((own_rows.stop - own_rows.start, own_columns.stop - own_columns.start))
+        own_mask = None if self._mask is None else np.zeros(buffer.shape, buffer.dtype)
         some, found = rows[own_rows], None if features is None else features[own_columns]
         if found is None and (own_columns.start, own_columns.stop) != (0, self.n_features):
             found = np.arange(own_columns.start, own_columns.stop)
+
+        def read(out: HostArray, features: HostArray | None) -> HostArray | None:
+            entries = None if self._mask is None else self._mask.matrix_of(some, features)
+            reader.read_into(out, some, features, entries)
+            return entries
+
         if found is None or found.max() < self.n_features:
-            reader.read_into(buffer[: some.size], some, found)
+            there: Any = slice(None)
+            entries = read(buffer[: some.size], found)
         else:  # some features are padding, past the last one
             there = found < self.n_features
             buffer[: some.size, ~there] = 0
             piece = np.empty((some.size, int(there.sum())), self.dtype)
-            reader.read_into(piece, some, found[there])
+            entries = read(piece, found[there])
             buffer[: some.size, there] = piece
         buffer[some.size :] = 0
-        return placement.put_samples(buffer, size, width), buffer
+        x = placement.put_samples(buffer, size, width)
+        if own_mask is None:
+            return x, None, buffer
+        own_mask[: some.size, there] = entries
+        return x, placement.put_samples(own_mask, size, width), buffer
+
+    def _entries(self, rows: HostArray, features: HostArray | None, size: int) -> Array | None:
+        """Return the mask of a mini-batch that is on its device, or None."""
+        if self._mask is None:
+            return None
+        there = slice(None, self.n_features) if features is None else features < self.n_features
+        whole = np.zeros((size, self.placement.width if features is None else features.size), self.dtype)
+        found = None if features is None else features[there]
+        whole[: rows.size, there] = self._mask.matrix_of(rows, found)
+        return self.placement.put_samples(whole, *whole.shape)
+
+    def _weights_of(self, rows: HostArray, size: int) -> Array | None:
+        """Return the weights of the samples of a mini-batch, or None."""
+        if self._weights is None:
+            return None
+        weights: Array = self.placement.put_whole(jnp.asarray(filled_up(self._weights[rows], size)))
+        return weights
 
     def _items_of_batches(self, first_step: int) -> Iterator[Item]:
         # An iterator continues where it is. Other iterables start again, so the batches before first_step are skipped.
@@ -302,11 +359,15 @@ class Feed:
         buffer[len(x) :] = buffer[:, self.n_features :] = 0
         return self.placement.put_samples(buffer, height, width), buffer
 
-    def _read_whole(self, rows: HostArray) -> Array:
+    def _read_whole(self, rows: HostArray) -> tuple[Array, Array | None]:
+        """Read whole samples in ascending order, and their mask."""
+        rows = np.sort(rows)
+        mask = None if self._mask is None else self._mask.matrix_of(rows)
+        on_device = None if mask is None else jax.device_put(mask)
         if isinstance(self._source, DeviceSource):
-            return on_one_device(self._source.take(np.sort(rows), self._stored_columns(None), self.dtype))
+            return on_one_device(self._source.take(rows, self._stored_columns(None), self.dtype)), on_device
         # In ascending order, each chunk is decoded once if the last one is kept.
-        return jax.device_put(self._sample_reader(min(1, self._n_chunks)).read(np.sort(rows)))
+        return jax.device_put(self._sample_reader(min(1, self._n_chunks)).read(rows, mask)), on_device
 
     def _described(self, batch_size: int, held_out_samples: int | None) -> dict[str, Any]:
         """Describe what determines the order of the samples; of an iterable of batches, only their width."""
@@ -315,9 +376,12 @@ class Feed:
             return described
         order, before = self._order, self._source.bytes_read
         n_samples = int(order.n_samples)
-        few = self._source.read(np.unique([0, n_samples // 2, n_samples - 1]))
+        some = np.unique([0, n_samples // 2, n_samples - 1])
+        few = self._source.read(some)
         self._bytes_apart += self._source.bytes_read - before
         described |= {
+            "sample_weight": None if self._weights is None else _checksum(self._weights),
+            "mask": None if self._mask is None else _checksum(self._mask.matrix_of(some)),
             "n_samples": n_samples,
             "source": _checksum(few),
             "source_dtype": str(np.dtype(self._source.dtype)),

@@ -18,6 +18,8 @@ from jax_mmf.learning import (
     OnlineFactorization,
     State,
     Subset,
+    Weights,
+    check_takes_mask,
     default_batch_size,
     fill,
     of_samples,
@@ -45,7 +47,7 @@ from jax_mmf.training.resumption import (
 from jax_mmf.training.run import Run
 from jax_mmf.typing import Array, HostArray, Key
 
-_ONE_DEVICE = Placement(None, 0)
+_ONE_DEVICE, _NO_WEIGHTS = Placement(None, 0), Weights()
 
 
 def fit(
@@ -60,6 +62,8 @@ def fit(
     n_epochs: int = 1,
     batch_size: int | None = None,
     held_out: float | int | HostArray | Array | None = None,
+    sample_weight: Any = None,
+    mask: Any = None,
     evaluate_every: int | None = None,
     callbacks: Sequence[Callback] = (),
     revive_every: int | None = None,
@@ -96,6 +100,12 @@ def fit(
       held_out: samples for evaluation that are not used for training: a share of the source (float below 1), a number
         of its samples (int: 1 is one sample), or an array ``(m, p)``. They are kept in memory. The state with the best
         evaluation is kept as ``result.best``, a copy about as large as two dictionaries.
+      sample_weight: ``(n,)`` weights >= 0 of the samples, for a source with numbered samples; ones by default. See
+        `OnlineFactorization.update`. Evaluations do not use them.
+      mask: ``(n, p)``, in anything that can be a source, or ``(p,)`` for all samples: weights >= 0 of the squared error
+        of each entry, zero for a missing one, whose value in the source may be NaN. Its rows are read together with the
+        samples. It needs ``partial_b=True`` and a source with numbered samples. Evaluations use the mask of their
+        samples; separate held-out samples must be complete. See `docs/missing_data.md`.
       evaluate_every: steps between evaluations; by default about 40 evaluations per run, or one every 50 steps if the
         length of the run is not known.
       callbacks: called with an `Event` after each step; one that returns a true value ends the run. See `Callback`.
@@ -142,6 +152,8 @@ def fit(
         warn_of_other_shares(solver, before)
     if has_closed_form(solver.penalty):
         warn_of_blas_threads(solver.n_components)
+    if mask is not None:
+        check_takes_mask(solver)
     callbacks = in_order(checked(callbacks) + ((ProgressBar(),) if verbose and jax.process_index() == 0 else ()))
     run_key: Key = key if state is None else state.key  # type: ignore[assignment]
     feed = Feed(
@@ -154,6 +166,8 @@ def fit(
         shuffle=shuffle,
         dtype=dtype if state is None else state.dictionary.dtype,
         mesh=mesh,
+        sample_weight=sample_weight,
+        mask=mask,
     )
     check_outputs(files_of(callbacks), *feed.paths)
     if before is not None:
@@ -163,7 +177,7 @@ def fit(
     memory = first_memory(solver, current, feed, memory)
     if revive_every is not None and feed.n_samples is None:
         raise ValueError("revive_every needs a source with random access, not an iterable of batches")
-    evaluation = Evaluation(solver, feed.held_out_samples(), before, feed.placement)
+    evaluation = Evaluation(solver, *feed.held_out_samples(), before, feed.placement)
     arguments = {"batch_size": batch_size, "revive_every": revive_every, "shuffle": shuffle} | number_of(held_out)
     run = Run(solver, feed, evaluation, current, memory, arguments, before, alpha=alpha, callbacks=callbacks)
     del state, current, memory  # the steps write into copies
@@ -234,8 +248,9 @@ def _step_whole(
     rows: Memory | None,
     n_samples: Any,
     placement: Placement = _ONE_DEVICE,
+    weights: Weights = _NO_WEIGHTS,
 ) -> tuple[State, Info]:
-    state, info = step_whole(solver, state, x, rows, None, fill(solver, state.n_samples, n_samples))
+    state, info = step_whole(solver, state, x, rows, None, fill(solver, state.n_samples, n_samples), weights)
     return placement.constrained(state), info
 
 
@@ -248,8 +263,10 @@ def _step_partial(
     rows: Memory | None,
     n_samples: HostArray | Array,
     placement: Placement = _ONE_DEVICE,
+    weights: Weights = _NO_WEIGHTS,
 ) -> tuple[State, Info]:
-    state, info = step_partial(solver, state, x, subset, rows, None, fill(solver, state.n_samples, n_samples))
+    filled = fill(solver, state.n_samples, n_samples)
+    state, info = step_partial(solver, state, x, subset, rows, None, filled, weights)
     return placement.constrained(state), info
 
 
@@ -269,9 +286,9 @@ def _advance(
     rows = None if item.rows is None else _take_rows(memory, item.rows)
     n_samples = np.int32(item.n_samples)
     if item.subset is None:
-        state, info = _step_whole(solver, state, item.x, rows, n_samples, placement)
+        state, info = _step_whole(solver, state, item.x, rows, n_samples, placement, item.weights)
     else:
-        state, info = _step_partial(solver, state, item.x, item.subset, rows, n_samples, placement)
+        state, info = _step_partial(solver, state, item.x, item.subset, rows, n_samples, placement, item.weights)
     if rows is not None:
         memory = _put_rows(memory, item.rows, info.memory)
     return state, memory, info if item.n_samples == item.x.shape[0] else of_samples(info, item.n_samples)

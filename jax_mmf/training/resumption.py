@@ -106,6 +106,8 @@ _MEANINGS = {
     "source_dtype": "samples of dtype",
     "held_out": "number of held-out samples",
     "held_out_samples": "given held-out samples with the checksum",
+    "sample_weight": "weights of the samples with the checksum",
+    "mask": "mask with the checksum",
     "stretch": "number of rows read together",
     "window": "number of chunks mixed",
 }

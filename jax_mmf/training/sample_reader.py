@@ -40,10 +40,10 @@ class SampleReader:
         self._n_threads = _n_threads() if self._parallel else 1
         self._local = threading.local()
 
-    def read(self, rows: HostArray) -> HostArray:
-        """Read whole samples ``(b, p)`` into new memory; rows and errors as in `read_into`."""
+    def read(self, rows: HostArray, mask: HostArray | None = None) -> HostArray:
+        """Read whole samples ``(b, p)`` into new memory; arguments and errors as in `read_into`."""
         out = aligned_empty((rows.size, self._source.n_features), self._dtype)
-        self.read_into(out, rows)
+        self.read_into(out, rows, mask=mask)
         return out
 
     def read_into(

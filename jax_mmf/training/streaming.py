@@ -49,8 +49,9 @@ def encode(
 
     Differentiable with respect to the dictionary, the samples, the mask and the numbers in the penalty, forward and
     reverse, at any order: on the support of a code, the optimality condition is a linear system whose solution is
-    differentiated implicitly ([TPAMI12], proposition 1); off the support the derivative is zero. `UnrolledFISTA` is
-    differentiated step by step instead, which is the only way for a `ProximalPenalty`.
+    differentiated implicitly ([TPAMI12], proposition 1); off the support the derivative is zero. With a
+    `ProximalPenalty`, the fixed-point equation of a proximal step is differentiated. `UnrolledFISTA` is differentiated
+    step by step instead.
 
     Args:
       dictionary: ``(k, p)``.
@@ -123,6 +124,7 @@ def objective(
     x: Any,
     penalty: AnyPenalty,
     *,
+    mask: Any = None,
     solver: CodeSolver | None = None,
     batch_size: int | None = None,
 ) -> Array:
@@ -134,6 +136,7 @@ def objective(
       dictionary: ``(k, p)``.
       x: ``(n, p)``, one sample ``(p,)``, or a source ``(n, p)`` that is streamed.
       penalty: of the codes.
+      mask: None, or weights of the squared error of each feature, as in `encode`; zero for a missing feature.
       solver: of the codes; by default that of `encode`.
       batch_size: samples of a source that are read at a time, as in `encode`.
 
@@ -144,20 +147,24 @@ def objective(
       ValueError: for shapes that do not fit, no samples, and as `encode` does.
       TypeError: as `encode` does.
     """
-    if _in_memory(x, (dictionary, penalty, solver), batch_size=batch_size):
-        return of_arrays.objective(dictionary, x, penalty, solver=solver)
-    batches = Batches(x, dictionary, batch_size)
+    if _in_memory(x, (dictionary, penalty, solver, mask), batch_size=batch_size):
+        return of_arrays.objective(dictionary, x, penalty, mask=mask, solver=solver)
+    batches = Batches(x, dictionary, batch_size, mask=mask)
     total, n_samples, n_warnings = 0.0, 0, 0
     of_zeros: float | None = None
+
+    def mean(x: HostArray, mask: HostArray | None) -> float:
+        return float(of_arrays.objective(batches.dictionary, x, penalty, mask=mask, solver=solver))
+
     for batch in batches:
         with _recorded(n_warnings) as caught:
-            total += len(batch.x) * float(of_arrays.objective(batches.dictionary, batch.x, penalty, solver=solver))
+            total += len(batch.x) * mean(batch.x, batch.mask)
         n_warnings += len(caught)
         n_padded = len(batch.x) - batch.n_samples
         if n_padded:  # rows of zeros, whose objective is not zero for every penalty
             if of_zeros is None:
-                zeros = np.zeros_like(batch.x)
-                of_zeros = float(of_arrays.objective(batches.dictionary, zeros, penalty, solver=solver))
+                own = batch.mask is not None and batch.mask.ndim == 2
+                of_zeros = mean(np.zeros_like(batch.x), np.zeros_like(batch.x) if own else batch.mask)
             total -= n_padded * of_zeros
         n_samples += batch.n_samples
     return _scalar(total / n_samples, batches.dictionary)
@@ -168,6 +175,7 @@ def explained_variance(
     x: Any,
     codes: Any,
     *,
+    mask: Any = None,
     solver: CodeSolver | None = None,
     batch_size: int | None = None,
 ) -> Array:
@@ -180,6 +188,7 @@ def explained_variance(
       x: ``(n, p)``, or a source ``(n, p)`` that is streamed.
       codes: ``(n, k)``, or a penalty, for the codes of `encode`. For a source, codes may be a memory map or a data set
         too, and are read a batch at a time.
+      mask: None, or weights of the squares of each feature, as in `encode`; zero for a missing feature.
       solver: of these codes; by default that of `encode`.
       batch_size: samples of a source that are read at a time, as in `encode`.
 
@@ -191,20 +200,21 @@ def explained_variance(
       ValueError: for shapes that do not fit, no samples, and as `encode` does.
       TypeError: as `encode` does.
     """
-    if _in_memory(x, (dictionary, codes, solver), batch_size=batch_size):
-        return of_arrays.explained_variance(dictionary, x, codes, solver=solver)
+    if _in_memory(x, (dictionary, codes, solver, mask), batch_size=batch_size):
+        return of_arrays.explained_variance(dictionary, x, codes, mask=mask, solver=solver)
     if codes is None or isinstance(codes, str):
         raise TypeError(f"codes must be an array (n, k), or a penalty such as Lasso(0.1); got {codes!r}")
     if isinstance(codes, Penalty | ProximalPenalty):
-        batches = Batches(x, dictionary, batch_size)
+        batches = Batches(x, dictionary, batch_size, mask=mask)
         pairs = ((batch, found) for batch, found, _ in _solved(batches, codes, solver))
     else:
-        batches = Batches(x, dictionary, batch_size, codes=codes, name="codes")
+        batches = Batches(x, dictionary, batch_size, mask=mask, codes=codes, name="codes")
         pairs = ((batch, batch.codes[: batch.n_samples]) for batch in batches if batch.codes is not None)
     left = total = 0.0
     for batch, found in pairs:
         filled = filled_up(found, len(batch.x))  # by rows of zeros, which add nothing
-        *each, scale = (np.asarray(a, np.float64) for a in squares(batches.dictionary, batch.x, filled))
+        weights = None if batch.mask is None else np.broadcast_to(batch.mask, batch.x.shape)
+        *each, scale = (np.asarray(a, np.float64) for a in squares(batches.dictionary, batch.x, filled, weights))
         left, total = (s + float((a * scale**2).sum()) for s, a in zip((left, total), each, strict=True))
     return _scalar(1 - left / total if total > 0 else np.nan, batches.dictionary)
 

@@ -1,0 +1,142 @@
+"""Masking: images to a matrix of frames and voxels, by nilearn's maskers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+from nilearn.image import load_img
+from nilearn.maskers import MultiNiftiMasker, MultiSurfaceMasker, NiftiMasker, SurfaceMasker
+from nilearn.maskers.masker_validation import check_embedded_masker
+from nilearn.surface import SurfaceImage
+
+from jax_mmf.fmri.scans import Scan
+from jax_mmf.io import MatrixSource
+from jax_mmf.typing import HostArray
+
+_DIFFERENT_SPACES = "images that differ in shape or affine need a mask, or target_affine and target_shape"
+
+
+def fitted_masker(estimator: Any, scans: Sequence[Scan]) -> Any:
+    """Make the masker of an estimator, as nilearn's own estimators do, and compute the mask if there is none.
+
+    Args:
+      estimator: with the parameters of masking; its ``mask`` is an image, a masker or None.
+      scans: to compute the mask from.
+
+    Returns:
+      a fitted masker.
+
+    Raises:
+      ValueError: if the mask is empty or can't be computed; the message names the scan that can't be read.
+    """
+    masker = check_embedded_masker(estimator, masker_type=_kind(estimator.mask, scans))
+    masker.memory_level = estimator.memory_level
+    masker.dtype = np.float32 if estimator.dtype is None else estimator.dtype
+    masker.reports = False  # which would keep images in memory
+    try:
+        masker.fit([scan.image for scan in scans]) if masker.mask_img is None else masker.fit()
+    except MemoryError:
+        raise
+    except Exception as error:  # libraries raise errors of any kind for damaged files
+        _check_data(scans)
+        text = f"{error or type(error).__name__}"
+        advice = f"; {_DIFFERENT_SPACES}" if masker.mask_img is None else ""
+        raise ValueError(f"the mask can't be {'computed' if advice else 'used'}: {text}{advice}") from error
+    if masker.n_elements_ == 0:
+        raise ValueError("the mask is empty; pass another mask, or another mask_strategy or mask_args to compute it")
+    return masker
+
+
+def masked(masker: Any, scan: Scan) -> HostArray:
+    """Mask a scan, and clean its signals.
+
+    Args:
+      masker: fitted.
+      scan: to read.
+
+    Returns:
+      ``(n_frames, n_voxels)`` float32.
+
+    Raises:
+      ValueError: with the name of the scan, if it can't be read or masked, or gives NaN or infinity.
+    """
+    confounds, frames = scan.confounds, scan.sample_mask
+    if isinstance(masker, MultiNiftiMasker | MultiSurfaceMasker):  # which take lists
+        confounds, frames = ([part] if part is not None else None for part in (confounds, frames))
+    try:
+        x = np.atleast_2d(masker.transform(scan.image, confounds=confounds, sample_mask=frames))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ValueError(f"{scan.name} can't be masked: {error or type(error).__name__}") from error
+    if len(x) != scan.n_frames:
+        raise ValueError(f"{scan.name} gives {len(x)} frames after masking where {scan.n_frames} were expected")
+    x = np.asarray(x, np.float32, order="C")
+    if not np.isfinite([x.min(), x.max()]).all():
+        frame, voxel = np.argwhere(~np.isfinite(x))[0]
+        raise ValueError(
+            f"{scan.name} gives {x[frame, voxel]} after masking, in frame {frame}, voxel {voxel} of the mask; check "
+            "its values there, and the options standardize, low_pass and high_pass"
+        )
+    return x
+
+
+class MaskedScans(MatrixSource):
+    """Source of the frames of scans, which are masked when they are read: one, or ``n_jobs`` of them, at a time.
+
+    Args:
+      masker: fitted.
+      scans: in the order of the rows.
+      n_jobs: number of scans that are masked together, each in a process.
+    """
+
+    def __init__(self, masker: Any, scans: Sequence[Scan], n_jobs: int = 1) -> None:
+        self._masker, self._scans, self._n_jobs = masker, scans, n_jobs
+        self._ends = np.cumsum([scan.n_frames for scan in scans])
+        self._ready: dict[int, HostArray] = {}
+        self.paths = tuple(scan.path.absolute() for scan in scans if scan.path is not None)
+        super().__init__("masked scans", (int(self._ends[-1]), int(masker.n_elements_)), np.float32)
+
+    def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
+        owners = np.searchsorted(self._ends, rows, side="right")
+        for index in np.unique(owners):
+            places = np.flatnonzero(owners == index)
+            x = self._scan(int(index))
+            within = rows[places] - (self._ends[index] - len(x))
+            out[places] = x[within] if columns is None else x[np.ix_(within, columns)]
+
+    def _scan(self, index: int) -> HostArray:
+        if index not in self._ready:
+            self._ready.clear()  # before the next ones need memory
+            some = range(index, min(index + self._n_jobs, len(self._scans)))
+            if len(some) == 1:
+                arrays = [masked(self._masker, self._scans[index])]
+            else:
+                arrays = Parallel(self._n_jobs)(delayed(masked)(self._masker, self._scans[i]) for i in some)
+            self._ready = dict(zip(some, arrays, strict=True))
+            self.bytes_read += sum(array.nbytes for array in arrays)
+        return self._ready[index]
+
+
+def _kind(mask: Any, scans: Sequence[Scan]) -> str:
+    """Return the kind of masker, in nilearn's words."""
+    if isinstance(mask, MultiSurfaceMasker | SurfaceImage):
+        return "multi_surface"
+    if isinstance(mask, SurfaceMasker):
+        return "surface"
+    if isinstance(mask, NiftiMasker) and not isinstance(mask, MultiNiftiMasker):
+        return "nii"
+    if mask is None and any(isinstance(scan.image, SurfaceImage) for scan in scans):
+        return "multi_surface"
+    return "multi_nii"
+
+
+def _check_data(scans: Sequence[Scan]) -> None:
+    """Raise a ValueError for the first file whose data can't be read."""
+    for scan in scans:
+        try:
+            if scan.path is not None:
+                load_img(str(scan.path)).get_fdata(dtype=np.float32)
+        except Exception as error:
+            raise ValueError(f"{scan.name} can't be read: {error or type(error).__name__}") from error

@@ -1,0 +1,117 @@
+"""Regularisation paths: dictionaries for a decreasing sequence of strengths."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from jax_mmf.core import check_count, check_real
+from jax_mmf.learning import OnlineFactorization
+from jax_mmf.penalties import alpha_max
+from jax_mmf.training import FitResult, fit
+from jax_mmf.typing import ArrayLike, Key
+
+
+def with_alpha(solver: OnlineFactorization, alpha: float) -> OnlineFactorization:
+    """Return a solver with another strength of its penalty.
+
+    Raises:
+      TypeError: if the penalty has no attribute ``alpha``.
+    """
+    penalty, replaced = solver.penalty, cast(Any, dataclasses.replace)
+    if not dataclasses.is_dataclass(penalty) or "alpha" not in {f.name for f in dataclasses.fields(penalty)}:
+        raise TypeError(f"the penalty must have an attribute alpha, such as Lasso(0.1); got {type(penalty).__name__}")
+    return dataclasses.replace(solver, penalty=replaced(penalty, alpha=float(alpha)))
+
+
+def alpha_grid(
+    solver: OnlineFactorization,
+    samples: ArrayLike,
+    *,
+    key: Key,
+    n_alphas: int = 10,
+    largest: float = 0.5,
+    smallest: float = 0.01,
+) -> list[float]:
+    """Return strengths in a geometric sequence, from large to small, as shares of `jax_mmf.alpha_max`.
+
+    Args:
+      solver: its penalty has an l1 part, and its initialization makes a dictionary from the samples.
+      samples: ``(m, p)`` with at least as many samples as atoms: the data, or a part of them.
+      key: PRNG key of this dictionary.
+      n_alphas: number of strengths.
+      largest: first share, at most 1. With this dictionary, all codes are zero at 1.
+      smallest: last share, positive.
+
+    Returns:
+      the strengths.
+
+    Raises:
+      ValueError: for shares out of order, and for penalties without an l1 part, which have no `jax_mmf.alpha_max`.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> solver = mmf.OnlineFactorization(n_components=2, penalty=mmf.Lasso(1.0))
+      >>> grid = alpha_grid(solver, 3 * np.eye(2, 4), key=jax.random.key(0), n_alphas=3, largest=1, smallest=0.25)
+      >>> [round(alpha, 3) for alpha in grid]
+      [3.0, 1.5, 0.75]
+    """
+    check_count("n_alphas", n_alphas)
+    check_real("largest", largest, low=0.0, high=1.0, open_low=True)
+    check_real("smallest", smallest, low=0.0, high=float(largest), open_low=True)
+    dictionary = with_alpha(solver, 1.0).init(key, samples=samples).dictionary
+    penalty: Any = solver.penalty
+    ratio = getattr(penalty, "l1_ratio", 0.0 if getattr(penalty, "ridge", False) else 1.0)
+    top = float(alpha_max(dictionary, samples, l1_ratio=ratio, nonneg=bool(penalty.nonneg)))
+    if not np.isfinite(top) or top <= 0:
+        reason = "a penalty without an l1 part has no largest strength" if top > 0 else "no sample has a code"
+        raise ValueError(f"alpha_max of {penalty!r} is {top:g}: {reason}; give alphas yourself")
+    return [float(alpha) for alpha in top * np.geomspace(largest, smallest, n_alphas)]
+
+
+def alpha_path(
+    solver: OnlineFactorization,
+    source: Any,
+    *,
+    key: Key,
+    alphas: Sequence[float],
+    warm_start: bool = True,
+    **options: Any,
+) -> list[FitResult]:
+    """Learn a dictionary for each of several strengths, from the largest to the smallest.
+
+    The run for a strength starts with the dictionary for the strength before it, and with empty statistics. On one core
+    and planted sparse codes, such a path takes a third of the time of independent runs with three times as many epochs,
+    and reaches lower objectives wherever codes are dense. All runs share one compiled program. A `jax.vmap` over alpha
+    takes longer than one run after the other there, because all samples wait for the code that converges last.
+
+    Args:
+      solver: whose ``alpha`` is replaced.
+      source: samples, as in `jax_mmf.fit`. It is read once for each strength and epoch, so it can't be an iterator.
+      key: PRNG key of the first dictionary, and of the order of samples and the subsets in all runs.
+      alphas: strengths, such as those of `alpha_grid`. They are sorted.
+      warm_start: whether to start with the dictionary before. If not, all runs start as `jax_mmf.fit` does with this
+        key.
+      **options: arguments of `jax_mmf.fit`, for each strength.
+
+    Returns:
+      a `jax_mmf.FitResult` per strength, in decreasing order: ``result.solver.penalty.alpha`` is its strength.
+
+    Raises:
+      ValueError: for an empty list of strengths, and as `jax_mmf.fit` does.
+      TypeError: if the penalty has no attribute ``alpha``.
+    """
+    if len(alphas) == 0:
+        raise ValueError("alphas must hold at least one strength, got none")
+    for alpha in alphas:
+        check_real("alphas", alpha, low=0.0)
+    results: list[FitResult] = []
+    for alpha in sorted(map(float, alphas), reverse=True):
+        own = with_alpha(solver, alpha)
+        if results and warm_start:
+            state = own.init(key, dictionary=results[-1].dictionary)
+            results.append(fit(own, source, state=state, **options))
+        else:
+            results.append(fit(own, source, key=key, **options))
+    return results
