@@ -220,12 +220,28 @@ def batch_weight(n_before, b, forgetting):
     raise ValueError(f"unknown forgetting {kind!r}")
 
 
-def run(batches, dictionary, config, *, subsets, reductions, orders, sample_ids=None):
+def run(
+    batches,
+    dictionary,
+    config,
+    *,
+    subsets,
+    reductions,
+    orders,
+    sample_ids=None,
+    sample_weights=None,
+    masks=None,
+    center=False,
+):
     """Run one step per batch and return one dict per step: D, B, R, C, codes, counts (all as they are after that step).
 
     batches: (b_t, p) arrays. subsets: distinct features of each step. reductions: the factor r_t of the masked
     estimators. orders: the order in which each step updates the atoms. sample_ids: for averaged statistics, (b_t,)
     integers that name the samples of each batch. counts: (p,), the number of samples in which each feature was seen.
+
+    sample_weights: (b_t,) weights w_i of the samples in the sums, or None for ones. masks: (b_t, p) weights m_ij of the
+    entries, zero for a missing one, or None for ones. A feature is then in as many samples as the sum of its mask.
+    center: whether the mean of all entries seen so far, with weights w_i m_ij, is subtracted from each batch.
     """
     if config.statistics not in ("masked", "full", "full_gram_averaged", "averaged"):
         raise ValueError(f"unknown statistics {config.statistics!r}")
@@ -238,22 +254,34 @@ def run(batches, dictionary, config, *, subsets, reductions, orders, sample_ids=
     B = np.zeros((k, p))
     R = np.zeros((k, p))
     C = np.zeros((k, k))
-    counts = np.zeros(p, dtype=int)
+    counts = np.zeros(p)
+    mean, mean_weight = np.zeros(p), np.zeros(p)
     n_seen = 0
     visits, beta_memory, gram_memory = {}, {}, {}  # per sample
 
     history = []
     for t, batch in enumerate(batches):
-        X = np.asarray(batch, np.float64)
-        b = len(X)
+        b = len(batch)
+        M = np.ones((b, p)) if masks is None else np.asarray(masks[t], np.float64)
+        W = np.ones(b) if sample_weights is None else np.asarray(sample_weights[t], np.float64)
+        X = np.where(M == 0, 0, batch).astype(np.float64)
         subset = np.asarray(subsets[t])
         r = reductions[t]
+        if center:
+            # Partial B does not look at other features than those of the subset, unless the statistics do.
+            for j in subset if config.partial_b and config.statistics != "full" else range(p):
+                total = mean_weight[j] + np.sum(W * M[:, j])
+                if total > 0:
+                    mean[j] = (mean_weight[j] * mean[j] + np.sum(W * M[:, j] * X[:, j])) / total
+                mean_weight[j] = total
+            X = X - mean
 
         # Regression statistics and codes, with the dictionary as it was before this step.
         codes = np.zeros((b, k))
         for row in range(b):
-            masked_beta = r * (D[:, subset] @ X[row, subset])
-            masked_gram = r * (D[:, subset] @ D[:, subset].T)
+            weighted = D * M[row]
+            masked_beta = r * (weighted[:, subset] @ X[row, subset])
+            masked_gram = r * (weighted[:, subset] @ D[:, subset].T)
             if averages:
                 i = int(sample_ids[t][row])
                 visits[i] = visits.get(i, 0) + 1
@@ -263,7 +291,7 @@ def run(batches, dictionary, config, *, subsets, reductions, orders, sample_ids=
             if config.statistics == "masked":
                 beta, gram = masked_beta, masked_gram
             elif config.statistics == "full":
-                beta, gram = D @ X[row], D @ D.T
+                beta, gram = weighted @ X[row], weighted @ D.T
             elif config.statistics == "full_gram_averaged":
                 beta, gram = beta_memory[i], D @ D.T
             else:
@@ -274,20 +302,33 @@ def run(batches, dictionary, config, *, subsets, reductions, orders, sample_ids=
         # is made of the averaged products of codes and residuals, R, so that it goes with the same codes as C.
         w = batch_weight(n_seen, b, config.forgetting)
         n_seen += b
-        counts[subset] += b
-        C = (1 - w) * C + w / b * (codes.T @ codes)
+        C = (1 - w) * C + w / b * ((codes.T * W) @ codes)
         if config.partial_b:
             for j in subset:
-                w_j = min(1.0, w * n_seen / counts[j])
-                R[:, j] = (1 - w_j) * R[:, j] + w_j / b * (codes.T @ (X[:, j] - codes @ D[:, j]))
+                n_of_batch = np.sum(M[:, j])
+                counts[j] += n_of_batch
+                if n_of_batch > 0:
+                    w_j = min(1.0, w * n_seen * (n_of_batch / b) / counts[j])
+                    left_over = M[:, j] * (X[:, j] - codes @ D[:, j])
+                    R[:, j] = (1 - w_j) * R[:, j] + w_j / n_of_batch * ((codes.T * W) @ left_over)
             B = R + C @ D
         else:
-            B = (1 - w) * B + w / b * (codes.T @ X)
+            counts[subset] += b
+            B = (1 - w) * B + w / b * ((codes.T * W) @ X)
 
         update_dictionary(D, B, C, subset, orders[t], config)
         if config.partial_b:
             R[:, subset] = B[:, subset] - C @ D[:, subset]
         history.append(
-            {"D": D.copy(), "B": B.copy(), "R": R.copy(), "C": C.copy(), "codes": codes, "counts": counts.copy()}
+            {
+                "D": D.copy(),
+                "B": B.copy(),
+                "R": R.copy(),
+                "C": C.copy(),
+                "codes": codes,
+                "counts": counts.copy(),
+                "mean": mean.copy(),
+                "mean_weight": mean_weight.copy(),
+            }
         )
     return history

@@ -23,7 +23,7 @@ from jax_mmf.cli.options import (
     option,
     quiet,
 )
-from jax_mmf.io import HDF5_ENDINGS, check_outputs, hdf5_written_aside, needs_x64, written_aside
+from jax_mmf.io import HDF5_ENDINGS, CentredSource, check_outputs, hdf5_written_aside, needs_x64, written_aside
 from jax_mmf.typing import HostArray
 
 _EPILOG = """\b
@@ -54,7 +54,10 @@ def command(
     follow_external: bool,
     fill_missing: bool,
 ) -> None:
-    """Compute codes of the samples in DATA, with the dictionary and the penalty of MODEL."""
+    """Compute codes of the samples in DATA, with the dictionary and the penalty of MODEL.
+
+    A centred model subtracts its mean from the samples.
+    """
     check_outputs({"--output": output}, *input_files(data), model)
     if needs_x64(model):
         jax.config.update("jax_enable_x64", True)
@@ -70,7 +73,8 @@ def command(
         tqdm(total=n, unit="sample", desc="compiling", disable=quiet or None) as bar,
     ):
         codes = _Codes((n, k), write, bar)
-        mmf.encode(state.dictionary, source, solver.penalty, out=codes, batch_size=batch_size)
+        samples = source if state.mean is None else CentredSource(source, np.asarray(state.mean))
+        mmf.encode(state.dictionary, samples, solver.penalty, out=codes, batch_size=batch_size)
     click.echo(f"codes of {n:,} samples, {k} atoms: {output}")
 
 

@@ -102,6 +102,8 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         help="How fast old samples lose weight. scaled:C: the last 1/C of the samples count most. power:U: sample i "
              "has weight i^-U, as in the papers. constant:W: a new sample has weight W, for a memory of 1/W "
              "samples.")  # fmt: skip
+@option("--center/--no-center", default=False,
+        help="Learn the mean of the features, and subtract it from the samples.")  # fmt: skip
 @option("--init", type=click.Choice(list(INITS)), default="samples", help="Initial dictionary.")
 @option("--epochs", type=click.IntRange(min=1), default=1,
         help="Passes over the data; with --resume, from the beginning of the run.")  # fmt: skip

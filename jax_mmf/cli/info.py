@@ -29,6 +29,7 @@ _CONFIGURATION = (
     "statistics",
     "dictionary_update",
     "initialization",
+    "center",
 )
 
 

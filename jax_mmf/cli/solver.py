@@ -61,6 +61,7 @@ def make_solver(options: Mapping[str, Any], n_features: int) -> mmf.OnlineFactor
         statistics=default_statistics(reduction, n_features, k),
         forgetting=_forgetting(options["forgetting"]),
         initialization=INITS[options["init"]](),
+        center=options["center"],
     )
 
 
@@ -175,6 +176,7 @@ def options_of(solver: mmf.OnlineFactorization) -> dict[str, Any]:
         "partial_b": solver.partial_b,
         "code_reduction": _code_reduction(solver.statistics),
         "init": _name(INITS, solver.initialization),
+        "center": solver.center,
     }
     for rule, (kind, field) in _FORGETTING.items():
         if type(forgetting) is kind:
@@ -213,5 +215,5 @@ def _same_key(key: Any, seed: int) -> bool:
 
 def _flag(name: str) -> str:
     """Return an option as the help writes it."""
-    special = {"components": "-k", "partial_b": "--partial-b/--full-b"}
+    special = {"components": "-k", "partial_b": "--partial-b/--full-b", "center": "--center/--no-center"}
     return special.get(name, f"--{name.replace('_', '-')}")

@@ -172,6 +172,7 @@ def _encode(
         scaled = _divided(x, scale)
         sq_norm = jnp.sum((mask * scaled) * scaled, -1)  # a huge value of weight zero must not overflow
     if gram is None:
+        assert mask is not None
         gram = gram_per_sample(dictionary, mask)
     return solve_codes(CodeProblem(gram, beta, sq_norm), penalty, solver=solver, init=init, scale=scale)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.learning.subsampling import Subset
-from jax_mmf.typing import Array
+from jax_mmf.typing import Array, HostArray
 
 
 class Weights(NamedTuple):
@@ -110,7 +110,7 @@ def centred(
     return batch, subset.scatter(mean, moved), subset.scatter(mean_weight, total)
 
 
-def check_weights(name: str, weights: Array | None) -> None:
+def check_weights(name: str, weights: Array | HostArray | None) -> None:
     """Raise ValueError unless weights are finite and at least zero; weights that are traced pass unchecked."""
     if weights is None or isinstance(weights, jax.core.Tracer):
         return

@@ -410,7 +410,4 @@ def _check_finite(name: str, array: Array, mask: Array | None = None) -> None:
     if mask is not None:
         values = np.where(np.asarray(mask) == 0, 0, values)
     if not np.isfinite([values.min(initial=0), values.max(initial=0)]).all():  # both propagate NaN
-        raise ValueError(
-            f"{name} must be finite, got nan or infinity; clean or impute the data first, or give a mask of the missing "
-            "entries"
-        )
+        raise ValueError(f"{name} must be finite, got nan or infinity; clean or impute the data first")

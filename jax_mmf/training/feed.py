@@ -17,11 +17,11 @@ from jax_mmf.io import BatchSource, DeviceSource, FeaturePermutation, HDF5Source
 from jax_mmf.learning import OnlineFactorization, State, Subset, Weights, draw_subset, imputed
 from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.held_out import count_held_out, is_count_or_share, samples_held_out
-from jax_mmf.training.mask import Mask, checked_sample_weight
 from jax_mmf.training.mixing import mixing_window
 from jax_mmf.training.order import SampleOrder
 from jax_mmf.training.placement import Placement, on_one_device
 from jax_mmf.training.sample_reader import SampleReader, write_samples
+from jax_mmf.training.weighting import Weighting
 from jax_mmf.typing import Array, HostArray, Key
 
 
@@ -107,12 +107,6 @@ class Feed:
                 f"got {'an iterable of batches' if isinstance(source, BatchSource) else 'a JAX array'}"
             )
         if isinstance(source, BatchSource):
-            for name, given in (("sample_weight", sample_weight), ("mask", mask)):
-                if given is not None:
-                    raise ValueError(
-                        f"{name} needs a source with numbered samples, such as a matrix or a file; got an iterable of "
-                        f"batches. Call solver.update(state, batch, {name}=...) for each batch"
-                    )
             if source.once and n_epochs > 1:
                 raise ValueError(
                     f"source is an iterator, which allows one pass; got n_epochs={n_epochs}. Pass an iterable that can "
@@ -145,16 +139,11 @@ class Feed:
         blocks = solver.subset.n_blocks is not None and solver.subset.reduction > 1
         self._mix = FeaturePermutation.random(key, self.n_features) if blocks and self._stored is None else None
         self._permutation = self._mix if self._stored is None else FeaturePermutation(self._stored)
-        self._weights, self._mask = None, None
-        if self.n_samples is not None:
-            if sample_weight is not None:
-                self._weights = checked_sample_weight(sample_weight, self.n_samples, self.dtype)
-            order = None if self._permutation is None else self._permutation.order
-            if mask is not None:
-                self._mask = Mask(mask, self.n_samples, self.n_features, order, self.dtype)
+        inside = None if self._permutation is None else self._permutation.order
+        self._weighting = Weighting(sample_weight, mask, self.n_samples, self.n_features, inside, self.dtype)
         self._buffers = Buffers(self.dtype)
         self._given: Array | None = None
-        checksum = None
+        checksum: int | None = None
         if not is_count_or_share(held_out):
             given = samples_held_out(held_out, self.n_features, self.dtype, self.feature_names)
             self._given, checksum = self.to_inside(given), _checksum(given)
@@ -252,71 +241,51 @@ class Feed:
             subset = self._subset(step)
             features = None if subset is None or subset.is_full else np.asarray(subset.indices)
             filled, buffer = filled_up(rows, size, order.n_samples), None
+            width = self.placement.width if features is None else features.size
+            mask = self._weighting.padded_entries(rows, features, (size, width))
             if isinstance(self._source, DeviceSource):
                 x = self._source.take(filled, self._stored_columns(features), self.dtype)
                 x = self.placement.put_on_device(x)
-                entries = self._entries(rows, features, size)
             else:
-                x, entries, buffer = self._read(reader, rows, features, size)
+                x, buffer = self._read(reader, rows, features, (size, width), mask)
             numbers = self.placement.put_whole(jnp.asarray(filled)) if with_rows else None
             read = self._source.bytes_read - self._bytes_apart
-            weights = Weights(self._weights_of(rows, size), entries)
+            weights = self._put_weights(self._weighting.of_samples(rows, size), mask)
             yield Item(epoch, rows.size, numbers, x, subset, read, buffer, weights)
 
-    def _read(
-        self, reader: SampleReader, rows: HostArray, features: HostArray | None, size: int
-    ) -> tuple[Array, Array | None, HostArray]:
-        """Read this process's part of a mini-batch.
+    def _put_weights(self, samples: HostArray | None, mask: HostArray | None) -> Weights:
+        """Put the weights of a mini-batch, which every process has read, where its samples are."""
+        placed = None if samples is None else self.placement.put_whole(jnp.asarray(samples))
+        if mask is None:
+            return Weights(placed)
+        own = np.ascontiguousarray(mask[self.placement.own(*mask.shape)])
+        return Weights(placed, self.placement.put_samples(own, *mask.shape))
 
-        Returns:
-          the whole mini-batch, its mask or None, and the memory of the part of the mini-batch.
-        """
-        placement = self.placement
-        width = placement.width if features is None else features.size
-        own_rows, own_columns = placement.own(size, width)
+    def _read(
+        self,
+        reader: SampleReader,
+        rows: HostArray,
+        features: HostArray | None,
+        shape: tuple[int, int],
+        mask: HostArray | None,
+    ) -> tuple[Array, HostArray]:
+        """Read this process's part of a mini-batch; return the whole mini-batch, and the memory of the part."""
+        own_rows, own_columns = self.placement.own(*shape)
         buffer = self._buffers.take((own_rows.stop - own_rows.start, own_columns.stop - own_columns.start))
-        own_mask = None if self._mask is None else np.zeros(buffer.shape, buffer.dtype)
         some, found = rows[own_rows], None if features is None else features[own_columns]
+        entries = None if mask is None else mask[own_rows, own_columns][: some.size]
         if found is None and (own_columns.start, own_columns.stop) != (0, self.n_features):
             found = np.arange(own_columns.start, own_columns.stop)
-
-        def read(out: HostArray, features: HostArray | None) -> HostArray | None:
-            entries = None if self._mask is None else self._mask.matrix_of(some, features)
-            reader.read_into(out, some, features, entries)
-            return entries
-
         if found is None or found.max() < self.n_features:
-            there: Any = slice(None)
-            entries = read(buffer[: some.size], found)
+            reader.read_into(buffer[: some.size], some, found, entries)
         else:  # some features are padding, past the last one
             there = found < self.n_features
             buffer[: some.size, ~there] = 0
             piece = np.empty((some.size, int(there.sum())), self.dtype)
-            entries = read(piece, found[there])
+            reader.read_into(piece, some, found[there], None if entries is None else entries[:, there])
             buffer[: some.size, there] = piece
         buffer[some.size :] = 0
-        x = placement.put_samples(buffer, size, width)
-        if own_mask is None:
-            return x, None, buffer
-        own_mask[: some.size, there] = entries
-        return x, placement.put_samples(own_mask, size, width), buffer
-
-    def _entries(self, rows: HostArray, features: HostArray | None, size: int) -> Array | None:
-        """Return the mask of a mini-batch that is on its device, or None."""
-        if self._mask is None:
-            return None
-        there = slice(None, self.n_features) if features is None else features < self.n_features
-        whole = np.zeros((size, self.placement.width if features is None else features.size), self.dtype)
-        found = None if features is None else features[there]
-        whole[: rows.size, there] = self._mask.matrix_of(rows, found)
-        return self.placement.put_samples(whole, *whole.shape)
-
-    def _weights_of(self, rows: HostArray, size: int) -> Array | None:
-        """Return the weights of the samples of a mini-batch, or None."""
-        if self._weights is None:
-            return None
-        weights: Array = self.placement.put_whole(jnp.asarray(filled_up(self._weights[rows], size)))
-        return weights
+        return self.placement.put_samples(buffer, *shape), buffer
 
     def _items_of_batches(self, first_step: int) -> Iterator[Item]:
         # An iterator continues where it is. Other iterables start again, so the batches before first_step are skipped.
@@ -362,7 +331,7 @@ class Feed:
     def _read_whole(self, rows: HostArray) -> tuple[Array, Array | None]:
         """Read whole samples in ascending order, and their mask."""
         rows = np.sort(rows)
-        mask = None if self._mask is None else self._mask.matrix_of(rows)
+        mask = self._weighting.entries(rows)
         on_device = None if mask is None else jax.device_put(mask)
         if isinstance(self._source, DeviceSource):
             return on_one_device(self._source.take(rows, self._stored_columns(None), self.dtype)), on_device
@@ -380,8 +349,8 @@ class Feed:
         few = self._source.read(some)
         self._bytes_apart += self._source.bytes_read - before
         described |= {
-            "sample_weight": None if self._weights is None else _checksum(self._weights),
-            "mask": None if self._mask is None else _checksum(self._mask.matrix_of(some)),
+            "sample_weight": _checksum(self._weighting.all_weights()),
+            "mask": _checksum(self._weighting.entries(some)),
             "n_samples": n_samples,
             "source": _checksum(few),
             "source_dtype": str(np.dtype(self._source.dtype)),
@@ -423,5 +392,5 @@ class Feed:
         return np.append(self._mix.order, self.n_features)[np.minimum(features, self.n_features)]
 
 
-def _checksum(samples: Any) -> int:
-    return zlib.crc32(np.ascontiguousarray(samples).tobytes())
+def _checksum(samples: Any) -> int | None:
+    return None if samples is None else zlib.crc32(np.ascontiguousarray(samples).tobytes())

@@ -71,19 +71,6 @@ class Mask:
         return found
 
 
-def checked_sample_weight(sample_weight: Any, n_samples: int, dtype: np.dtype[Any]) -> HostArray:
-    """Check the weights of the samples of a source, and return them as ``(n,)``.
-
-    Raises:
-      TypeError: if they are not real numbers.
-      ValueError: for another length, and for weights that are negative or not finite.
-    """
-    weights = np.asarray(as_real_array("sample_weight", sample_weight, ndim=(1,), dtype=dtype))
-    check_shape("sample_weight", weights, (n_samples,), "(n_samples,)")
-    check_weights("sample_weight", weights)
-    return weights
-
-
 def matrix_of_rows(name: str, value: Any, n_samples: int | None, width: int, meaning: str) -> Source:
     """Make a source of a matrix that has a row for each sample."""
     matrix = as_source(value, name)

@@ -8,7 +8,7 @@ from jax_mmf.codes import CodeSolver
 from jax_mmf.core import short
 from jax_mmf.io import Best, Record, SavedRun, save_run
 from jax_mmf.learning import Memory, OnlineFactorization, State
-from jax_mmf.training.streaming import encode
+from jax_mmf.training.streaming import centred, encode
 from jax_mmf.typing import Array
 
 
@@ -78,9 +78,10 @@ class FitResult(NamedTuple):
     ) -> Any:
         """Compute codes ``(n, k)`` of samples or of a source ``(n, p)``, with the last dictionary and the penalty.
 
-        Arguments are those of `jax_mmf.encode`.
+        Arguments are those of `jax_mmf.encode`. A centred model subtracts its mean from the samples.
         """
         penalty = self.solver.penalty
+        x = x if self.state.mean is None else centred(x, self.state.mean)
         return encode(self.dictionary, x, penalty, mask=mask, solver=solver, out=out, batch_size=batch_size)
 
     def plot(self, axes: Any = None, *, against: str = "n_samples") -> Any:

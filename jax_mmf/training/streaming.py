@@ -27,8 +27,8 @@ import numpy as np
 
 from jax_mmf import codes as of_arrays
 from jax_mmf.codes import CodeSolver, ConvergenceWarning, SolveInfo, squares
-from jax_mmf.core import filled_up, warn
-from jax_mmf.io import BatchSource, Source
+from jax_mmf.core import as_real_array, filled_up, warn
+from jax_mmf.io import BatchSource, CentredSource, Source, as_source
 from jax_mmf.penalties import AnyPenalty, Penalty, ProximalPenalty
 from jax_mmf.training.batches import Batch, Batches, is_source
 from jax_mmf.typing import Array, ArrayLike, HostArray
@@ -217,6 +217,20 @@ def explained_variance(
         *each, scale = (np.asarray(a, np.float64) for a in squares(batches.dictionary, batch.x, filled, weights))
         left, total = (s + float((a * scale**2).sum()) for s, a in zip((left, total), each, strict=True))
     return _scalar(1 - left / total if total > 0 else np.nan, batches.dictionary)
+
+
+def centred(x: Any, mean: Array) -> Any:
+    """Subtract the mean of a centred model from samples, or from those of a source when they are read.
+
+    Args:
+      x: what `encode` takes.
+      mean: ``(p,)``.
+    """
+    if not is_source(x):
+        return as_real_array("x", x, ndim=(1, 2), dtype=mean.dtype) - mean
+    on_host = np.asarray(mean)
+    source = as_source(x, "x")
+    return (batch - on_host for batch in source) if isinstance(source, BatchSource) else CentredSource(source, on_host)
 
 
 def _in_memory(x: Any, others: tuple[Any, ...], **options: Any) -> bool:
