@@ -86,11 +86,12 @@ def test_the_penalty_of_nmf_has_the_scale_of_scikit_learn(l1_ratio):
 
 
 def test_sparse_pca():
-    x = DIGITS - DIGITS.mean(0)
+    x = DIGITS
     sparse, dense = (OnlineSparsePCA(8, l1_ratio=ratio, random_state=0).fit(x) for ratio in (1.0, 0.0))
     assert np.abs(sparse.components_).sum(1).max() < 1 + 1e-6
     assert (sparse.components_ == 0).mean() > 0.3 > (dense.components_ == 0).mean()
-    expected = ridge_regression(sparse.components_.T, x.T, alpha=0.01, solver="cholesky")
+    np.testing.assert_allclose(sparse.mean_, x.mean(0), atol=0.01)  # of the samples seen
+    expected = ridge_regression(sparse.components_.T, (x - sparse.mean_).T, alpha=0.01, solver="cholesky")
     np.testing.assert_allclose(sparse.transform(x), expected, rtol=1e-6, atol=1e-6)
     stronger = OnlineSparsePCA(8, ridge_alpha=0.1, random_state=0).fit(x)
     smaller = OnlineSparsePCA(8, radius=0.1**0.5, random_state=0).fit(x)
