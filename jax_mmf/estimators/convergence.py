@@ -15,7 +15,8 @@ class Convergence:
 
     The first epoch, or its first 100 steps, never ends a run. After that, a run ends if the dictionary changes little
     in a step, or if the exponentially weighted average of the objective of the mini-batches has not reached a new
-    minimum in a number of consecutive steps.
+    minimum in a number of consecutive steps. The average starts at the mean over the first epoch: a single mini-batch
+    may have a low objective by chance.
 
     Args:
       tol: largest relative change ``|D_new - D|_F / |D|_F`` of the dictionary in a step that ends the run; 0 for never.
@@ -34,7 +35,7 @@ class Convergence:
         self.tol, self.max_no_improvement = tol, max_no_improvement
         self.share = min(1.0, batch_size / (n_samples + 1))
         self.n_first = min(_MOST_FIRST_STEPS, max(1, n_samples // batch_size))
-        self.average: float | None = None
+        self.average = 0.0
         self.lowest, self.stale, self.n_calls = np.inf, 0, 0
         self.dictionary: Any = None
 
@@ -45,7 +46,7 @@ class Convergence:
 
     def on_start(self, start: Start) -> None:
         """Reset the counts."""
-        self.average, self.lowest, self.stale, self.n_calls, self.dictionary = None, np.inf, 0, 0, None
+        self.average, self.lowest, self.stale, self.n_calls, self.dictionary = 0.0, np.inf, 0, 0, None
 
     def __call__(self, event: Event, /) -> bool:
         """Return whether to stop."""
@@ -63,11 +64,12 @@ class Convergence:
 
     def _no_improvement(self, event: Event) -> bool:
         """Whether the average of the objective has had no new minimum for too long."""
-        if self.max_no_improvement is None or event.record is None or self.n_calls <= self.n_first:
+        if self.max_no_improvement is None or event.record is None:
             return False
-        objective = event.record.objective
-        old = objective if self.average is None else self.average
-        self.average = old * (1 - self.share) + objective * self.share
+        share = max(self.share, 1 / self.n_calls)
+        self.average += share * (event.record.objective - self.average)
+        if self.n_calls <= self.n_first:
+            return False
         if self.average < self.lowest:
             self.lowest, self.stale = self.average, 0
         else:

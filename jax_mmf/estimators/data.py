@@ -4,10 +4,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_array, validate_data
 
 from jax_mmf.core import is_in_memory, is_scipy_sparse
-from jax_mmf.io import Source
+from jax_mmf.io import ObservedEntries, Source
 from jax_mmf.typing import HostArray
 
 _FLOATS = (np.float64, np.float32)  # those that are kept; all others become the first
@@ -82,6 +82,37 @@ def dtype_of(X: Any, wanted: Any) -> np.dtype[Any]:
 def n_samples_of(X: Any) -> int:
     """Return the number of samples."""
     return int(X.n_samples if isinstance(X, Source) else X.shape[0])
+
+
+def observed(X: Any, missing_values: float | None) -> Any:
+    """Return the mask of the entries that are there: an array or a source of ones and zeros.
+
+    Args:
+      X: validated samples.
+      missing_values: the value of missing entries; None if there are none, for a mask of None.
+    """
+    if missing_values is None:
+        return None
+    mask = ObservedEntries(X, missing_values)
+    return mask if is_streamed(X) or is_scipy_sparse(X) else mask.read(np.arange(mask.n_samples))
+
+
+def sample_weights(sample_weight: Any, n_samples: int) -> HostArray | None:
+    """Return weights of samples as an array, or None.
+
+    Raises:
+      ValueError: for another shape, negative or infinite weights, and if all of them are zero.
+    """
+    if sample_weight is None:
+        return None
+    weights = check_array(sample_weight, dtype=_FLOATS, ensure_2d=False, input_name="sample_weight")
+    if weights.shape != (n_samples,):
+        raise ValueError(f"sample_weight must have shape (n_samples,) = ({n_samples},), got {weights.shape}")
+    if (weights < 0).any():
+        raise ValueError(f"sample_weight must be >= 0, got {weights.min()}")
+    if not weights.any():
+        raise ValueError("sample_weight must be above zero for some samples; all weights are zero")
+    return weights
 
 
 def check_finite(X: Any, *, allow_nan: bool = False) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jax_mmf.constraints import Constraint, L2Ball
-from jax_mmf.estimators.base import OnlineEstimator
+from jax_mmf.estimators.online import OnlineEstimator
 from jax_mmf.penalties import AnyPenalty, ElasticNet, Lasso
 
 
@@ -25,6 +25,9 @@ class OnlineDictionaryLearning(OnlineEstimator):
       transform_alpha: alpha of `transform`; None for alpha.
       positive_code: whether codes must be non-negative.
       positive_dict: whether atoms must be non-negative.
+      center: whether the mean of the features is learned too, ``X ~ 1 mean_ + A D``.
+      missing_values: the value of missing entries, such as ``np.nan``, which are left out of the objective; None if
+        there are none.
       reduction: r: a step computes codes from one in r features. 1 for all, ``"auto"`` as `jax_mmf.default_solver`.
       penalty: on the codes, instead of alpha, l1_ratio and positive_code: any penalty of the library.
       constraint: of the atoms, instead of positive_dict: any constraint of the library.
@@ -39,6 +42,7 @@ class OnlineDictionaryLearning(OnlineEstimator):
 
     Attributes:
       components_: ``(k, p)`` dictionary.
+      mean_: ``(p,)`` mean of the features, with center=True.
       n_components_: k.
       n_features_in_: p.
       feature_names_in_: ``(p,)`` names, if the samples have names.
@@ -70,11 +74,13 @@ class OnlineDictionaryLearning(OnlineEstimator):
         transform_alpha: float | None = None,
         positive_code: bool = False,
         positive_dict: bool = False,
+        center: bool = False,
+        missing_values: float | None = None,
         reduction: float | str = "auto",
         penalty: AnyPenalty | None = None,
         constraint: Constraint | None = None,
         tol: float = 1e-3,
-        max_no_improvement: int | None = 10,
+        max_no_improvement: int | None = 50,
         random_state: Any = None,
         verbose: bool = False,
         warm_start: bool = False,
@@ -91,6 +97,8 @@ class OnlineDictionaryLearning(OnlineEstimator):
         self.transform_alpha = transform_alpha
         self.positive_code = positive_code
         self.positive_dict = positive_dict
+        self.center = center
+        self.missing_values = missing_values
         self.reduction = reduction
         self.penalty = penalty
         self.constraint = constraint

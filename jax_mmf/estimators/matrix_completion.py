@@ -115,8 +115,8 @@ class MatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         codes = check_array(X, dtype=(np.float32, np.float64), input_name="X")
         if codes.shape[1] != len(self.components_):
             raise ValueError(f"X must have {len(self.components_)} columns, factors and bias; got shape {codes.shape}")
-        low, high = self.fitted_.limits
-        return np.clip(codes @ self.components_ + self.mean_, low, high)
+        predictions = codes @ self.components_ + self.mean_
+        return predictions if self.fitted_.limits is None else np.clip(predictions, *self.fitted_.limits)
 
     def predict_entries(self, rows: Any, columns: Any) -> HostArray:
         """Predict entries of the matrix of the fit.
@@ -164,7 +164,7 @@ class MatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
     def _ratings(self, X: Any, *, reset: bool) -> Ratings:
         if not reset:
             check_is_fitted(self)
-        X = in_memory(self, X, reset=reset, allow_nan=True)
+        X = in_memory(self, X, reset=reset, allow_nan=not is_scipy_sparse(X))
         entries = X.tocoo() if is_scipy_sparse(X) else None
         rows, columns = np.nonzero(~np.isnan(X)) if entries is None else (entries.row, entries.col)
         if not reset and len(rows) == 0:

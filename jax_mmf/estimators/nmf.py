@@ -2,12 +2,10 @@
 
 from typing import Any
 
-from sklearn.utils.validation import check_non_negative
-
 from jax_mmf.constraints import Constraint, L2Ball
-from jax_mmf.core import check_real
-from jax_mmf.estimators.base import OnlineEstimator
+from jax_mmf.core import check_real, is_scipy_sparse
 from jax_mmf.estimators.data import is_streamed
+from jax_mmf.estimators.online import OnlineEstimator
 from jax_mmf.penalties import AnyPenalty, ElasticNet, Ridge
 
 
@@ -28,6 +26,8 @@ class OnlineNMF(OnlineEstimator):
       batch_size: samples per step; None chooses by the solver, 128 in most cases.
       shuffle: whether samples are read in random order.
       dict_init: ``(k, p)`` first H; by default random samples.
+      missing_values: the value of missing entries, such as ``np.nan``, which are left out of the objective; None if
+        there are none.
       reduction: r: a step computes W from one in r features. 1 for all, ``"auto"`` as `jax_mmf.default_solver`.
       penalty: on the rows of W, instead of alpha_W and l1_ratio: any penalty of the library.
       constraint: of the rows of H: any constraint of the library, such as ``Simplex()`` for topics.
@@ -70,11 +70,12 @@ class OnlineNMF(OnlineEstimator):
         batch_size: int | None = None,
         shuffle: bool = True,
         dict_init: Any = None,
+        missing_values: float | None = None,
         reduction: float | str = "auto",
         penalty: AnyPenalty | None = None,
         constraint: Constraint | None = None,
         tol: float = 1e-4,
-        max_no_improvement: int | None = 10,
+        max_no_improvement: int | None = 50,
         random_state: Any = None,
         verbose: bool = False,
         warm_start: bool = False,
@@ -88,6 +89,7 @@ class OnlineNMF(OnlineEstimator):
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.dict_init = dict_init
+        self.missing_values = missing_values
         self.reduction = reduction
         self.penalty = penalty
         self.constraint = constraint
@@ -112,7 +114,10 @@ class OnlineNMF(OnlineEstimator):
     def _validated(self, X: Any, *, reset: bool) -> Any:
         X = super()._validated(X, reset=reset)
         if not is_streamed(X):
-            check_non_negative(X, f"{type(self).__name__} (input X)")
+            values = X.data if is_scipy_sparse(X) else X
+            negative = values < 0 if self.missing_values is None else (values < 0) & (values != self.missing_values)
+            if negative.any():
+                raise ValueError(f"Negative values in data passed to {type(self).__name__} (input X)")
         return X
 
     def __sklearn_tags__(self) -> Any:

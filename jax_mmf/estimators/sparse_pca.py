@@ -3,7 +3,7 @@
 from typing import Any
 
 from jax_mmf.constraints import Constraint, ElasticNetBall, L1Ball
-from jax_mmf.estimators.base import OnlineEstimator
+from jax_mmf.estimators.online import OnlineEstimator
 from jax_mmf.penalties import AnyPenalty, Ridge
 
 
@@ -26,6 +26,7 @@ class OnlineSparsePCA(OnlineEstimator):
       shuffle: whether samples are read in random order.
       dict_init: ``(k, p)`` first components; by default random samples.
       positive_dict: whether components must be non-negative.
+      center: whether the mean of the features is learned too, ``X ~ 1 mean_ + A D``, as scikit-learn does.
       reduction: r: a step computes codes from one in r features. 1 for all, ``"auto"`` as `jax_mmf.default_solver`.
       penalty: on the codes, instead of ridge_alpha: any penalty of the library.
       constraint: of the components, instead of l1_ratio, radius and positive_dict: any constraint of the library.
@@ -40,6 +41,7 @@ class OnlineSparsePCA(OnlineEstimator):
 
     Attributes:
       components_: ``(k, p)`` sparse components.
+      mean_: ``(p,)`` mean of the features, with center=True.
       n_components_: k.
       n_features_in_: p.
       feature_names_in_: ``(p,)`` names, if the samples have names.
@@ -69,11 +71,12 @@ class OnlineSparsePCA(OnlineEstimator):
         shuffle: bool = True,
         dict_init: Any = None,
         positive_dict: bool = False,
+        center: bool = True,
         reduction: float | str = "auto",
         penalty: AnyPenalty | None = None,
         constraint: Constraint | None = None,
         tol: float = 1e-3,
-        max_no_improvement: int | None = 10,
+        max_no_improvement: int | None = 50,
         random_state: Any = None,
         verbose: bool = False,
         warm_start: bool = False,
@@ -89,6 +92,7 @@ class OnlineSparsePCA(OnlineEstimator):
         self.shuffle = shuffle
         self.dict_init = dict_init
         self.positive_dict = positive_dict
+        self.center = center
         self.reduction = reduction
         self.penalty = penalty
         self.constraint = constraint

@@ -1,0 +1,192 @@
+"""Dictionaries that are learned a mini-batch at a time, as transformers of scikit-learn."""
+
+import dataclasses
+from abc import abstractmethod
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from jax_mmf.codes import power_of_two
+from jax_mmf.constraints import Constraint
+from jax_mmf.core import as_real_array, check_count, check_shape, default_device
+from jax_mmf.estimators.base import DictionaryTransformer
+from jax_mmf.estimators.convergence import Convergence
+from jax_mmf.estimators.data import dtype_of, n_samples_of, observed, sample_weights
+from jax_mmf.estimators.settings import computing, key_of
+from jax_mmf.io import ObservedEntries, Source
+from jax_mmf.learning import OnlineFactorization, State, default_batch_size, default_solver, default_subset
+from jax_mmf.penalties import AnyPenalty, check_penalty, has_relative_alpha, resolve_alpha
+from jax_mmf.training import fit, objective
+from jax_mmf.typing import HostArray
+
+
+class OnlineEstimator(DictionaryTransformer):
+    """Base of the estimators that learn a dictionary from mini-batches.
+
+    A subclass has the parameters below, and makes the penalty of the codes and the constraint of the atoms from its
+    own.
+    """
+
+    n_components: int | None
+    max_iter: int
+    batch_size: int | None
+    shuffle: bool
+    dict_init: Any
+    reduction: float | str
+    constraint: Constraint | None
+    penalty: AnyPenalty | None
+    tol: float
+    max_no_improvement: int | None
+    random_state: Any
+    verbose: bool
+    warm_start: bool
+    dtype: Any
+
+    objective_: HostArray
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn the dictionary from samples.
+
+        Args:
+          X: ``(n, p)`` samples: an array, frame, SciPy sparse matrix, memory map, `h5py.Dataset` or
+            `jax_mmf.io.Source`. The last four are read a batch at a time, so that memory does not grow with n.
+          y: ignored.
+          sample_weight: ``(n,)`` weights >= 0 of the samples in the objective; ones by default. The first dictionary
+            does not depend on them.
+
+        Returns:
+          the estimator.
+
+        Raises:
+          ValueError: for NaN or infinity, with the first place, for fewer samples than components, and for parameters
+            out of range.
+        """
+        goes_on = self.warm_start and hasattr(self, "state_")
+        X = self._validated(X, reset=not goes_on)
+        n_samples = n_samples_of(X)
+        weights = sample_weights(sample_weight, n_samples)
+        dtype = self.components_.dtype if goes_on else dtype_of(X, self.dtype)
+        with computing(dtype, self.device):
+            solver = self._solver(goes_on=goes_on)
+            size = default_batch_size(solver) if self.batch_size is None else self.batch_size
+            check_count("batch_size", size)
+            check_count("max_iter", self.max_iter)
+            size = min(size, power_of_two(n_samples))
+            state = self.state_ if goes_on else self._first_state(solver, n_samples, dtype)
+            n_per_epoch = -(-n_samples // size)
+            first_step = 0 if state is None else int(state.step)
+            rule = Convergence(self.tol, self.max_no_improvement, size, n_samples)
+            result = fit(
+                solver,
+                X,
+                key=key_of(self.random_state) if state is None else None,
+                state=state,
+                n_epochs=self.max_iter + -(-first_step // n_per_epoch),
+                batch_size=size,
+                sample_weight=weights,
+                mask=None if self.missing_values is None else ObservedEntries(X, self.missing_values),
+                evaluate_every=1 if self.max_no_improvement is not None else None,
+                callbacks=[rule] if rule.active else [],
+                shuffle=bool(self.shuffle),
+                dtype=dtype,
+                verbose=bool(self.verbose),
+            )
+            self._learned(result.solver, result.state)
+        self._remember([(record.step, record.objective) for record in result.history], goes_on=goes_on)
+        self.n_iter_ = -(-(self.n_steps_ - first_step) // n_per_epoch)
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Make one step on a mini-batch.
+
+        Args:
+          X: ``(b, p)`` samples, in memory at once. Without ``dict_init``, the first call needs at least
+            ``n_components`` samples, to make a dictionary from.
+          y: ignored.
+          sample_weight: ``(b,)`` as in `fit`.
+
+        Returns:
+          the estimator.
+        """
+        goes_on = hasattr(self, "state_")
+        X = self._validated(X, reset=not goes_on)
+        weights = sample_weights(sample_weight, n_samples_of(X))
+        dtype = self.components_.dtype if goes_on else dtype_of(X, self.dtype)
+        with computing(dtype, self.device):
+            whole = X.read(np.arange(X.n_samples)) if isinstance(X, Source) else X
+            x = as_real_array("X", whole, ndim=(2,), dtype=dtype)
+            mask = observed(np.asarray(x), self.missing_values)
+            solver = self._solver(goes_on=goes_on)
+            state = self.state_ if goes_on else self._first_state(solver, len(x), dtype)
+            if state is None:
+                state = solver.init(key_of(self.random_state), samples=x, mask=mask)
+            if has_relative_alpha(solver.penalty):
+                penalty = resolve_alpha(solver.penalty, state.dictionary, x)
+                solver = dataclasses.replace(solver, penalty=penalty)
+            state, _ = solver.update(state, x, sample_weight=weights, mask=mask)
+            centred = x if state.mean is None else x - state.mean
+            value = float(objective(state.dictionary, centred, solver.penalty, mask=mask))
+            self._learned(solver, state)
+        self._remember([(self.n_steps_, value)], goes_on=goes_on)
+        self.n_iter_ = 1
+        return self
+
+    @abstractmethod
+    def _penalty(self) -> AnyPenalty:
+        """Return the penalty of the codes in learning, by the parameters other than ``penalty``."""
+
+    @abstractmethod
+    def _constraint(self) -> Constraint:
+        """Return the constraint of the atoms, by the parameters other than ``constraint``."""
+
+    def _transform_penalty(self) -> AnyPenalty:
+        return self.solver_.penalty
+
+    def _solver(self, *, goes_on: bool) -> OnlineFactorization:
+        """Return the solver by the parameters."""
+        p = self.n_features_in_
+        k = p if self.n_components is None else self.n_components
+        check_count("n_components", k)
+        penalty = self._penalty() if self.penalty is None else self.penalty
+        if has_relative_alpha(penalty):
+            penalty = self.solver_.penalty if goes_on else penalty
+        else:
+            check_penalty(penalty)
+        constraint = self._constraint() if self.constraint is None else self.constraint
+        options: dict[str, Any] = {"center": bool(self.center)}
+        if self.missing_values is not None:
+            options["partial_b"] = True  # each feature is in a number of samples of its own
+        if self.reduction != "auto":
+            if isinstance(self.reduction, str):
+                raise ValueError(f"reduction must be 'auto' or a number >= 1, got {self.reduction!r}")
+            options["subset"] = default_subset(self.reduction, p, k, partial_b="partial_b" in options)
+        return default_solver(k, penalty, constraint, n_features=p, platform=default_device().platform, **options)
+
+    def _first_state(self, solver: OnlineFactorization, n_samples: int, dtype: Any) -> State | None:
+        """Return the state of a given initial dictionary; None if it comes from the samples."""
+        k = solver.n_components
+        if self.dict_init is None:
+            if n_samples < k:
+                raise ValueError(
+                    f"n_components={k} is more than n_samples={n_samples}: atoms are chosen among the samples. Use "
+                    "fewer components, give more samples, or an initial dictionary, dict_init"
+                )
+            return None
+        given = as_real_array("dict_init", self.dict_init, ndim=(2,), dtype=dtype)
+        check_shape("dict_init", given, (k, self.n_features_in_), "(n_components, n_features)")
+        return solver.init(key_of(self.random_state), dictionary=given)
+
+    def _learned(self, solver: OnlineFactorization, state: State) -> None:
+        """Set the attributes that describe a state, whose arrays are moved to the host."""
+        host: Any = jax.tree.map(np.asarray, state._replace(key=None))  # type: ignore[arg-type]
+        self.state_, self.solver_ = host._replace(key=state.key), solver
+        self.components_ = self.state_.dictionary
+        if self.state_.mean is not None:
+            self.mean_ = self.state_.mean
+        self.n_components_, self.n_steps_ = len(self.components_), int(self.state_.step)
+
+    def _remember(self, records: list[tuple[int, float]], *, goes_on: bool) -> None:
+        """Set or continue the history of the objective."""
+        found = np.array(records, [("step", np.int64), ("objective", np.float64)])
+        self.objective_ = np.concatenate([self.objective_, found]) if goes_on else found
