@@ -87,6 +87,28 @@ def test_masked_frames_and_score_are_those_of_nilearn(study, fitted):
     assert fitted.total_explained_variance_ratio_ == pytest.approx(fitted.score(study.paths), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["file", "memory", "int16", "nii"])
+def test_signals_are_those_of_the_masker(tmp_path, study, monkeypatch, kind):
+    from jax_mmf.fmri import masking
+
+    monkeypatch.setattr(masking, "_PART", 7 * 4000)  # seven frames
+    picture = nibabel.load(study.paths[0])
+    if kind == "int16":
+        picture = nibabel.Nifti1Image(np.rint(picture.get_fdata() * 100).astype(np.int16), AFFINE)
+        picture.header.set_slope_inter(0.01, 5.0)
+    if kind != "memory":
+        nibabel.save(picture, path := tmp_path / ("x.nii" if kind == "nii" else "x.nii.gz"))
+        picture = path
+    rng = np.random.default_rng(0)
+    options = {"smoothing_fwhm": 5, "t_r": 2.0, "low_pass": 0.2, "high_pass": 0.02, "standardize": "zscore_sample"}
+    masker = NiftiMasker(study.mask, detrend=True, clean_args={"filter": "butterworth"}, reports=False, **options).fit()
+    confounds, kept = rng.standard_normal((40, 2)), np.arange(4, 40)
+    expected = masker.transform(picture, confounds=[confounds], sample_mask=kept)
+    masker.dtype = np.float64
+    found = masked(masker, Scan(picture, "x", 36, [confounds], kept))
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
 @pytest.mark.parametrize("shift", [0.0, 3.0])
 def test_explained_variance_is_that_of_nilearn_on_any_frames_in_parts(shift):
     from nilearn.decomposition._base import _explained_variance

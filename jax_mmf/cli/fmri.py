@@ -13,7 +13,7 @@ from jax_mmf.io import check_outputs, written_aside
 from jax_mmf.training import deferred_interrupt
 
 _IMAGES = (".nii", ".gz")
-_DEMO = {"n_subjects": 3, "n_frames": 120, "n_maps": 8, "resolution": 5, "physiological": 0.2}
+_DEMO: dict[str, Any] = {"n_subjects": 3, "n_frames": 120, "n_maps": 8, "resolution": 5, "physiological": 0.2}
 _EPILOG = """\b
 Examples:
   jax-mmf fmri 'sub-*_bold.nii.gz' -k 20 --tr 2 -o maps.nii.gz --report report.html

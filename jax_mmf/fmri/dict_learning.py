@@ -16,7 +16,7 @@ from jax_mmf.core import check_count, check_real, warn
 from jax_mmf.fmri.first_maps import independent_maps, scaled_to
 from jax_mmf.fmri.learning import learned, solver_of
 from jax_mmf.fmri.maps import ExplainedVariance, frames_of, time_courses, upright
-from jax_mmf.fmri.masking import fitted_masker, masked
+from jax_mmf.fmri.masking import fitted_masker, masked, unprocessed
 from jax_mmf.fmri.scans import Scan, scans_of
 from jax_mmf.fmri.training_data import folder_for, masked_file
 from jax_mmf.io import Source, open_source
@@ -314,7 +314,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         if self.dict_init is None:
             return independent_maps(solver, source, seed)
         scan = Scan(self.dict_init, "dict_init", self.n_components)
-        return scaled_to(solver, masked(_plain(self.masker_), scan))
+        return scaled_to(solver, masked(unprocessed(self.masker_), scan))
 
     def _describe(self, source: Source, scans: list[Scan]) -> None:
         """Scale the maps to norm 1, put them in order, and make what is derived from them."""
@@ -332,16 +332,6 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self.components_img_ = self.masker_.inverse_transform(self.components_)
         self.time_courses_ = time_courses(source.read(np.arange(scans[0].n_frames)), stored[order])
         self.scans_ = [(scan.name, scan.n_frames) for scan in scans]
-
-
-def _plain(masker: Any) -> Any:
-    """Return a masker that only masks and resamples, for images of maps."""
-    from sklearn.base import clone
-
-    plain = clone(masker).set_params(
-        mask_img=masker.mask_img_, standardize=None, detrend=False, smoothing_fwhm=None, low_pass=None, high_pass=None
-    )
-    return plain.fit()
 
 
 @contextmanager
