@@ -263,5 +263,5 @@ def test_signal_ends_the_run_with_its_status(tmp_path, study):
 def test_demo(run, tmp_path):
     status, out, err = run("--demo", "--quiet")
     assert (status, err) == (0, "")
-    assert "8 maps" in out
+    assert "10 of 10 planted maps found" in out
     assert (tmp_path / "jax-mmf-fmri-demo" / "report.html").stat().st_size > 100_000

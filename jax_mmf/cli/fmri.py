@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from jax_mmf.cli.options import Command, Output, Real, cache, option, quiet, seed
 from jax_mmf.cli.outcome import SIGNALS, exit_status
@@ -13,7 +14,14 @@ from jax_mmf.io import check_outputs, written_aside
 from jax_mmf.training import deferred_interrupt
 
 _IMAGES = (".nii", ".gz")
-_DEMO: dict[str, Any] = {"n_subjects": 3, "n_frames": 120, "n_maps": 8, "resolution": 5, "physiological": 0.2}
+_DEMO: dict[str, Any] = {
+    "n_subjects": 4,
+    "n_frames": 200,
+    "n_maps": 10,
+    "resolution": 4,
+    "physiological": 0.2,
+    "noise": 0.7,
+}
 _EPILOG = """\b
 Examples:
   jax-mmf fmri 'sub-*_bold.nii.gz' -k 20 --tr 2 -o maps.nii.gz --report report.html
@@ -26,8 +34,8 @@ Examples:
 @click.argument("images", nargs=-1, metavar="IMAGES...")
 @option("-o", "--output", type=Output("a NIfTI image", _IMAGES), help="Image of the maps to write (.nii, .nii.gz).")
 @option("--report", type=Output("a web page", (".html", ".htm")), help="Report to write (.html).")
-@option("--demo", is_flag=True, help="Make three synthetic scans, and learn from them instead of IMAGES.")
-@option("-k", "--components", type=click.IntRange(min=1), help="Number of maps. [default: 20; 8 with --demo]")
+@option("--demo", is_flag=True, help="Make four synthetic scans, and learn from them instead of IMAGES.")
+@option("-k", "--components", type=click.IntRange(min=1), help="Number of maps. [default: 20; 10 with --demo]")
 @option("--alpha", type=Real(min=0), default=10.0, help="Sparsity of the maps; more is sparser.")
 @option("--positive", is_flag=True, help="Make the maps non-negative.")
 @option("-r", "--reduction", type=Real(min=1),
@@ -67,7 +75,8 @@ def command(images: tuple[str, ...], output: Path | None, report: Path | None, d
     if options["tr"] is None and (options["low_pass"] or options["high_pass"]):
         raise click.UsageError("--low-pass and --high-pass need the repetition time, --tr")
     output, report = _outputs(output, report, demo=demo)
-    paths = _demo_scans(output.parent, options) if demo else _paths(images)
+    subjects = _demo_subjects(output.parent, options) if demo else None
+    paths = _paths(images) if subjects is None else [str(path) for path in subjects.paths]
     check_outputs({"--output": output, "--report": report}, *paths, options["mask"])
     tables = None if options["confounds"] is None else _paths([options["confounds"]])
     if tables is not None and len(tables) != len(paths):
@@ -91,6 +100,8 @@ def command(images: tuple[str, ...], output: Path | None, report: Path | None, d
             return exit_status(interrupted())
         _write_image(maps.components_img_, output)
         click.echo(f"{maps.n_elements_} maps, {maps.total_explained_variance_ratio_:.1%} of the variance: {output}")
+        if subjects is not None:
+            click.echo(_comparison(maps, subjects.maps_img))
         if report is not None:
             click.echo(f"report: {maps.report(report)}")
         return exit_status(interrupted())
@@ -106,14 +117,22 @@ def _outputs(output: Path | None, report: Path | None, *, demo: bool) -> tuple[P
     return output or folder / "maps.nii.gz", report or folder / "report.html"
 
 
-def _demo_scans(folder: Path, options: dict[str, Any]) -> list[str]:
+def _demo_subjects(folder: Path, options: dict[str, Any]) -> Any:
     from jax_mmf.fmri import make_subjects
 
     subjects = make_subjects(folder, seed=options["seed"], **_DEMO)
     options["mask"] = str(folder / "mask.nii.gz")
     _write_image(subjects.mask_img, Path(options["mask"]))
     options["tr"] = options["tr"] or 2.0
-    return [str(path) for path in subjects.paths]
+    return subjects
+
+
+def _comparison(maps: Any, planted: Any) -> str:
+    """Say how many of the planted maps of the demo are among the maps."""
+    truth = np.asarray(planted.dataobj)[np.asarray(maps.mask_img_.dataobj) > 0].T
+    truth = truth / np.linalg.norm(truth, axis=1, keepdims=True)
+    found = int((np.abs(truth @ maps.components_.T).max(axis=1) > 0.9).sum())
+    return f"{found} of {len(truth)} planted maps found, with a cosine above 0.9"
 
 
 def _paths(arguments: Any) -> list[str]:
