@@ -16,15 +16,13 @@ from jax_mmf.core import check_count, check_real, warn
 from jax_mmf.fmri.first_maps import independent_maps, scaled_to
 from jax_mmf.fmri.learning import learned, solver_of
 from jax_mmf.fmri.maps import ExplainedVariance, frames_of, time_courses, upright
-from jax_mmf.fmri.masking import fitted_masker, masked
+from jax_mmf.fmri.masking import fitted_masker, masked, unprocessed
 from jax_mmf.fmri.scans import Scan, scans_of
 from jax_mmf.fmri.training_data import folder_for, masked_file
 from jax_mmf.io import Source, open_source
 from jax_mmf.learning import OnlineFactorization
-from jax_mmf.training import Callback, ProgressBar
+from jax_mmf.training import Callback, ProgressBar, deferred_interrupt
 from jax_mmf.typing import HostArray
-
-_ALPHA_UNIT = 10.0  # alpha of nilearn's default, which stands for a ridge penalty of 1
 
 
 class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -40,8 +38,8 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
       n_components: number of maps.
       n_epochs: passes over the frames, rounded up; None makes at least 100 steps.
       alpha: sparsity of the maps; more is sparser. The number does not depend on the scale of the data, the number of
-        frames or the number of voxels. ``10`` is a ridge penalty of 1 for maps in an l1 ball of radius
-        ``sqrt(n_voxels / n_components)``.
+        frames or the number of voxels: it is the ridge penalty of time courses, for maps in an l1 ball of radius
+        ``sqrt(n_voxels / n_components)``. In nilearn it is the lasso penalty of maps.
       reduction_ratio: accepted for scripts of nilearn, without effect: all frames are used.
       dict_init: image of initial maps, 4D with n_components of them; None takes independent components of a part of the
         frames.
@@ -183,7 +181,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self.masker_ = fitted_masker(self, scans)
         self.mask_img_ = self.masker_.mask_img_
         with folder_for(self._folder()) as folder:
-            with _masking_bar(n_frames, self.verbose) as note:
+            with _masking(n_frames, self.verbose) as note:
                 path = masked_file(folder, self.masker_, scans, effective_n_jobs(self.n_jobs), note)
             with open_source(path) as source:
                 self._learn(source, folder if self._folder() is not None else None)
@@ -292,7 +290,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
     def _learn(self, source: Source, folder: Path | None) -> None:
         solver = solver_of(
-            self.n_components, source.n_features, self.alpha / _ALPHA_UNIT, reduction=self.reduction,
+            self.n_components, source.n_features, self.alpha, reduction=self.reduction,
             positive=self.positive, penalty=self.penalty, constraint=self.constraint,
         )  # fmt: skip
         seed = self._seed()
@@ -316,7 +314,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         if self.dict_init is None:
             return independent_maps(solver, source, seed)
         scan = Scan(self.dict_init, "dict_init", self.n_components)
-        return scaled_to(solver, masked(_plain(self.masker_), scan))
+        return scaled_to(solver, masked(unprocessed(self.masker_), scan))
 
     def _describe(self, source: Source, scans: list[Scan]) -> None:
         """Scale the maps to norm 1, put them in order, and make what is derived from them."""
@@ -336,23 +334,23 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self.scans_ = [(scan.name, scan.n_frames) for scan in scans]
 
 
-def _plain(masker: Any) -> Any:
-    """Return a masker that only masks and resamples, for images of maps."""
-    from sklearn.base import clone
-
-    plain = clone(masker).set_params(
-        mask_img=masker.mask_img_, standardize=None, detrend=False, smoothing_fwhm=None, low_pass=None, high_pass=None
-    )
-    return plain.fit()
-
-
 @contextmanager
-def _masking_bar(n_frames: int, verbose: int) -> Iterator[Any]:
-    """Yield a function that shows the progress of masking; it is called with the number of frames that are done."""
-    if not verbose:
-        yield None
-        return
+def _masking(n_frames: int, verbose: int) -> Iterator[Any]:
+    """Yield a function that shows the progress of masking, and ends it after Ctrl-C.
+
+    It is called with the number of frames that are done, and the number of all frames.
+    """
     from tqdm.auto import tqdm
 
-    with tqdm(total=n_frames, unit="frame", desc="masking") as bar:
-        yield lambda done, _: bar.update(done - bar.n)
+    note = "DictLearning: stopping after these frames; press Ctrl-C again to stop immediately"
+    with (
+        deferred_interrupt(note) as interrupted,
+        tqdm(total=n_frames, unit="frame", desc="masking", disable=not verbose) as bar,
+    ):
+
+        def show(done: int, _: int | None) -> None:
+            bar.update(done - bar.n)
+            if interrupted():
+                raise KeyboardInterrupt
+
+        yield show

@@ -3,17 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
+import nibabel
 import numpy as np
 from joblib import Parallel, delayed
+from nibabel.arrayproxy import ArrayProxy
 from nilearn.image import load_img
 from nilearn.maskers import MultiNiftiMasker, MultiSurfaceMasker, NiftiMasker, SurfaceMasker
 from nilearn.maskers.masker_validation import check_embedded_masker
+from nilearn.signal import clean
 from nilearn.surface import SurfaceImage
+from sklearn.base import clone
 
 from jax_mmf.fmri.scans import Scan
 from jax_mmf.io import MatrixSource
 from jax_mmf.typing import HostArray
 
+_PART = 2**24  # bytes of an image that are smoothed at a time
 _DIFFERENT_SPACES = "images that differ in shape or affine need a mask, or target_affine and target_shape"
 
 
@@ -61,11 +66,9 @@ def masked(masker: Any, scan: Scan) -> HostArray:
     Raises:
       ValueError: with the name of the scan, if it can't be read or masked, or gives NaN or infinity.
     """
-    confounds, frames = scan.confounds, scan.sample_mask
-    if isinstance(masker, MultiNiftiMasker | MultiSurfaceMasker):  # which take lists
-        confounds, frames = ([part] if part is not None else None for part in (confounds, frames))
+    in_parts = isinstance(masker, NiftiMasker) and not masker.high_variance_confounds
     try:
-        x = np.atleast_2d(masker.transform(scan.image, confounds=confounds, sample_mask=frames))
+        x = np.atleast_2d(_cleaned_in_parts(masker, scan) if in_parts else _cleaned(masker, scan))
     except MemoryError:
         raise
     except Exception as error:
@@ -80,6 +83,44 @@ def masked(masker: Any, scan: Scan) -> HostArray:
             "its values there, and the options standardize, low_pass and high_pass"
         )
     return x
+
+
+def unprocessed(masker: Any, *, smoothing_fwhm: float | None = None) -> Any:
+    """Return a fitted masker that masks, resamples and smooths images, and leaves their signals as they are."""
+    options = {"standardize": None, "detrend": False, "low_pass": None, "high_pass": None, "clean_args": None}
+    return clone(masker).set_params(mask_img=masker.mask_img_, smoothing_fwhm=smoothing_fwhm, **options).fit()
+
+
+def _cleaned(masker: Any, scan: Scan) -> HostArray:
+    confounds, frames = scan.confounds, scan.sample_mask
+    if isinstance(masker, MultiNiftiMasker | MultiSurfaceMasker):  # which take lists
+        confounds, frames = ([part] if part is not None else None for part in (confounds, frames))
+    return masker.transform(scan.image, confounds=confounds, sample_mask=frames)
+
+
+def _cleaned_in_parts(masker: Any, scan: Scan) -> HostArray:
+    """Mask a few frames at a time, and clean the signals of all.
+
+    The numbers are those of ``masker.transform``, which smooths all frames together: at 3 mm, this takes four times as
+    long and five times as much memory.
+    """
+    image: Any = scan.image if scan.path is None else nibabel.load(scan.path)
+    values, slope, inter = image.dataobj, 1.0, 0.0
+    if isinstance(values, ArrayProxy):  # read once, since compressed files can't be read in parts
+        values, slope, inter = values.get_unscaled(), values.slope, values.inter
+    extractor = unprocessed(masker, smoothing_fwhm=masker.smoothing_fwhm)
+    n_frames = image.shape[-1]
+    double = not isinstance(masker.dtype, str) and np.dtype(masker.dtype) == np.float64
+    signals = np.empty((n_frames, masker.n_elements_), np.float64 if double else np.float32)
+    height = max(1, _PART // (4 * int(np.prod(image.shape[:3]))))
+    for first in range(0, n_frames, height):
+        part = (values[..., first : first + height] * slope + inter).astype(signals.dtype)
+        signals[first : first + height] = extractor.transform(nibabel.Nifti1Image(part, image.affine))
+    return clean(
+        signals, runs=masker.runs, detrend=masker.detrend, standardize=masker.standardize,
+        standardize_confounds=masker.standardize_confounds, sample_mask=scan.sample_mask, confounds=scan.confounds,
+        low_pass=masker.low_pass, high_pass=masker.high_pass, t_r=masker.t_r, **masker.clean_args_,
+    )  # fmt: skip
 
 
 class MaskedScans(MatrixSource):
