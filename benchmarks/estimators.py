@@ -1,7 +1,7 @@
-"""The estimators beside those of scikit-learn on small data in memory: digits, faces and counts of words, by their defaults.
+"""The estimators beside those of scikit-learn on small data in memory: digits, faces and counts of words.
 
-Dictionary learning has lasso codes with the same alpha on both sides, and non-negative matrix factorization the squared
-error. Estimators stop by their own rules. A fit is one of 5 seeds, and ``time`` is that of one fit, without the
+Each has its defaults, and stops by its own rules. Dictionary learning has lasso codes with the same alpha on both sides, and non-negative matrix factorization the squared
+error. A fit is one of 5 seeds, and ``time`` is that of one fit, without the
 compilation of the programs, which is in the first run. ``objective`` is the mean over samples at the best codes, after
 atoms were scaled into the unit ball. It is averaged over seeds; ``worst`` is that of the worst seed.
 """
@@ -91,10 +91,12 @@ def faces() -> np.ndarray:
 
 
 def _read_pgm(path: Path) -> np.ndarray:
-    magic, width, height, most, pixels = path.read_bytes().split(maxsplit=4)
+    content = path.read_bytes()
+    magic, width, height, most = content.split(maxsplit=4)[:4]
     if magic != b"P5" or int(most) > 255:
         raise ValueError(f"{path} is not a PGM picture of bytes")
-    return np.frombuffer(pixels, np.uint8, int(width) * int(height)).reshape(int(height), int(width))
+    shape = int(height), int(width)
+    return np.frombuffer(content, np.uint8, offset=len(content) - shape[0] * shape[1]).reshape(shape)
 
 
 def word_counts() -> np.ndarray:
