@@ -1,14 +1,14 @@
 """Sparse maps of the brain from NIfTI files: `jax_mmf.fmri.DictLearning` beside nilearn and scikit-learn.
 
-Subjects are semi-synthetic (`jax_mmf.fmri.synthetic`): 20 planted maps in the grey matter of the MNI template, AR(1) time
-courses, smooth physiological noise and white noise. All contestants get the files and the mask, 20 components, a
-smoothing of 4 mm and a seed, and have their own defaults for the rest. Each runs once, in a process of its own. ``first
-run`` is the time from files to maps, with masking and compilation, without imports. ``over ours`` is this time over that
-of jax_mmf with r = 1 on the same subjects.
+Subjects are semi-synthetic (`jax_mmf.fmri.synthetic`): 20 planted maps in the grey matter of the MNI template, AR(1)
+time courses, smooth physiological noise and white noise. All contestants get the files and the mask, 20 components, a
+smoothing of 4 mm and a seed, and have their own defaults for the rest. Each runs once, in a process of its own.
+``first run`` is the time from files to maps, with masking and compilation, without imports. ``over ours`` is this time
+over that of jax_mmf with r = 1 on the same subjects.
 
-``found`` is the share of the planted maps that a map matches with a cosine above 0.9, one to one, and ``cosine`` the mean
-over planted maps. ``held-out R2`` is the share of the variance of two other subjects that the maps explain in least
-squares. The peak of the memory is that of the process, as Linux counts it.
+``found`` is the share of the planted maps that a map matches with a cosine above 0.9, one to one, and ``cosine`` the
+mean over planted maps. ``held-out R2`` is the share of the variance of two other subjects that the maps explain in
+least squares. The peak of the memory is that of the process, as Linux counts it.
 """
 
 import warnings
@@ -30,9 +30,9 @@ OPTIONS = {"smoothing_fwhm": 4, "t_r": 2.0, "random_state": 0}
 CONTESTANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "jax_mmf, r = 1": ("jax_dict_learning", {"reduction": 1}),
     "jax_mmf, r = 12": ("jax_dict_learning", {"reduction": 12}),
-    "nilearn DictLearning": ("nilearn_fit", {"name": "DictLearning"}),
-    "nilearn DictLearning, reduction_ratio=1": ("nilearn_fit", {"name": "DictLearning", "reduction_ratio": 1.0}),
-    "nilearn CanICA": ("nilearn_fit", {"name": "CanICA"}),
+    "nilearn DictLearning": ("nilearn_fit", {"kind": "DictLearning"}),
+    "nilearn DictLearning, reduction_ratio=1": ("nilearn_fit", {"kind": "DictLearning", "reduction_ratio": 1.0}),
+    "nilearn CanICA": ("nilearn_fit", {"kind": "CanICA"}),
     "scikit-learn MiniBatchSparsePCA": ("sklearn_sparse_pca", {}),
 }
 ALSO_FEW = 4  # of the contestants, which also learn from 2 subjects
@@ -44,12 +44,12 @@ def jax_dict_learning(paths: list[str], mask: str, **options: Any) -> Run:
     return lambda: {"maps": DictLearning(K, mask=mask, **OPTIONS, **options).fit(paths).components_}
 
 
-def nilearn_fit(paths: list[str], mask: str, name: str, **options: Any) -> Run:
+def nilearn_fit(paths: list[str], mask: str, kind: str, **options: Any) -> Run:
     from nilearn import decomposition
 
     warnings.simplefilter("ignore")
-    kind = getattr(decomposition, name)
-    return lambda: {"maps": kind(K, mask=mask, **OPTIONS, **options).fit(paths).components_.astype(np.float32)}
+    estimator = getattr(decomposition, kind)
+    return lambda: {"maps": estimator(K, mask=mask, **OPTIONS, **options).fit(paths).components_.astype(np.float32)}
 
 
 def sklearn_sparse_pca(paths: list[str], mask: str) -> Run:
