@@ -41,7 +41,7 @@ ALSO_FEW = 4  # of the contestants, which also learn from 2 subjects
 def jax_dict_learning(paths: list[str], mask: str, **options: Any) -> Run:
     from jax_mmf.fmri import DictLearning
 
-    return lambda: {"maps": DictLearning(K, mask=mask, **OPTIONS, **options).fit(paths).components_}
+    return lambda: {"maps": DictLearning(n_components=K, mask=mask, **OPTIONS, **options).fit(paths).components_}
 
 
 def nilearn_fit(paths: list[str], mask: str, kind: str, **options: Any) -> Run:
@@ -49,16 +49,18 @@ def nilearn_fit(paths: list[str], mask: str, kind: str, **options: Any) -> Run:
 
     warnings.simplefilter("ignore")
     estimator = getattr(decomposition, kind)
-    return lambda: {"maps": estimator(K, mask=mask, **OPTIONS, **options).fit(paths).components_.astype(np.float32)}
+    return lambda: {
+        "maps": estimator(n_components=K, mask=mask, **OPTIONS, **options).fit(paths).components_.astype(np.float32)
+    }
 
 
 def sklearn_sparse_pca(paths: list[str], mask: str) -> Run:
-    """scikit-learn on all masked frames, with nilearn's alpha."""
+    """scikit-learn on all masked frames."""
     from sklearn.decomposition import MiniBatchSparsePCA
 
     def run() -> dict[str, Any]:
         frames = np.concatenate([_masked(path, mask) for path in paths])
-        return {"maps": MiniBatchSparsePCA(K, alpha=10, random_state=0).fit(frames).components_.astype(np.float32)}
+        return {"maps": MiniBatchSparsePCA(K, random_state=0).fit(frames).components_.astype(np.float32)}
 
     return run
 

@@ -1,6 +1,6 @@
 """The estimators beside those of scikit-learn on small data in memory: digits, faces and counts of words.
 
-Each has its defaults, and stops by its own rules. Dictionary learning has lasso codes with the same alpha on both sides,
+Each has its defaults, and its own rule to stop. Dictionary learning has lasso codes with the same alpha on both sides,
 and non-negative matrix factorization the squared error. A fit is one of 5 seeds, and ``time`` is that of one fit. The
 first run also compiles programs. ``objective`` is the mean over samples at the best codes, after atoms were scaled into
 the unit ball. It is averaged over seeds; ``worst`` is that of the worst seed.
