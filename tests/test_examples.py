@@ -36,6 +36,14 @@ def test_derivatives_at_kinks(tmp_path):
 
 
 @pytest.mark.slow
+def test_planted_number_of_atoms_is_chosen_and_stable(tmp_path):
+    found = run_example("selection", tmp_path)
+    assert found["chosen"].n_components == 8
+    assert mmf.match_atoms(found["chosen"].result.dictionary, found["atoms"])[1].min() > 0.98
+    assert [row.cosines.mean() > 0.98 for row in found["stability"]][1:] == [True, False]
+
+
+@pytest.mark.slow
 def test_dictionary_trained_for_the_labels_classifies_better(tmp_path):
     found = run_example("task_driven", tmp_path)
     pairs = list(zip(found["end_to_end"], found["unsupervised"], strict=True))
