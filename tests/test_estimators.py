@@ -172,6 +172,26 @@ def test_files_and_sparse_matrices_give_what_arrays_give(name, tmp_path):
         np.testing.assert_allclose(clone(LEARNERS[name]).partial_fit(data).components_, step, atol=1e-5)
 
 
+def test_permuted_files_give_what_arrays_give(tmp_path):
+    mmf.write_permuted(tmp_path / "x.h5", X, key=jax.random.key(3))
+    model = clone(LEARNERS["sparse_pca"]).set_params(shuffle=False).fit(X)
+    step = clone(LEARNERS["sparse_pca"]).partial_fit(X)
+    with h5py.File(tmp_path / "x.h5") as file:
+        data = file[next(iter(file))]
+        assert mmf.io.as_source(data).permutation is not None
+        other = clone(model).fit(data)
+        np.testing.assert_allclose(other.components_, model.components_, atol=1e-5)
+        np.testing.assert_allclose(other.transform(data), model.transform(X), atol=1e-4)
+        np.testing.assert_allclose(clone(step).partial_fit(data).components_, step.components_, atol=1e-5)
+
+
+def test_partial_fit_refuses_what_is_not_finite_in_files(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = BAD
+        with pytest.raises(ValueError, match="NaN at sample 7, feature 4"):
+            clone(LEARNERS["sparse_pca"]).partial_fit(file["x"])
+
+
 def test_names_of_a_source():
     pandas = pytest.importorskip("pandas")
     source = mmf.io.as_source(pandas.DataFrame(X, columns=list("abcdef")))
