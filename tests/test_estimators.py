@@ -1,10 +1,11 @@
 """Estimators as scikit-learn, its tools and its users treat them."""
 
 import copy
-import importlib
+import importlib.util
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import cloudpickle
 import h5py
@@ -169,6 +170,26 @@ def test_files_and_sparse_matrices_give_what_arrays_give(name, tmp_path):
     step = clone(LEARNERS[name]).partial_fit(X).components_
     for data in (scipy.sparse.csr_array(X), mmf.io.as_source(X)):
         np.testing.assert_allclose(clone(LEARNERS[name]).partial_fit(data).components_, step, atol=1e-5)
+
+
+def test_permuted_files_give_what_arrays_give(tmp_path):
+    mmf.write_permuted(tmp_path / "x.h5", X, key=jax.random.key(3))
+    model = clone(LEARNERS["sparse_pca"]).set_params(shuffle=False).fit(X)
+    step = clone(LEARNERS["sparse_pca"]).partial_fit(X)
+    with h5py.File(tmp_path / "x.h5") as file:
+        data = file[next(iter(file))]
+        assert mmf.io.as_source(data).permutation is not None
+        other = clone(model).fit(data)
+        np.testing.assert_allclose(other.components_, model.components_, atol=1e-5)
+        np.testing.assert_allclose(other.transform(data), model.transform(X), atol=1e-4)
+        np.testing.assert_allclose(clone(step).partial_fit(data).components_, step.components_, atol=1e-5)
+
+
+def test_partial_fit_refuses_what_is_not_finite_in_files(tmp_path):
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = BAD
+        with pytest.raises(ValueError, match="NaN at sample 7, feature 4"):
+            clone(LEARNERS["sparse_pca"]).partial_fit(file["x"])
 
 
 def test_names_of_a_source():
@@ -440,6 +461,15 @@ def test_reduction():
 
 
 # The package
+
+
+def test_example():
+    path = Path(__file__).parents[1] / "examples" / "sklearn_pipeline.py"
+    spec = importlib.util.spec_from_file_location("example_sklearn_pipeline", path)
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    found = example.main(quick=True)
+    assert found["codes"] > found["pixels"] > 0.9
 
 
 def test_the_library_does_not_import_scikit_learn():

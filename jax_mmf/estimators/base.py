@@ -77,8 +77,12 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             return float(explained_variance(dictionary, self._centred(X), self._transform_penalty(), mask=mask))
 
     def _validated(self, X: Any, *, reset: bool) -> Any:
-        allow_nan = self.missing_values is not None and np.isnan(self.missing_values)
-        return validated(self, X, reset=reset, allow_nan=bool(allow_nan))
+        return validated(self, X, reset=reset, allow_nan=self._allow_nan)
+
+    @property
+    def _allow_nan(self) -> bool:
+        """Whether NaN stands for a missing entry."""
+        return self.missing_values is not None and bool(np.isnan(self.missing_values))
 
     def _dictionary(self, X: Any) -> HostArray:
         """Return the dictionary in the dtype of the codes of samples."""
@@ -101,6 +105,6 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
-        tags.input_tags.allow_nan = self.missing_values is not None and bool(np.isnan(self.missing_values))
+        tags.input_tags.allow_nan = self._allow_nan
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags

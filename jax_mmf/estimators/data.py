@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.utils.validation import check_array, validate_data
 
 from jax_mmf.core import is_in_memory, is_scipy_sparse
-from jax_mmf.io import ObservedEntries, Source
+from jax_mmf.io import ObservedEntries, Source, as_source
 from jax_mmf.typing import HostArray
 
 _FLOATS = (np.float64, np.float32)  # those that are kept; all others become the first
@@ -46,6 +46,18 @@ def in_memory(estimator: Any, X: Any, *, reset: bool, allow_nan: bool = False) -
     X = validate_data(estimator, X, reset=reset, accept_sparse="csr", dtype=_FLOATS, ensure_all_finite=False)
     check_finite(X, allow_nan=allow_nan)
     return X
+
+
+def loaded(X: Any, *, allow_nan: bool = False) -> Any:
+    """Return validated samples in memory, with the features in their original order; errors as in `validated`."""
+    if not is_streamed(X):
+        return X
+    source: Any = as_source(X, "X")
+    samples = source.read(np.arange(source.n_samples))
+    if source.permutation is not None:
+        samples = samples[:, np.argsort(source.permutation)]
+    check_finite(samples, allow_nan=allow_nan)
+    return samples
 
 
 def is_streamed(X: Any) -> bool:

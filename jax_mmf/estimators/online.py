@@ -12,9 +12,9 @@ from jax_mmf.constraints import Constraint
 from jax_mmf.core import as_real_array, check_count, check_shape, default_device
 from jax_mmf.estimators.base import DictionaryTransformer
 from jax_mmf.estimators.convergence import Convergence
-from jax_mmf.estimators.data import dtype_of, n_samples_of, observed, sample_weights
+from jax_mmf.estimators.data import dtype_of, loaded, n_samples_of, observed, sample_weights
 from jax_mmf.estimators.settings import computing, key_of
-from jax_mmf.io import ObservedEntries, Source
+from jax_mmf.io import ObservedEntries
 from jax_mmf.learning import OnlineFactorization, State, default_batch_size, default_solver, default_subset
 from jax_mmf.penalties import AnyPenalty, check_penalty, has_relative_alpha, resolve_alpha
 from jax_mmf.training import fit, objective
@@ -114,8 +114,7 @@ class OnlineEstimator(DictionaryTransformer):
         weights = sample_weights(sample_weight, n_samples_of(X))
         dtype = self.components_.dtype if goes_on else dtype_of(X, self.dtype)
         with computing(dtype, self.device):
-            whole = X.read(np.arange(X.n_samples)) if isinstance(X, Source) else X
-            x = as_real_array("X", whole, ndim=(2,), dtype=dtype)
+            x = as_real_array("X", loaded(X, allow_nan=self._allow_nan), ndim=(2,), dtype=dtype)
             mask = observed(np.asarray(x), self.missing_values)
             solver = self._solver(goes_on=goes_on)
             state = self.state_ if goes_on else self._first_state(solver, len(x), dtype)
@@ -181,9 +180,9 @@ class OnlineEstimator(DictionaryTransformer):
         """Set the attributes that describe a state, whose arrays are moved to the host."""
         host: Any = jax.tree.map(np.asarray, state._replace(key=None))  # type: ignore[arg-type]
         self.state_, self.solver_ = host._replace(key=state.key), solver
-        self.components_ = self.state_.dictionary
+        self.components_ = np.array(self.state_.dictionary)  # which users may change
         if self.state_.mean is not None:
-            self.mean_ = self.state_.mean
+            self.mean_ = np.array(self.state_.mean)
         self.n_components_, self.n_steps_ = len(self.components_), int(self.state_.step)
 
     def _remember(self, records: list[tuple[int, float]], *, goes_on: bool) -> None:
