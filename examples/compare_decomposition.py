@@ -1,7 +1,7 @@
 """Compare the maps of CanICA and of DictLearning, as nilearn's example plot_compare_decomposition does.
 
-The script is nilearn's, with two changes: DictLearning comes from jax_mmf.fmri, and the scans are synthetic, so that the
-maps behind them are known.
+The script follows nilearn's, with two changes: DictLearning comes from jax_mmf.fmri, and the scans are synthetic, so
+that the maps behind them are known.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def cosines(maps_img, subjects):
     return np.abs(planted @ found.T).max(axis=1)
 
 
-def main(*, quick=False, figure=None):
+def main(quick=False, figure=None):
     """Learn maps by both methods, print how many planted maps are found, and draw one of them.
 
     Args:
@@ -34,12 +34,11 @@ def main(*, quick=False, figure=None):
     Returns:
       the cosines of the planted maps with those of each method.
     """
-    n_subjects, n_maps, resolution = (3, 5, 6) if quick else (8, 20, 4)
+    n_subjects, n_maps, resolution = (3, 5, 6) if quick else (4, 10, 4)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        subjects = make_subjects(
-            folder, n_subjects=n_subjects, n_frames=200, n_maps=n_maps, resolution=resolution, physiological=0.2, noise=0.7
-        )
+        size = {"n_subjects": n_subjects, "n_frames": 200, "n_maps": n_maps, "resolution": resolution}
+        subjects = make_subjects(folder, physiological=0.2, noise=0.7, **size)
         options = {"n_components": n_maps, "mask": subjects.mask_img, "smoothing_fwhm": 6.0, "random_state": 0}
         estimators = {
             "CanICA": CanICA(standardize="zscore_sample", **options),
@@ -63,16 +62,18 @@ def draw(path, images, subjects):
     place = subjects.mask_img.affine @ [*np.unravel_index(planted.argmax(), planted.shape), 1]
     sheet = Figure(figsize=(8, 8))
     rows = sheet.subplots(1 + len(images))
-    plot_stat_map(index_img(subjects.maps_img, 0), title="planted", axes=rows[0], cut_coords=place[:3])
+    options = {"cut_coords": place[:3], "draw_cross": False, "colorbar": False}
+    options |= {"threshold": 1e-6, "resampling_interpolation": "nearest"}
+    plot_stat_map(index_img(subjects.maps_img, 0), title="planted", axes=rows[0], **options)
     for axes, (name, image) in zip(rows[1:], images.items(), strict=True):
         maps = np.asarray(image.dataobj)[inside].T
         best = int(np.abs(maps @ planted[inside] / np.maximum(np.linalg.norm(maps, axis=1), 1e-9)).argmax())
-        plot_stat_map(index_img(image, best), title=name, axes=axes, cut_coords=place[:3])
+        plot_stat_map(index_img(image, best), title=name, axes=axes, **options)
     sheet.savefig(path, dpi=100)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--figure", type=Path)
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller scans")
+    parser.add_argument("--figure", type=Path, help="picture to write")
     main(**vars(parser.parse_args()))
