@@ -163,6 +163,14 @@ def test_solved_codes_are_better_than_those_of_an_encoder(activations):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_dictionary_learning_finds_more_planted_maps_than_canica(tmp_path):
+    pytest.importorskip("nilearn")
+    found = run_example("compare_decomposition", tmp_path)
+    assert (found["DictLearning"] > 0.9).sum() > (found["CanICA"] > 0.9).sum()
+
+
+@pytest.mark.slow
 def test_genres_help_where_ratings_are_few(tmp_path):
     try:
         metadata.distribution("recbole")
