@@ -68,7 +68,9 @@ def sklearn_sparse_pca(paths: list[str], mask: str) -> Run:
 def _masked(image: Any, mask: str, *, clean: bool = True) -> np.ndarray:
     from nilearn.maskers import NiftiMasker
 
-    cleaning = {"smoothing_fwhm": 4, "standardize": "zscore_sample", "detrend": True, "t_r": 2.0} if clean else {}
+    cleaning: dict[str, Any] = {"standardize": None}
+    if clean:
+        cleaning = {"smoothing_fwhm": 4, "standardize": "zscore_sample", "detrend": True, "t_r": 2.0}
     return NiftiMasker(mask, dtype=np.float32, reports=False, **cleaning).fit().transform(image)
 
 
