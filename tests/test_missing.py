@@ -10,7 +10,7 @@ from weighted_runs import K, P, check_against_reference, matrix, solver_for
 
 import jax_mmf as mmf
 from jax_mmf import completion
-from jax_mmf.io import ArraySource, ObservedEntries
+from jax_mmf.io import ArraySource, DeviceSource, ObservedEntries
 
 X = matrix()
 RNG = np.random.default_rng(7)
@@ -172,6 +172,8 @@ def test_fit_is_the_steps_by_hand(x64, subset, statistics):
     ]
     for other in results[1:]:
         np.testing.assert_array_equal(results[0].dictionary, other.dictionary)
+    on_device = mmf.fit(solver, DeviceSource(jnp.nan_to_num(HOLES)), mask=HERE, sample_weight=WEIGHTS, **options)
+    np.testing.assert_allclose(on_device.dictionary, results[0].dictionary, atol=1e-10)
     if subset == "blocks":  # whose features are in random order
         return
     for first in (0, 32, 64, 0, 32, 64):
