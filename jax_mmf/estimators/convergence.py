@@ -15,8 +15,8 @@ class Convergence:
 
     The first epoch, or its first 100 steps, never ends a run. After that, a run ends if the dictionary changes little
     in a step, or if the exponentially weighted average of the objective of the mini-batches has not reached a new
-    minimum in a number of consecutive steps. The average starts at the mean over the first epoch: a single mini-batch
-    may have a low objective by chance.
+    minimum in a number of consecutive steps. The average starts at the mean over as many further steps: a single
+    mini-batch may have a low objective by chance, and in the first steps the dictionary is fitted to the mini-batch.
 
     Args:
       tol: largest relative change ``|D_new - D|_F / |D|_F`` of the dictionary in a step that ends the run; 0 for never.
@@ -64,11 +64,11 @@ class Convergence:
 
     def _no_improvement(self, event: Event) -> bool:
         """Whether the average of the objective has had no new minimum for too long."""
-        if self.max_no_improvement is None or event.record is None:
+        n_averaged = self.n_calls - self.n_first
+        if self.max_no_improvement is None or event.record is None or n_averaged <= 0:
             return False
-        share = max(self.share, 1 / self.n_calls)
-        self.average += share * (event.record.objective - self.average)
-        if self.n_calls <= self.n_first:
+        self.average += max(self.share, 1 / n_averaged) * (event.record.objective - self.average)
+        if n_averaged < self.n_first:
             return False
         if self.average < self.lowest:
             self.lowest, self.stale = self.average, 0

@@ -33,7 +33,7 @@ class OnlineNMF(OnlineEstimator):
       constraint: of the rows of H: any constraint of the library, such as ``Simplex()`` for topics.
       tol: relative change of H in a step that ends the fit; 0 for never.
       max_no_improvement: number of steps without a new minimum of the averaged objective that ends the fit; None for
-        never.
+        never. It costs an evaluation in each step.
       random_state: int, `numpy.random.RandomState` or None.
       verbose: whether to show a progress bar (needs tqdm).
       warm_start: whether `fit` goes on with the state of the last fit.
@@ -74,8 +74,8 @@ class OnlineNMF(OnlineEstimator):
         reduction: float | str = "auto",
         penalty: AnyPenalty | None = None,
         constraint: Constraint | None = None,
-        tol: float = 1e-4,
-        max_no_improvement: int | None = 50,
+        tol: float = 1e-3,
+        max_no_improvement: int | None = None,
         random_state: Any = None,
         verbose: bool = False,
         warm_start: bool = False,

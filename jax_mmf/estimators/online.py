@@ -86,7 +86,7 @@ class OnlineEstimator(DictionaryTransformer):
                 batch_size=size,
                 sample_weight=weights,
                 mask=None if self.missing_values is None else ObservedEntries(X, self.missing_values),
-                evaluate_every=1 if self.max_no_improvement is not None else None,
+                evaluate_every=max(1, n_per_epoch // 4) if self.max_no_improvement is None else 1,
                 callbacks=[rule] if rule.active else [],
                 shuffle=bool(self.shuffle),
                 dtype=dtype,

@@ -32,7 +32,7 @@ class OnlineSparsePCA(OnlineEstimator):
       constraint: of the components, instead of l1_ratio, radius and positive_dict: any constraint of the library.
       tol: relative change of the components in a step that ends the fit; 0 for never.
       max_no_improvement: number of steps without a new minimum of the averaged objective that ends the fit; None for
-        never.
+        never. It costs an evaluation in each step.
       random_state: int, `numpy.random.RandomState` or None.
       verbose: whether to show a progress bar (needs tqdm).
       warm_start: whether `fit` goes on with the state of the last fit.
@@ -76,7 +76,7 @@ class OnlineSparsePCA(OnlineEstimator):
         penalty: AnyPenalty | None = None,
         constraint: Constraint | None = None,
         tol: float = 1e-3,
-        max_no_improvement: int | None = 50,
+        max_no_improvement: int | None = None,
         random_state: Any = None,
         verbose: bool = False,
         warm_start: bool = False,
