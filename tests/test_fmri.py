@@ -17,8 +17,8 @@ from sklearn.base import clone  # noqa: E402
 import jax_mmf as mmf  # noqa: E402
 from jax_mmf.fmri import DictLearning  # noqa: E402
 from jax_mmf.fmri.maps import ExplainedVariance, time_courses, upright  # noqa: E402
-from jax_mmf.fmri.masking import masked  # noqa: E402
-from jax_mmf.fmri.scans import Scan  # noqa: E402
+from jax_mmf.fmri.masking import fitted_masker, masked  # noqa: E402
+from jax_mmf.fmri.scans import Scan, scans_of  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*standardize.*:FutureWarning", "ignore::DeprecationWarning:nilearn.*", "ignore::FutureWarning:nilearn.*"
@@ -208,6 +208,21 @@ def test_computed_mask_and_masker(study):
     with pytest.warns(UserWarning, match="Overriding"):
         maps = estimator(study, mask=masker, smoothing_fwhm=None).fit(study.paths)
     assert maps.masker_.smoothing_fwhm == 2
+
+
+@pytest.mark.parametrize("strategy", ["epi", "background"])
+def test_computed_mask_is_that_of_nilearn(study, strategy):
+    rng = np.random.default_rng(0)
+    x = np.full((20, 20, 20, 5), 3.0) + rng.standard_normal((20, 20, 20, 5))
+    x[4:-4, 4:-4, 4:-4] += 100
+    x[9, 9, 9, 2] = np.nan
+    scans = scans_of([image(x), image(2 * x)])
+    settings = DictLearning(mask_strategy=strategy, mask_args={"opening": 1})
+    expected = MultiNiftiMasker(mask_strategy=strategy, mask_args={"opening": 1}, reports=False)
+    expected.fit([scan.image for scan in scans])
+    found = fitted_masker(settings, scans)
+    assert expected.n_elements_ > 1000
+    np.testing.assert_array_equal(values(found.mask_img_), values(expected.mask_img_))
 
 
 def test_confounds_are_removed(tmp_path, study):

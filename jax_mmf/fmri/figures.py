@@ -51,8 +51,9 @@ def brain(maps: Any, index: int, background: Background | None) -> bytes:
         image = resample_to_img(image, background.image, interpolation="linear", force_resample=True)
     display = plot_stat_map(
         image, bg_img=background.image, cut_coords=peak_of(maps, index), display_mode="ortho", threshold=largest * 0.02,
-        vmax=largest or 1.0, colorbar=False, draw_cross=False, black_bg=False, annotate=background.is_template,
-        dim=-0.4 if background.is_template else -1.5, resampling_interpolation="nearest",
+        vmax=largest or 1.0, colorbar=False, symmetric_cbar=True, draw_cross=False, black_bg=False,
+        dim=-0.4 if background.is_template else -1.5, annotate=background.is_template,
+        resampling_interpolation="nearest",
     )  # fmt: skip
     buffer = io.BytesIO()
     display.frame_axes.figure.savefig(buffer, dpi=_DPI, format="png", facecolor="white")
@@ -78,11 +79,12 @@ def _surface(maps: SurfaceImage, index: int) -> bytes:
     largest = float(np.abs(parts[side]).max()) or 1.0
     figure = Figure(figsize=(7.2, 3.2))
     for place, view in enumerate(("lateral", "medial"), 1):
+        axes = figure.add_subplot(1, 2, place, projection="3d")
         plot_surf_stat_map(
             stat_map=parts[side], surf_mesh=maps.mesh.parts[side], hemi=side, view=view, vmax=largest,
-            threshold=largest * 0.02, colorbar=False, figure=figure,
-            axes=figure.add_subplot(1, 2, place, projection="3d"),
+            threshold=largest * 0.02, symmetric_cbar=True, colorbar=False, figure=figure, axes=axes,
         )  # fmt: skip
+        axes.set_box_aspect(None, zoom=1.4)
     return _png(figure)
 
 
