@@ -1,6 +1,7 @@
 """Brain imaging: maps of small scans with known truth, beside nilearn, and what happens with bad input."""
 
 import gzip
+import pickle
 import sys
 
 import jax
@@ -147,6 +148,8 @@ def test_fit_transform_pattern_and_clone(study, fitted):
     courses = clone(estimator(study)).fit_transform(pattern)
     for found, expected in zip(courses, fitted.transform(pattern), strict=True):
         np.testing.assert_array_equal(found, expected)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.transform(study.paths[:1])[0], courses[0])
     with pytest.raises(Exception, match="not fitted"):
         estimator(study).transform(study.paths)
 
@@ -424,6 +427,8 @@ def test_other_bad_arguments(tmp_path, study):
         estimator(study).fit(study.paths[:1], sample_mask=[np.array([40])])
     with pytest.raises(ValueError, match="sample_mask.* 40 booleans"):
         estimator(study).fit(study.paths[:1], sample_mask=[np.ones(3, bool)])
+    with pytest.raises(ValueError, match="positive=True is for the default constraint"):
+        estimator(study, positive=True, constraint=mmf.L1Ball()).fit(study.paths)
     for name, bad in {"n_components": 0, "alpha": -1.0, "reduction": 0.5, "n_epochs": 0}.items():
         with pytest.raises(ValueError, match=name):
             estimator(study).set_params(**{name: bad}).fit(study.paths)

@@ -36,7 +36,8 @@ def fitted_masker(estimator: Any, scans: Sequence[Scan]) -> Any:
     """
     masker = check_embedded_masker(estimator, masker_type=_kind(estimator.mask, scans))
     masker.memory_level = estimator.memory_level
-    masker.dtype = np.float32 if estimator.dtype is None else estimator.dtype
+    double = estimator.dtype not in (None, "auto") and np.dtype(estimator.dtype) == np.float64
+    masker.dtype = np.float64 if double else np.float32
     masker.reports = False  # which would keep images in memory
     images = None if masker.mask_img is not None else [_mean(scan) for scan in scans]
     try:
@@ -131,8 +132,7 @@ def _cleaned_in_parts(masker: Any, scan: Scan) -> HostArray:
     image, values, slope, inter = _unscaled(scan)
     extractor = unprocessed(masker, smoothing_fwhm=masker.smoothing_fwhm)
     n_frames = image.shape[-1]
-    double = not isinstance(masker.dtype, str) and np.dtype(masker.dtype) == np.float64
-    signals = np.empty((n_frames, masker.n_elements_), np.float64 if double else np.float32)
+    signals = np.empty((n_frames, masker.n_elements_), masker.dtype or np.float32)
     height = max(1, _PART // (4 * int(np.prod(image.shape[:3]))))
     for first in range(0, n_frames, height):
         part = (values[..., first : first + height] * slope + inter).astype(signals.dtype)
