@@ -199,7 +199,7 @@ def test_patterns_files_of_paths_and_confounds(run, tmp_path, study):
     (tmp_path / "scans.txt").write_text("\n".join(map(str, study.paths)) + "\n\n")
     pattern = str(study.paths[0].parent / "sub-*.nii.gz")
     assert run(pattern, *options(study, "-o", "a.nii", "--confounds", "c*.tsv"))[0] == 0
-    assert run("@scans.txt", *options(study, "-o", "b.nii", "--confounds", "c*.tsv", "--epochs", 100))[0] == 0
+    assert run("@scans.txt", *options(study, "-o", "b.nii", "--confounds", "c*.tsv", "--epochs", 50))[0] == 0
     assert (tmp_path / "a.nii").read_bytes() == (tmp_path / "b.nii").read_bytes()
     assert run("@scans.txt", *options(study, "-o", "c.nii", "--reduction", 4, "--positive", "--seed", 1))[0] == 0
     assert nibabel.load("c.nii").get_fdata().min() >= 0

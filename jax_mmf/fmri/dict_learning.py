@@ -33,7 +33,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
     Args:
       n_components: number of maps.
-      n_epochs: passes over the frames, rounded up; None makes at least 100 steps.
+      n_epochs: passes over the frames, rounded up; None makes at least 50 steps.
       alpha: sparsity of the maps; more is sparser. The number does not depend on the scale of the data, the number of
         frames or the number of voxels: it is the ridge penalty of time courses, for maps in an l1 ball of radius
         ``sqrt(n_voxels / n_components)``. In nilearn it is the lasso penalty of maps.
