@@ -1,6 +1,7 @@
 """Brain imaging: maps of small scans with known truth, beside nilearn, and what happens with bad input."""
 
 import gzip
+import pickle
 import sys
 
 import jax
@@ -17,8 +18,8 @@ from sklearn.base import clone  # noqa: E402
 import jax_mmf as mmf  # noqa: E402
 from jax_mmf.fmri import DictLearning  # noqa: E402
 from jax_mmf.fmri.maps import ExplainedVariance, time_courses, upright  # noqa: E402
-from jax_mmf.fmri.masking import masked  # noqa: E402
-from jax_mmf.fmri.scans import Scan  # noqa: E402
+from jax_mmf.fmri.masking import fitted_masker, masked  # noqa: E402
+from jax_mmf.fmri.scans import Scan, scans_of  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*standardize.*:FutureWarning", "ignore::DeprecationWarning:nilearn.*", "ignore::FutureWarning:nilearn.*"
@@ -147,6 +148,8 @@ def test_fit_transform_pattern_and_clone(study, fitted):
     courses = clone(estimator(study)).fit_transform(pattern)
     for found, expected in zip(courses, fitted.transform(pattern), strict=True):
         np.testing.assert_array_equal(found, expected)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.transform(study.paths[:1])[0], courses[0])
     with pytest.raises(Exception, match="not fitted"):
         estimator(study).transform(study.paths)
 
@@ -208,6 +211,21 @@ def test_computed_mask_and_masker(study):
     with pytest.warns(UserWarning, match="Overriding"):
         maps = estimator(study, mask=masker, smoothing_fwhm=None).fit(study.paths)
     assert maps.masker_.smoothing_fwhm == 2
+
+
+@pytest.mark.parametrize("strategy", ["epi", "background"])
+def test_computed_mask_is_that_of_nilearn(study, strategy):
+    rng = np.random.default_rng(0)
+    x = np.full((20, 20, 20, 5), 3.0) + rng.standard_normal((20, 20, 20, 5))
+    x[4:-4, 4:-4, 4:-4] += 100
+    x[9, 9, 9, 2] = np.nan
+    scans = scans_of([image(x), image(2 * x)])
+    settings = DictLearning(mask_strategy=strategy, mask_args={"opening": 1})
+    expected = MultiNiftiMasker(mask_strategy=strategy, mask_args={"opening": 1}, reports=False)
+    expected.fit([scan.image for scan in scans])
+    found = fitted_masker(settings, scans)
+    assert expected.n_elements_ > 1000
+    np.testing.assert_array_equal(values(found.mask_img_), values(expected.mask_img_))
 
 
 def test_confounds_are_removed(tmp_path, study):
@@ -409,6 +427,8 @@ def test_other_bad_arguments(tmp_path, study):
         estimator(study).fit(study.paths[:1], sample_mask=[np.array([40])])
     with pytest.raises(ValueError, match="sample_mask.* 40 booleans"):
         estimator(study).fit(study.paths[:1], sample_mask=[np.ones(3, bool)])
+    with pytest.raises(ValueError, match="positive=True is for the default constraint"):
+        estimator(study, positive=True, constraint=mmf.L1Ball()).fit(study.paths)
     for name, bad in {"n_components": 0, "alpha": -1.0, "reduction": 0.5, "n_epochs": 0}.items():
         with pytest.raises(ValueError, match=name):
             estimator(study).set_params(**{name: bad}).fit(study.paths)

@@ -40,7 +40,7 @@ Examples:
 @option("--positive", is_flag=True, help="Make the maps non-negative.")
 @option("-r", "--reduction", type=Real(min=1),
         help="Each step sees a random 1/r of the voxels. [default: chosen by the number of voxels]")  # fmt: skip
-@option("--epochs", type=click.IntRange(min=1), help="Passes over the frames. [default: as many as make 100 steps]")
+@option("--epochs", type=click.IntRange(min=1), help="Passes over the frames. [default: as many as make 50 steps]")
 @option("--batch-size", type=click.IntRange(min=1), help="Frames per step. [default: chosen by the solver]")
 @option("--mask", type=click.Path(exists=True, dir_okay=False), help="Image of the mask. [default: computed]")
 @option("--mask-strategy", default="epi", help="How the mask is computed, in nilearn's words.")

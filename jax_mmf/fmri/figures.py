@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from nibabel.affines import apply_affine
-from nilearn.image import index_img, math_img, resample_to_img
+from nilearn.image import index_img, resample_to_img
 from nilearn.plotting import plot_stat_map, plot_surf_stat_map
 from nilearn.surface import SurfaceImage
 
@@ -20,7 +20,7 @@ _INSIDE = 0.8  # share of the mask in the MNI brain, from which the MNI template
 
 
 class Background(NamedTuple):
-    """What maps are drawn on: an anatomical image, and whether it is the MNI template."""
+    """What maps are drawn on: the MNI template, or a mask, whose outline is drawn."""
 
     image: Any
     is_template: bool
@@ -38,7 +38,7 @@ def background_of(mask: Any) -> Background | None:
     voxels = voxels[((voxels >= 0) & (voxels < brain.shape)).all(axis=1)]
     if np.asarray(brain.dataobj)[tuple(voxels.T)].sum() >= _INSIDE * len(places):
         return Background(load_mni152_template(resolution=2), is_template=True)
-    return Background(math_img("img.astype('float32')", img=mask), is_template=False)
+    return Background(mask, is_template=False)
 
 
 def brain(maps: Any, index: int, background: Background | None) -> bytes:
@@ -50,10 +50,12 @@ def brain(maps: Any, index: int, background: Background | None) -> bytes:
     if background.is_template:  # nilearn's own interpolation rings: it draws blue around red
         image = resample_to_img(image, background.image, interpolation="linear", force_resample=True)
     display = plot_stat_map(
-        image, bg_img=background.image, cut_coords=peak_of(maps, index), display_mode="ortho", threshold=largest * 0.02,
-        vmax=largest or 1.0, colorbar=False, draw_cross=False, black_bg=False, annotate=background.is_template,
-        dim=-0.4 if background.is_template else -1.5, resampling_interpolation="nearest",
+        image, bg_img=background.image if background.is_template else None, cut_coords=peak_of(maps, index), dim=-0.4,
+        display_mode="ortho", threshold=largest * 0.02, vmax=largest or 1.0, symmetric_cbar=True, colorbar=False,
+        draw_cross=False, black_bg=False, resampling_interpolation="nearest",
     )  # fmt: skip
+    if not background.is_template:
+        display.add_contours(background.image, levels=[0.5], colors="0.5", linewidths=1)
     buffer = io.BytesIO()
     display.frame_axes.figure.savefig(buffer, dpi=_DPI, format="png", facecolor="white")
     display.close()
@@ -78,11 +80,12 @@ def _surface(maps: SurfaceImage, index: int) -> bytes:
     largest = float(np.abs(parts[side]).max()) or 1.0
     figure = Figure(figsize=(7.2, 3.2))
     for place, view in enumerate(("lateral", "medial"), 1):
+        axes = figure.add_subplot(1, 2, place, projection="3d")
         plot_surf_stat_map(
             stat_map=parts[side], surf_mesh=maps.mesh.parts[side], hemi=side, view=view, vmax=largest,
-            threshold=largest * 0.02, colorbar=False, figure=figure,
-            axes=figure.add_subplot(1, 2, place, projection="3d"),
+            threshold=largest * 0.02, symmetric_cbar=True, colorbar=False, figure=figure, axes=axes,
         )  # fmt: skip
+        axes.set_box_aspect(None, zoom=1.4)
     return _png(figure)
 
 
