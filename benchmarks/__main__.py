@@ -29,6 +29,8 @@ PARTS = {
     "subsampling_search": "benchmarks.subsampling_search",
     "forgetting": "benchmarks.forgetting",
     "defaults": "benchmarks.defaults",
+    "estimators": "benchmarks.estimators",
+    "brain": "benchmarks.brain",
     "derivatives": "benchmarks.derivatives",
     "completion_accuracy": "benchmarks.completion_accuracy",
     "completion_speed": "benchmarks.completion_speed",

@@ -36,6 +36,7 @@ SETTINGS = {
     "elastic net": {"penalty": mmf.ElasticNet(0.3, 0.5), "constraint": mmf.ElasticNetBall(0.3)},
     "simplex": {"constraint": mmf.Simplex()},
     "one after another": {"dictionary_update": mmf.BlockCoordinateDescent()},
+    "missing entries": {"subset": mmf.UniformSubset(3), "partial_b": True, "center": True},
 }
 
 
@@ -59,9 +60,13 @@ def agrees(dtype, names):
     tolerance = 1e-5 if dtype == "float32" else 1e-10
     for name in names:
         for layout, (shape, axes) in LAYOUTS.items():
-            x = data(61, dtype)  # filled up with features of zeros
-            spread = fit(solver(**SETTINGS[name]), x, jax.make_mesh(shape, axes))
-            one = fit(spread.solver, x)
+            x, options = data(61, dtype), {}  # filled up with features of zeros
+            if name == "missing entries":
+                rng = np.random.default_rng(1)
+                options = {"mask": rng.random(x.shape) < 0.7, "sample_weight": rng.random(len(x))}
+                x = np.where(options["mask"], x, np.nan)
+            spread = fit(solver(**SETTINGS[name]), x, jax.make_mesh(shape, axes), **options)
+            one = fit(spread.solver, x, **options)
             assert len(spread.dictionary.sharding.device_set) == 1
             for part, whole in zip(jax.tree.leaves(spread.state), jax.tree.leaves(one.state), strict=True):
                 if not jnp.issubdtype(part.dtype, jax.dtypes.prng_key):

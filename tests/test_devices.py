@@ -17,7 +17,7 @@ from jax_mmf.training.placement import adapted
 WORKER = Path(__file__).with_name("devices_worker.py")
 FAST = ["ridge", "partial B"]
 SLOW = ["lasso", "l1 ball", "blocks", "uniform", "codes from a part", "averaged", "non-negative", "elastic net",
-        "simplex", "one after another"]  # fmt: skip
+        "simplex", "one after another", "missing entries"]  # fmt: skip
 
 
 def start(*arguments, devices=8, x64=False):

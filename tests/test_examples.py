@@ -36,6 +36,14 @@ def test_derivatives_at_kinks(tmp_path):
 
 
 @pytest.mark.slow
+def test_planted_number_of_atoms_is_chosen_and_stable(tmp_path):
+    found = run_example("selection", tmp_path)
+    assert found["chosen"].n_components == 8
+    assert mmf.match_atoms(found["chosen"].result.dictionary, found["atoms"])[1].min() > 0.98
+    assert [row.cosines.mean() > 0.98 for row in found["stability"]][1:] == [True, False]
+
+
+@pytest.mark.slow
 def test_dictionary_trained_for_the_labels_classifies_better(tmp_path):
     found = run_example("task_driven", tmp_path)
     pairs = list(zip(found["end_to_end"], found["unsupervised"], strict=True))
@@ -152,6 +160,14 @@ def test_solved_codes_are_better_than_those_of_an_encoder(activations):
         assert solved["objective"] < own["objective"]
         assert learned["objective"] < own["objective"]
         assert 1 < learned["l0"] < 128
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_dictionary_learning_finds_more_planted_maps_than_canica(tmp_path):
+    pytest.importorskip("nilearn")
+    found = run_example("compare_decomposition", tmp_path)
+    assert (found["DictLearning"] > 0.9).sum() > (found["CanICA"] > 0.9).sum()
 
 
 @pytest.mark.slow

@@ -93,6 +93,22 @@ def test_counts_of_features_stop_where_they_are_still_exact(size):
         np.testing.assert_array_equal(after.feature_counts[subset.indices], want)
 
 
+@pytest.mark.parametrize("n", [1000, LAST_COUNT, 2**30, LAST])
+def test_whole_numbers_of_older_files_keep_their_ratio(tmp_path, n):
+    """Counts were int32 and stopped at 2^31 - 1, in the state and in the best one."""
+    solver = make(mmf.ScaledForgetting(8.0), partial_b=True)
+    state = late_state(solver, n)
+    counts = jnp.linspace(0, n, N_FEATURES, dtype="float32").astype(jnp.int32)
+    old = state._replace(surrogate=state.surrogate._replace(feature_counts=counts))
+    record = mmf.Record(1, n, 1, 0.0, 0, 1.0, 0, held_out=True)
+    mmf.io.run_file.save_run(tmp_path / "m.h5", mmf.io.SavedRun(solver, old, [], {}, None, mmf.Best(old, record)))
+    found = mmf.load_checkpoint(tmp_path / "m.h5")
+    for one in (found.state, found.best.state):
+        assert one.surrogate.feature_counts.dtype == jnp.float32
+        ratio = np.asarray(one.surrogate.feature_counts, float) / min(n, LAST_COUNT)
+        np.testing.assert_allclose(ratio, np.asarray(counts, float) / n, rtol=1e-6)
+
+
 @pytest.mark.parametrize("n", [0, 5, LAST - 100, LAST - 99, LAST - 1, LAST])
 def test_the_number_of_samples_stops(n):
     for size in (100, jnp.int32(100)):

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from weighted_runs import K, check_against_reference, matrix, solver_for
+from weighted_runs import check_against_reference, matrix, solver_for
 
 import jax_mmf as mmf
 
@@ -22,7 +22,7 @@ def test_partial_updates_are_those_of_the_reference(x64):
 
 
 def test_full_and_partial_b_agree_on_all_features(x64):
-    """A weight multiplies what a sample adds, so that both are the same surrogate, whatever the scale of the weights."""
+    """A weight multiplies what a sample adds, so both are the same surrogate, whatever the scale of the weights."""
     solvers = [solver_for(partial_b=partial_b) for partial_b in (False, True)]
     states = [solver.init(jax.random.key(0), samples=X) for solver in solvers]
     for first in range(0, 80, 20):
@@ -82,9 +82,8 @@ def test_whole_weights_are_repeated_samples(x64, partial_b):
 def test_fit_reads_the_weights_of_its_samples(x64):
     """Batches in order: the same steps by hand. The last batch is smaller, and its padding has no weight."""
     solver = solver_for(partial_b=False)
-    options = {"key": jax.random.key(3), "batch_size": 32, "shuffle": False}
-    result = mmf.fit(solver, X, sample_weight=WEIGHTS, n_epochs=2, **options)
-    state = solver.init(jax.random.key(3), samples=X[: 10 * K])
+    state = solver.init(jax.random.key(3), samples=X)
+    result = mmf.fit(solver, X, state=state, sample_weight=WEIGHTS, n_epochs=2, batch_size=32, shuffle=False)
     for first in (0, 32, 64, 0, 32, 64):
         some = slice(first, first + 32)
         state, _ = solver.update(state, X[some], sample_weight=WEIGHTS[some])

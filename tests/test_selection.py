@@ -107,10 +107,27 @@ def test_largest_strength_of_the_grid_is_where_codes_become_zero(planted, nonneg
         assert bool((codes != 0).any()) == some
 
 
+@mmf.register_configuration
+@dataclasses.dataclass(frozen=True)
+class Cubes:
+    """Some penalty that is no weighted elastic net."""
+
+    alpha: float = 1.0
+
+    def value(self, code):
+        return self.alpha * (abs(code) ** 3).sum()
+
+    def prox(self, code, step):
+        return code
+
+
 def test_grid_that_does_not_exist(planted, solver):
     ridge = dataclasses.replace(solver, penalty=mmf.Ridge(0.1))
     with pytest.raises(ValueError, match="without an l1 part has no largest strength"):
         alpha_grid(ridge, planted[0], key=KEY)
+    cubes = dataclasses.replace(solver, penalty=Cubes())
+    with pytest.raises(TypeError, match="known for Lasso, ElasticNet and their like; got Cubes"):
+        alpha_grid(cubes, planted[0], key=KEY)
     with pytest.raises(ValueError, match="no sample has a code"):
         alpha_grid(solver, np.zeros((8, 5)), key=KEY)
     with pytest.raises(ValueError, match="smallest must be > 0 and <= 0.2"):

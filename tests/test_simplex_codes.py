@@ -149,7 +149,9 @@ def test_totals_that_make_no_sense(total):
 def test_held_out_samples_in_several_pieces():
     _, x = problem(8, "float32")
     held_out = np.tile(x, (20, 1))[:515]  # two pieces, and a row that fills up the second
-    solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.SimplexCodes(), constraint=mmf.L2Ball(5.0, nonneg=True))
+    solver = mmf.OnlineFactorization(
+        n_components=3, penalty=mmf.SimplexCodes(), constraint=mmf.L2Ball(5.0, nonneg=True)
+    )
     result = mmf.fit(solver, np.tile(x, (3, 1)), key=jax.random.key(0), held_out=held_out)
     want = float(mmf.objective(result.dictionary, held_out, mmf.SimplexCodes()))
     np.testing.assert_allclose(result.history[-1].objective, want, rtol=1e-5)

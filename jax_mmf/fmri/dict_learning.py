@@ -1,8 +1,5 @@
 """`DictLearning`: sparse maps of brain images, with the parameters of nilearn's estimator of the same name."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,15 +13,13 @@ from jax_mmf.core import check_count, check_real, warn
 from jax_mmf.fmri.first_maps import independent_maps, scaled_to
 from jax_mmf.fmri.learning import learned, solver_of
 from jax_mmf.fmri.maps import ExplainedVariance, frames_of, time_courses, upright
-from jax_mmf.fmri.masking import fitted_masker, masked
+from jax_mmf.fmri.masking import fitted_masker, masked, unprocessed
 from jax_mmf.fmri.scans import Scan, scans_of
-from jax_mmf.fmri.training_data import folder_for, masked_file
+from jax_mmf.fmri.training_data import folder_for, kept_folder, masked_file
 from jax_mmf.io import Source, open_source
 from jax_mmf.learning import OnlineFactorization
 from jax_mmf.training import Callback, ProgressBar
 from jax_mmf.typing import HostArray
-
-_ALPHA_UNIT = 10.0  # alpha of nilearn's default, which stands for a ridge penalty of 1
 
 
 class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -38,10 +33,10 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
     Args:
       n_components: number of maps.
-      n_epochs: passes over the frames, rounded up; None makes at least 100 steps.
+      n_epochs: passes over the frames, rounded up; None makes at least 50 steps.
       alpha: sparsity of the maps; more is sparser. The number does not depend on the scale of the data, the number of
-        frames or the number of voxels. ``10`` is a ridge penalty of 1 for maps in an l1 ball of radius
-        ``sqrt(n_voxels / n_components)``.
+        frames or the number of voxels: it is the ridge penalty of time courses, for maps in an l1 ball of radius
+        ``sqrt(n_voxels / n_components)``. In nilearn it is the lasso penalty of maps.
       reduction_ratio: accepted for scripts of nilearn, without effect: all frames are used.
       dict_init: image of initial maps, 4D with n_components of them; None takes independent components of a part of the
         frames.
@@ -56,7 +51,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
       low_pass: highest frequency to keep, in Hz.
       high_pass: lowest frequency to keep, in Hz.
       t_r: repetition time, in seconds.
-      dtype: of the masker's computations, float32 by default. The masked frames are stored as float32.
+      dtype: of the masker's computations: float64, or float32 for all other values. Frames are stored as float32.
       target_affine: affine to which images are resampled.
       target_shape: shape to which images are resampled.
       mask_strategy: how the mask is computed, as in `nilearn.maskers.MultiNiftiMasker`.
@@ -68,7 +63,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
       memory_level: as in nilearn.
       reduction: stochastic subsampling: each step computes codes from a random 1 / reduction of the voxels, and updates
         the maps there; None chooses as `jax_mmf.default_solver` does.
-      positive: whether maps are non-negative.
+      positive: whether maps are non-negative; for another constraint, this is its own ``nonneg``.
       penalty: on the time courses, instead of the ridge penalty of ``alpha``.
       constraint: of the maps, instead of the l1 ball; `jax_mmf.ElasticNetBall` for instance.
       cache: folder in which masked frames are kept, and used again as long as images, confounds, mask and the options
@@ -182,11 +177,11 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
             raise ValueError(f"{n_frames} frames are too few for n_components={self.n_components}; use fewer")
         self.masker_ = fitted_masker(self, scans)
         self.mask_img_ = self.masker_.mask_img_
-        with folder_for(self._folder()) as folder:
-            with _masking_bar(n_frames, self.verbose) as note:
-                path = masked_file(folder, self.masker_, scans, effective_n_jobs(self.n_jobs), note)
+        kept = kept_folder(self.cache, self.memory)
+        with folder_for(kept) as folder:
+            path = masked_file(folder, self.masker_, scans, effective_n_jobs(self.n_jobs), verbose=self.verbose)
             with open_source(path) as source:
-                self._learn(source, folder if self._folder() is not None else None)
+                self._learn(source, kept)
                 self._describe(source, scans)
         return self
 
@@ -274,6 +269,8 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
     def _check_parameters(self) -> None:
         check_count("n_components", self.n_components)
         check_real("alpha", self.alpha, low=0.0)
+        if self.positive and self.constraint is not None:
+            raise ValueError("positive=True is for the default constraint; pass a constraint with nonneg=True instead")
         if self.reduction is not None:
             check_real("reduction", self.reduction, low=1.0)
         if self.n_epochs is not None:
@@ -283,16 +280,9 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         if self.method != "cd":
             warn(f"method={self.method!r} has no effect: time courses are ridge codes, in closed form")
 
-    def _folder(self) -> Any:
-        """Return the folder of files to keep, or None."""
-        if self.cache is not None:
-            return self.cache
-        location = getattr(self.memory, "location", self.memory)  # of a joblib.Memory, or a path
-        return None if location is None else Path(os.fspath(location)) / "jax_mmf"
-
     def _learn(self, source: Source, folder: Path | None) -> None:
         solver = solver_of(
-            self.n_components, source.n_features, self.alpha / _ALPHA_UNIT, reduction=self.reduction,
+            self.n_components, source.n_features, self.alpha, reduction=self.reduction,
             positive=self.positive, penalty=self.penalty, constraint=self.constraint,
         )  # fmt: skip
         seed = self._seed()
@@ -316,7 +306,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         if self.dict_init is None:
             return independent_maps(solver, source, seed)
         scan = Scan(self.dict_init, "dict_init", self.n_components)
-        return scaled_to(solver, masked(_plain(self.masker_), scan))
+        return scaled_to(solver, masked(unprocessed(self.masker_), scan))
 
     def _describe(self, source: Source, scans: list[Scan]) -> None:
         """Scale the maps to norm 1, put them in order, and make what is derived from them."""
@@ -334,25 +324,3 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self.components_img_ = self.masker_.inverse_transform(self.components_)
         self.time_courses_ = time_courses(source.read(np.arange(scans[0].n_frames)), stored[order])
         self.scans_ = [(scan.name, scan.n_frames) for scan in scans]
-
-
-def _plain(masker: Any) -> Any:
-    """Return a masker that only masks and resamples, for images of maps."""
-    from sklearn.base import clone
-
-    plain = clone(masker).set_params(
-        mask_img=masker.mask_img_, standardize=None, detrend=False, smoothing_fwhm=None, low_pass=None, high_pass=None
-    )
-    return plain.fit()
-
-
-@contextmanager
-def _masking_bar(n_frames: int, verbose: int) -> Iterator[Any]:
-    """Yield a function that shows the progress of masking; it is called with the number of frames that are done."""
-    if not verbose:
-        yield None
-        return
-    from tqdm.auto import tqdm
-
-    with tqdm(total=n_frames, unit="frame", desc="masking") as bar:
-        yield lambda done, _: bar.update(done - bar.n)

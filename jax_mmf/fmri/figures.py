@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from nilearn.image import index_img, math_img, resample_to_img
+from nibabel.affines import apply_affine
+from nilearn.image import index_img, resample_to_img
 from nilearn.plotting import plot_stat_map, plot_surf_stat_map
 from nilearn.surface import SurfaceImage
 
@@ -14,11 +15,12 @@ from jax_mmf.plotting import COLORS
 from jax_mmf.typing import HostArray
 
 _DPI = 110
+_WINDOW = 8  # evaluations in the running mean of the objective
 _INSIDE = 0.8  # share of the mask in the MNI brain, from which the MNI template is drawn behind maps
 
 
 class Background(NamedTuple):
-    """What maps are drawn on: an anatomical image, and whether it is the MNI template."""
+    """What maps are drawn on: the MNI template, or a mask, whose outline is drawn."""
 
     image: Any
     is_template: bool
@@ -30,11 +32,13 @@ def background_of(mask: Any) -> Background | None:
         return None
     from nilearn.datasets import load_mni152_brain_mask, load_mni152_template
 
-    brain = resample_to_img(load_mni152_brain_mask(resolution=4), mask, interpolation="nearest", force_resample=True)
-    inside = np.asarray(mask.dataobj) > 0
-    if (np.asarray(brain.dataobj) > 0)[inside].mean() >= _INSIDE:
+    brain = load_mni152_brain_mask(resolution=4)
+    places = apply_affine(mask.affine, np.argwhere(np.asarray(mask.dataobj) > 0))
+    voxels = np.rint(apply_affine(np.linalg.inv(brain.affine), places)).astype(int)
+    voxels = voxels[((voxels >= 0) & (voxels < brain.shape)).all(axis=1)]
+    if np.asarray(brain.dataobj)[tuple(voxels.T)].sum() >= _INSIDE * len(places):
         return Background(load_mni152_template(resolution=2), is_template=True)
-    return Background(math_img("img.astype('float32')", img=mask), is_template=False)
+    return Background(mask, is_template=False)
 
 
 def brain(maps: Any, index: int, background: Background | None) -> bytes:
@@ -42,13 +46,16 @@ def brain(maps: Any, index: int, background: Background | None) -> bytes:
     if background is None:
         return _surface(maps, index)
     image = index_img(maps, index)
-    values = np.asarray(image.dataobj)
-    largest = float(np.abs(values).max())
+    largest = float(np.abs(np.asarray(image.dataobj)).max())
+    if background.is_template:  # nilearn's own interpolation rings: it draws blue around red
+        image = resample_to_img(image, background.image, interpolation="linear", force_resample=True)
     display = plot_stat_map(
-        image, bg_img=background.image, cut_coords=peak_of(maps, index), display_mode="ortho", threshold=largest * 0.02,
-        vmax=largest or 1.0, colorbar=False, draw_cross=False, black_bg=False,
-        dim=-0.4 if background.is_template else -1.5, annotate=background.is_template,
+        image, bg_img=background.image if background.is_template else None, cut_coords=peak_of(maps, index), dim=-0.4,
+        display_mode="ortho", threshold=largest * 0.02, vmax=largest or 1.0, symmetric_cbar=True, colorbar=False,
+        draw_cross=False, black_bg=False, resampling_interpolation="nearest",
     )  # fmt: skip
+    if not background.is_template:
+        display.add_contours(background.image, levels=[0.5], colors="0.5", linewidths=1)
     buffer = io.BytesIO()
     display.frame_axes.figure.savefig(buffer, dpi=_DPI, format="png", facecolor="white")
     display.close()
@@ -73,11 +80,12 @@ def _surface(maps: SurfaceImage, index: int) -> bytes:
     largest = float(np.abs(parts[side]).max()) or 1.0
     figure = Figure(figsize=(7.2, 3.2))
     for place, view in enumerate(("lateral", "medial"), 1):
+        axes = figure.add_subplot(1, 2, place, projection="3d")
         plot_surf_stat_map(
             stat_map=parts[side], surf_mesh=maps.mesh.parts[side], hemi=side, view=view, vmax=largest,
-            threshold=largest * 0.02, colorbar=False, figure=figure,
-            axes=figure.add_subplot(1, 2, place, projection="3d"),
+            threshold=largest * 0.02, symmetric_cbar=True, colorbar=False, figure=figure, axes=axes,
         )  # fmt: skip
+        axes.set_box_aspect(None, zoom=1.4)
     return _png(figure)
 
 
@@ -114,9 +122,13 @@ def variances(shares: HostArray) -> bytes:
 
 
 def convergence(history: Sequence[Record]) -> bytes:
-    """Draw the objective over the course of the run."""
+    """Draw the objectives of mini-batches over the course of the run, and their running mean."""
     axes = _axes(5.4, 2.8)
-    axes.plot([r.n_samples for r in history], [r.objective for r in history], color=COLORS[0], marker=".", lw=1.2)
+    seen, objectives = np.array([(r.n_samples, r.objective) for r in history]).T
+    window = min(_WINDOW, len(history))
+    mean = np.convolve(objectives, np.full(window, 1 / window), "valid")
+    axes.plot(seen, objectives, ".", color=COLORS[0], alpha=0.35)
+    axes.plot(seen[window - 1 :], mean, color=COLORS[0], lw=1.6)
     axes.set(xlabel="frames seen", ylabel="objective")
     axes.ticklabel_format(useOffset=False)
     return _png(axes.figure)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.stats import kurtosis
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.extmath import randomized_svd
@@ -20,6 +21,7 @@ _FRAMES_PER_MAP = 20
 _BYTES = 2**29  # of these frames, at most
 _RANK_PER_MAP = 3  # directions in which maps are searched: noise has directions, too
 _THRESHOLD = 2.0  # standard deviations, below which a component is zero
+_MOST_KURTOSIS = 30.0
 _ICA = {"fun": "logcosh", "max_iter": 100, "tol": 1e-3, "whiten": "unit-variance"}
 
 
@@ -33,7 +35,9 @@ def independent_maps(solver: OnlineFactorization, source: Source, seed: int) -> 
 
     The leading directions of the frames are rotated to independent components (FastICA, Hyvarinen and Oja 2000), and
     entries below two standard deviations become zero. Of three times as many components as needed, those remain that
-    reduce the objective of the solver most.
+    have the largest product of two numbers: by how much they reduce the objective of the solver, and the excess
+    kurtosis, which is near zero for dense noise. The kurtosis counts up to a limit, since that of a single bad voxel is
+    enormous.
 
     Args:
       solver: of the run.
@@ -47,13 +51,14 @@ def independent_maps(solver: OnlineFactorization, source: Source, seed: int) -> 
     frames = _some_frames(source, k, seed)
     found = _independent(frames, min(_RANK_PER_MAP * k, len(frames), frames.shape[1]), seed)
     sparse = np.where(np.abs(found) > _THRESHOLD * found.std(axis=1, keepdims=True), found, 0)
-    fill = frames[: max(0, k - len(sparse))]
-    maps = scaled_to(solver, np.concatenate([sparse, fill]).astype(np.float32))
-    chosen = np.argsort(-_gains(solver, maps, frames), kind="stable")[:k]
+    maps = scaled_to(solver, sparse.astype(np.float32))
+    scores = _gains(solver, maps, frames) * np.clip(kurtosis(found, axis=1), 0, _MOST_KURTOSIS)
+    chosen = maps[np.argsort(-scores, kind="stable")[:k]]
+    chosen = np.concatenate([chosen, scaled_to(solver, frames[: k - len(chosen)])])
     if source.permutation is None:
-        return maps[chosen]
+        return chosen
     original = np.empty((k, source.n_features), np.float32)
-    original[:, source.permutation] = maps[chosen]
+    original[:, source.permutation] = chosen
     return original
 
 

@@ -17,7 +17,7 @@ from jax_mmf.penalties import AnyPenalty, Ridge
 from jax_mmf.training import Callback, Checkpoint, FitResult, fit, load_checkpoint
 from jax_mmf.typing import HostArray
 
-_STEPS = 100  # at least, if the number of epochs is not given
+_STEPS = 50  # at least, if the number of epochs is not given
 
 
 def solver_of(
@@ -70,7 +70,7 @@ def learned(
       source: of the frames.
       maps: ``(k, p)`` to start from.
       seed: of the order of the frames, and of the subsets.
-      n_epochs: passes over the frames, rounded up; None for as many as make 100 steps.
+      n_epochs: passes over the frames, rounded up; None for as many as make 50 steps.
       batch_size: frames per step, or None.
       callbacks: of `fit`.
       folder: for checkpoints of the run, from which the same call goes on after it was stopped; it is removed when the

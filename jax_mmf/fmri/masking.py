@@ -3,17 +3,21 @@
 from collections.abc import Sequence
 from typing import Any
 
+import nibabel
 import numpy as np
 from joblib import Parallel, delayed
-from nilearn.image import load_img
+from nibabel.arrayproxy import ArrayProxy
 from nilearn.maskers import MultiNiftiMasker, MultiSurfaceMasker, NiftiMasker, SurfaceMasker
 from nilearn.maskers.masker_validation import check_embedded_masker
+from nilearn.signal import clean
 from nilearn.surface import SurfaceImage
+from sklearn.base import clone
 
 from jax_mmf.fmri.scans import Scan
 from jax_mmf.io import MatrixSource
 from jax_mmf.typing import HostArray
 
+_PART = 2**24  # bytes of an image that are smoothed at a time
 _DIFFERENT_SPACES = "images that differ in shape or affine need a mask, or target_affine and target_shape"
 
 
@@ -32,16 +36,17 @@ def fitted_masker(estimator: Any, scans: Sequence[Scan]) -> Any:
     """
     masker = check_embedded_masker(estimator, masker_type=_kind(estimator.mask, scans))
     masker.memory_level = estimator.memory_level
-    masker.dtype = np.float32 if estimator.dtype is None else estimator.dtype
+    double = estimator.dtype not in (None, "auto") and np.dtype(estimator.dtype) == np.float64
+    masker.dtype = np.float64 if double else np.float32
     masker.reports = False  # which would keep images in memory
+    images = None if masker.mask_img is not None else [_mean(scan) for scan in scans]
     try:
-        masker.fit([scan.image for scan in scans]) if masker.mask_img is None else masker.fit()
+        masker.fit(images)
     except MemoryError:
         raise
-    except Exception as error:  # libraries raise errors of any kind for damaged files
-        _check_data(scans)
+    except Exception as error:  # nilearn raises errors of any kind
         text = f"{error or type(error).__name__}"
-        advice = f"; {_DIFFERENT_SPACES}" if masker.mask_img is None else ""
+        advice = "" if images is None else f"; {_DIFFERENT_SPACES}"
         raise ValueError(f"the mask can't be {'computed' if advice else 'used'}: {text}{advice}") from error
     if masker.n_elements_ == 0:
         raise ValueError("the mask is empty; pass another mask, or another mask_strategy or mask_args to compute it")
@@ -61,11 +66,9 @@ def masked(masker: Any, scan: Scan) -> HostArray:
     Raises:
       ValueError: with the name of the scan, if it can't be read or masked, or gives NaN or infinity.
     """
-    confounds, frames = scan.confounds, scan.sample_mask
-    if isinstance(masker, MultiNiftiMasker | MultiSurfaceMasker):  # which take lists
-        confounds, frames = ([part] if part is not None else None for part in (confounds, frames))
+    in_parts = isinstance(masker, NiftiMasker) and not masker.high_variance_confounds
     try:
-        x = np.atleast_2d(masker.transform(scan.image, confounds=confounds, sample_mask=frames))
+        x = np.atleast_2d(_cleaned_in_parts(masker, scan) if in_parts else _cleaned(masker, scan))
     except MemoryError:
         raise
     except Exception as error:
@@ -80,6 +83,65 @@ def masked(masker: Any, scan: Scan) -> HostArray:
             "its values there, and the options standardize, low_pass and high_pass"
         )
     return x
+
+
+def unprocessed(masker: Any, *, smoothing_fwhm: float | None = None) -> Any:
+    """Return a fitted masker that masks, resamples and smooths images, and leaves their signals as they are."""
+    options = {"standardize": None, "detrend": False, "low_pass": None, "high_pass": None, "clean_args": None}
+    return clone(masker).set_params(mask_img=masker.mask_img_, smoothing_fwhm=smoothing_fwhm, **options).fit()
+
+
+def _mean(scan: Scan) -> Any:
+    """Return the mean of a scan over time, from which nilearn computes masks; surfaces are returned as they are."""
+    if isinstance(scan.image, SurfaceImage):
+        return scan.image
+    try:
+        image, values, slope, inter = _unscaled(scan)
+        mean = np.zeros(image.shape[:3])
+        for frame in range(image.shape[3]):  # numbers of one frame at a time are converted
+            mean += values[..., frame]
+    except MemoryError:
+        raise
+    except Exception as error:  # libraries raise errors of any kind for damaged files
+        raise ValueError(f"{scan.name} can't be read: {error or type(error).__name__}") from error
+    return nibabel.Nifti1Image((mean / image.shape[3] * slope + inter).astype(np.float32), image.affine)
+
+
+def _unscaled(scan: Scan) -> tuple[Any, Any, float, float]:
+    """Return an image, its numbers as they are stored, and the slope and the intercept of their scale."""
+    image: Any = scan.image if scan.path is None else nibabel.load(scan.path)
+    values = image.dataobj
+    if isinstance(values, ArrayProxy):  # read once, since compressed files can't be read in parts
+        return image, values.get_unscaled(), float(values.slope), float(values.inter)
+    return image, np.asanyarray(values), 1.0, 0.0
+
+
+def _cleaned(masker: Any, scan: Scan) -> HostArray:
+    confounds, frames = scan.confounds, scan.sample_mask
+    if isinstance(masker, MultiNiftiMasker | MultiSurfaceMasker):  # which take lists
+        confounds, frames = ([part] if part is not None else None for part in (confounds, frames))
+    return masker.transform(scan.image, confounds=confounds, sample_mask=frames)
+
+
+def _cleaned_in_parts(masker: Any, scan: Scan) -> HostArray:
+    """Mask a few frames at a time, and clean the signals of all.
+
+    The numbers are those of ``masker.transform``, which smooths all frames together: at 3 mm, this takes four times as
+    long and five times as much memory.
+    """
+    image, values, slope, inter = _unscaled(scan)
+    extractor = unprocessed(masker, smoothing_fwhm=masker.smoothing_fwhm)
+    n_frames = image.shape[-1]
+    signals = np.empty((n_frames, masker.n_elements_), masker.dtype or np.float32)
+    height = max(1, _PART // (4 * int(np.prod(image.shape[:3]))))
+    for first in range(0, n_frames, height):
+        part = (values[..., first : first + height] * slope + inter).astype(signals.dtype)
+        signals[first : first + height] = extractor.transform(nibabel.Nifti1Image(part, image.affine))
+    return clean(
+        signals, runs=masker.runs, detrend=masker.detrend, standardize=masker.standardize,
+        standardize_confounds=masker.standardize_confounds, sample_mask=scan.sample_mask, confounds=scan.confounds,
+        low_pass=masker.low_pass, high_pass=masker.high_pass, t_r=masker.t_r, **masker.clean_args_,
+    )  # fmt: skip
 
 
 class MaskedScans(MatrixSource):
@@ -130,13 +192,3 @@ def _kind(mask: Any, scans: Sequence[Scan]) -> str:
     if mask is None and any(isinstance(scan.image, SurfaceImage) for scan in scans):
         return "multi_surface"
     return "multi_nii"
-
-
-def _check_data(scans: Sequence[Scan]) -> None:
-    """Raise a ValueError for the first file whose data can't be read."""
-    for scan in scans:
-        try:
-            if scan.path is not None:
-                load_img(str(scan.path)).get_fdata(dtype=np.float32)
-        except Exception as error:
-            raise ValueError(f"{scan.name} can't be read: {error or type(error).__name__}") from error

@@ -80,7 +80,7 @@ def _page(maps: Any) -> str:
 {_facts(maps)}
 <div class="pair">
 {_figure(figures.variances(maps.explained_variance_ratio_), "Variance that each map explains by itself")}
-{_figure(figures.convergence(maps.history_), "Convergence: objective of the mini-batch after a step")}
+{_figure(figures.convergence(maps.history_), "Convergence: objectives of mini-batches, and their running mean")}
 </div>
 <h2>Maps</h2>
 <p>In the order of explained variance, each at its strongest cut: red is positive, blue is negative.

@@ -45,7 +45,7 @@ def make_subjects(
     resolution: int = 3,
     t_r: float = 2.0,
     signal: float = 1.0,
-    physiological: float = 0.5,
+    physiological: float = 0.2,
     noise: float = 1.0,
     dtype: str = "int16",
     seed: int = 0,

@@ -1,6 +1,7 @@
 """The masked scans of a study in one file of the library, in a folder of files that are used again."""
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,11 +12,13 @@ import joblib
 import nilearn
 import numpy as np
 from nilearn.surface import SurfaceImage
+from tqdm.auto import tqdm
 
 from jax_mmf.core import warn
 from jax_mmf.fmri.masking import MaskedScans
 from jax_mmf.fmri.scans import Scan
 from jax_mmf.io import BadFileError, HDF5Source, convert, open_source
+from jax_mmf.training import deferred_interrupt
 
 _ROWS_PER_CHUNK = 32  # frames that follow each other are alike, so few are read together
 _BLOCK_WIDTH = 1024
@@ -25,20 +28,25 @@ _LAYOUT = 1  # of the files; another number makes new ones
 
 
 @contextmanager
-def folder_for(cache: Any) -> Iterator[Path]:
+def folder_for(folder: Path | None) -> Iterator[Path]:
     """Yield the folder of the files, made if it is missing; None stands for a temporary one."""
-    if cache is None:
+    if folder is None:
         with TemporaryDirectory(prefix="jax-mmf-") as name:
             yield Path(name)
         return
-    folder = Path(cache).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     yield folder
 
 
-def masked_file(
-    folder: Path, masker: Any, scans: Sequence[Scan], n_jobs: int, on_progress: Callable[[int, int | None], Any]
-) -> Path:
+def kept_folder(cache: Any, memory: Any) -> Path | None:
+    """Return the folder of files to keep: that of ``cache``, or one in that of ``memory`` of nilearn; or None."""
+    if cache is not None:
+        return Path(cache).expanduser()
+    location = getattr(memory, "location", memory)  # of a joblib.Memory, or a path
+    return None if location is None else Path(os.fspath(location)) / "jax_mmf"
+
+
+def masked_file(folder: Path, masker: Any, scans: Sequence[Scan], n_jobs: int, *, verbose: int = 0) -> Path:
     """Write the frames of all scans to a file, unless the folder has it.
 
     Args:
@@ -46,7 +54,7 @@ def masked_file(
       masker: fitted.
       scans: to mask.
       n_jobs: number of scans that are masked together.
-      on_progress: function that is called with the number of rows written and the number of all rows.
+      verbose: whether to show a progress bar.
 
     Returns:
       the path of the file, whose features are permuted.
@@ -54,14 +62,27 @@ def masked_file(
     Raises:
       ValueError: with the name of a scan that can't be masked.
       OSError: if the file can't be written.
+      KeyboardInterrupt: after Ctrl-C, when some more frames are written.
     """
     path = folder / f"masked-{key_of(masker, scans)}.h5"
     if path.is_file() and _is_whole(path):
         return path
-    convert(
-        MaskedScans(masker, scans, n_jobs), path, key=jax.random.key(0), block_width=_BLOCK_WIDTH,
-        rows_per_chunk=_ROWS_PER_CHUNK, memory=_MEMORY, on_progress=on_progress,
-    )  # fmt: skip
+    note = "DictLearning: stopping after these frames; press Ctrl-C again to stop immediately"
+    n_frames = sum(scan.n_frames for scan in scans)
+    with (
+        deferred_interrupt(note) as interrupted,
+        tqdm(total=n_frames, unit="frame", desc="masking", disable=not verbose) as bar,
+    ):
+
+        def show(done: int, _: int | None) -> None:
+            bar.update(done - bar.n)
+            if interrupted():
+                raise KeyboardInterrupt
+
+        convert(
+            MaskedScans(masker, scans, n_jobs), path, key=jax.random.key(0), block_width=_BLOCK_WIDTH,
+            rows_per_chunk=_ROWS_PER_CHUNK, memory=_MEMORY, on_progress=show,
+        )  # fmt: skip
     return path
 
 

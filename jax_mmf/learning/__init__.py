@@ -1,5 +1,6 @@
 """Online dictionary learning: feature subsets, estimators, forgetting, surrogate, dictionary updates, step, solver."""
 
+from jax_mmf.learning.arguments import check_takes_mask as check_takes_mask
 from jax_mmf.learning.dictionary_update import (
     BlockCoordinateDescent,
     DictionaryProblem,
@@ -14,7 +15,6 @@ from jax_mmf.learning.minibatch import check_weights as check_weights
 from jax_mmf.learning.minibatch import imputed as imputed
 from jax_mmf.learning.minibatch import without_missing as without_missing
 from jax_mmf.learning.online import OnlineFactorization
-from jax_mmf.learning.online import check_takes_mask as check_takes_mask
 from jax_mmf.learning.presets import default_batch_size as default_batch_size
 from jax_mmf.learning.presets import default_code_reduction as default_code_reduction
 from jax_mmf.learning.presets import default_solver

@@ -8,9 +8,7 @@ compiles nothing, ``jax.vmap`` over a batch of them trains a whole path, and ``j
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jax_mmf.codes import CodeSolver, CoordinateDescent, default_code_solver, encode
 from jax_mmf.constraints import Constraint, L2Ball
@@ -36,10 +34,10 @@ from jax_mmf.defaults import (
     STEP_TOL,
 )
 from jax_mmf.learning import step
+from jax_mmf.learning.arguments import batch_of, check_finite, check_memory, mask_of, start_of, weights_of
 from jax_mmf.learning.dictionary_update import BlockCoordinateDescent, DictionaryUpdate
 from jax_mmf.learning.forgetting import Forgetting, ScaledForgetting
 from jax_mmf.learning.initialization import Initialization, RandomSamples
-from jax_mmf.learning.minibatch import Weights, check_weights
 from jax_mmf.learning.state import Info, State
 from jax_mmf.learning.statistics import MaskedStatistics, Memory, Statistics
 from jax_mmf.learning.subsampling import FeatureSubset, FullSubset, Subset
@@ -208,11 +206,11 @@ class OnlineFactorization:
         if dictionary is not None:
             given = as_real_array("dictionary", dictionary, ndim=(2,))
             check_shape("dictionary", given, (k, None), "(n_components, n_features)")
-            _check_finite("dictionary", given)
+            check_finite("dictionary", given)
             return step.init_state(self, key, given, from_samples=False)
         given = as_real_array("samples", samples, ndim=(2,))
-        weights = self._mask(mask, given, "(m, n_features)")
-        _check_finite("samples", given, weights)
+        weights = mask_of(mask, given, "(m, n_features)")
+        check_finite("samples", given, weights)
         if given.shape[0] < k:
             raise ValueError(
                 f"samples must be at least as many as n_components={k}, got {given.shape[0]}; give more, use fewer "
@@ -269,10 +267,10 @@ class OnlineFactorization:
             not finite; and for a mask with full B, or with statistics that take none.
           TypeError: if x does not hold real numbers.
         """
-        x = self._batch("x", x, state, state.dictionary.shape[1], "(batch, n_features)")
-        self._check_memory(memory, x.shape[0])
-        weights = self._weights(sample_weight, mask, x)
-        return step.update(self, state, x, memory, self._start(codes, state, x.shape[0]), weights)
+        x = batch_of("x", x, state, state.dictionary.shape[1], "(batch, n_features)")
+        check_memory(self, memory, x.shape[0])
+        weights = weights_of(self, sample_weight, mask, x)
+        return step.update(self, state, x, memory, start_of(self, codes, state, x.shape[0]), weights)
 
     def partial_update(
         self,
@@ -309,10 +307,10 @@ class OnlineFactorization:
         check_methods("subset", subset, "subset", ("indices", "gather", "scatter"))
         if subset.n_features != state.dictionary.shape[1]:
             raise ValueError(f"subset must be of {state.dictionary.shape[1]} features, got one of {subset.n_features}")
-        x_subset = self._batch("x_subset", x_subset, state, subset.size, "(batch, size of the subset)")
-        self._check_memory(memory, x_subset.shape[0])
-        weights = self._weights(sample_weight, mask, x_subset)
-        start = self._start(codes, state, x_subset.shape[0])
+        x_subset = batch_of("x_subset", x_subset, state, subset.size, "(batch, size of the subset)")
+        check_memory(self, memory, x_subset.shape[0])
+        weights = weights_of(self, sample_weight, mask, x_subset)
+        start = start_of(self, codes, state, x_subset.shape[0])
         return step.partial_update(self, state, x_subset, subset, memory, start, weights)
 
     def encode(
@@ -341,73 +339,5 @@ class OnlineFactorization:
         Raises:
           ValueError: for shapes that do not fit.
         """
-        samples = self._batch("samples", samples, state, state.dictionary.shape[1], "(m, n_features)")
-        return step.revive(self, key, state, samples, self._mask(mask, samples, "(m, n_features)"))
-
-    def _weights(self, sample_weight: ArrayLike | None, mask: ArrayLike | None, x: Array) -> Weights:
-        if mask is not None:
-            check_takes_mask(self)
-        if sample_weight is not None:
-            sample_weight = as_real_array("sample_weight", sample_weight, ndim=(1,), dtype=x.dtype)
-            check_shape("sample_weight", sample_weight, x.shape[:1], "(batch,)")
-            check_weights("sample_weight", sample_weight)
-        entries = self._mask(mask, x, "the shape of the samples")
-        return Weights(sample_weight, None if entries is None else jnp.broadcast_to(entries, x.shape))
-
-    def _mask(self, mask: ArrayLike | None, x: Array, meaning: str) -> Array | None:
-        if mask is None:
-            return None
-        weights = as_real_array("mask", mask, ndim=(1, 2), dtype=x.dtype)
-        check_shape("mask", weights, x.shape[-weights.ndim :], meaning if weights.ndim == 2 else "(n_features,)")
-        check_weights("mask", weights)
-        return weights
-
-    def _batch(self, name: str, x: ArrayLike, state: State, width: int, meaning: str) -> Array:
-        x = as_real_array(name, x, ndim=(1, 2), dtype=state.dictionary.dtype)
-        x = x[None] if x.ndim == 1 else x
-        check_shape(name, x, (None, width), meaning)
-        if x.shape[0] == 0:
-            raise ValueError(f"{name} must hold at least one sample, got shape {x.shape}")
-        return x
-
-    def _check_memory(self, memory: Memory | None, batch: int) -> None:
-        remembers = self.statistics.init_memory(0, 1, jnp.dtype("float32")) is not None
-        if remembers and memory is None:
-            raise ValueError(
-                f"statistics={self.statistics!r} needs memory: the rows of the batch out of solver.init_memory(...)"
-            )
-        if memory is not None and not remembers:
-            raise ValueError(f"memory must be None with statistics={self.statistics!r}, which remembers nothing")
-        if memory is not None:
-            check_shape("memory.beta", memory.beta, (batch, self.n_components), "(batch, n_components)")
-
-    def _start(self, codes: ArrayLike | None, state: State, batch: int) -> Array | None:
-        if codes is None:
-            return None
-        codes = as_real_array("codes", codes, ndim=(2,), dtype=state.dictionary.dtype)
-        check_shape("codes", codes, (batch, self.n_components), "(batch, n_components)")
-        return codes
-
-
-def check_takes_mask(solver: OnlineFactorization) -> None:
-    """Raise ValueError, with the reason, if steps of a solver do not take a mask."""
-    if not solver.partial_b:
-        raise ValueError(
-            "mask needs partial_b=True: with missing entries each feature is in a number of samples of its own, and "
-            "full B, the default, averages all features over the same samples"
-        )
-    if not getattr(solver.statistics, "takes_mask", False):
-        raise ValueError(
-            f"statistics={solver.statistics!r} takes no mask; use MaskedStatistics(), FullStatistics() or "
-            "SubsampledStatistics(...)"
-        )
-
-
-def _check_finite(name: str, array: Array, mask: Array | None = None) -> None:
-    if isinstance(array, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
-        return
-    values = np.asarray(array)  # without a copy on CPU; NumPy compiles nothing
-    if mask is not None:
-        values = np.where(np.asarray(mask) == 0, 0, values)
-    if not np.isfinite([values.min(initial=0), values.max(initial=0)]).all():  # both propagate NaN
-        raise ValueError(f"{name} must be finite, got nan or infinity; clean or impute the data first")
+        samples = batch_of("samples", samples, state, state.dictionary.shape[1], "(m, n_features)")
+        return step.revive(self, key, state, samples, mask_of(mask, samples, "(m, n_features)"))

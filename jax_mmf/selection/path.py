@@ -8,7 +8,7 @@ import numpy as np
 
 from jax_mmf.core import check_count, check_real
 from jax_mmf.learning import OnlineFactorization
-from jax_mmf.penalties import alpha_max
+from jax_mmf.penalties import alpha_max, is_weighted
 from jax_mmf.training import FitResult, fit
 from jax_mmf.typing import ArrayLike, Key
 
@@ -49,6 +49,7 @@ def alpha_grid(
 
     Raises:
       ValueError: for shares out of order, and for penalties without an l1 part, which have no `jax_mmf.alpha_max`.
+      TypeError: for a `jax_mmf.extending.ProximalPenalty`, and if the penalty has no attribute ``alpha``.
 
     Example:
       >>> import jax, jax_mmf as mmf
@@ -60,13 +61,15 @@ def alpha_grid(
     check_count("n_alphas", n_alphas)
     check_real("largest", largest, low=0.0, high=1.0, open_low=True)
     check_real("smallest", smallest, low=0.0, high=float(largest), open_low=True)
-    dictionary = with_alpha(solver, 1.0).init(key, samples=samples).dictionary
-    penalty: Any = solver.penalty
-    ratio = getattr(penalty, "l1_ratio", 0.0 if getattr(penalty, "ridge", False) else 1.0)
-    top = float(alpha_max(dictionary, samples, l1_ratio=ratio, nonneg=bool(penalty.nonneg)))
+    unit = with_alpha(solver, 1.0)
+    if not is_weighted(unit.penalty):
+        name = type(unit.penalty).__name__
+        raise TypeError(f"alpha_max is known for Lasso, ElasticNet and their like; got {name}: give alphas yourself")
+    dictionary = unit.init(key, samples=samples).dictionary
+    top = float(alpha_max(dictionary, samples, l1_ratio=unit.penalty.l1, nonneg=unit.penalty.nonneg))
     if not np.isfinite(top) or top <= 0:
         reason = "a penalty without an l1 part has no largest strength" if top > 0 else "no sample has a code"
-        raise ValueError(f"alpha_max of {penalty!r} is {top:g}: {reason}; give alphas yourself")
+        raise ValueError(f"alpha_max of {solver.penalty!r} is {top:g}: {reason}; give alphas yourself")
     return [float(alpha) for alpha in top * np.geomspace(largest, smallest, n_alphas)]
 
 

@@ -119,10 +119,10 @@ class Evaluation:
             size, p = self._pieces[0][0].shape
             n_padded = len(self._pieces) * size - self.n_held_out
             total *= size
-            if n_padded and not is_weighted(self._solver.penalty) and self._pieces[0][1] is None:
-                # The objective of zeros is zero for a weighted penalty, and for any penalty where all is missing.
+            if n_padded and not is_weighted(self._solver.penalty):  # for which the objective of zeros is zero
                 zeros = jnp.zeros((1, p), state.dictionary.dtype)
-                total -= n_padded * float(objective(state.dictionary, zeros, self._solver.penalty))
+                mask = None if self._pieces[0][1] is None else zeros
+                total -= n_padded * float(objective(state.dictionary, zeros, self._solver.penalty, mask=mask))
         self._warned = True
         return total / self.n_held_out
 
