@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import sys
+from contextlib import nullcontext
 
 import jax
 import numpy as np
@@ -309,6 +310,26 @@ def test_file_holds_the_masked_frames(tmp_path, study):
     with mmf.open_source(path) as source:
         found = source.read(np.arange(120))
         np.testing.assert_array_equal(found, expected[:, source.permutation].astype(np.float32))
+
+
+def test_stopped_masking_goes_on_without_masking_again(tmp_path, study, fitted, monkeypatch):
+    from jax_mmf.fmri import masking, training_data
+
+    seen, whole = [], masking.masked
+    monkeypatch.setattr(masking, "masked", lambda masker, scan: seen.append(scan.name) or whole(masker, scan))
+    monkeypatch.setattr(training_data, "_MEMORY", 20 * 512 * 4)  # bands of 20 frames
+    monkeypatch.setattr(training_data, "_ROWS_PER_CHUNK", 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_data, "deferred_interrupt", lambda _: nullcontext(lambda: len(seen) == 3))
+        with pytest.raises(KeyboardInterrupt):
+            estimator(study, cache=tmp_path).fit(study.paths)
+    (part,) = tmp_path.iterdir()
+    assert part.name.endswith(".h5.partial")
+    seen.clear()
+    again = estimator(study, cache=tmp_path).fit(study.paths)
+    assert seen == [str(study.paths[2])]
+    assert cosines(again.components_, fitted.components_).min() > 0.99
+    assert [path.suffix for path in tmp_path.iterdir()] == [".h5"]
 
 
 def test_stopped_run_goes_on_with_the_same_bits(tmp_path, study, fitted, monkeypatch):
