@@ -17,7 +17,7 @@ from nilearn.maskers import MultiNiftiMasker, NiftiMasker  # noqa: E402
 from sklearn.base import clone  # noqa: E402
 
 import jax_mmf as mmf  # noqa: E402
-from jax_mmf.fmri import DictLearning  # noqa: E402
+from jax_mmf.fmri import DictLearning, masking  # noqa: E402
 from jax_mmf.fmri.maps import ExplainedVariance, time_courses, upright  # noqa: E402
 from jax_mmf.fmri.masking import fitted_masker, masked  # noqa: E402
 from jax_mmf.fmri.scans import Scan, scans_of  # noqa: E402
@@ -91,8 +91,6 @@ def test_masked_frames_and_score_are_those_of_nilearn(study, fitted):
 
 @pytest.mark.parametrize("kind", ["file", "memory", "int16", "nii"])
 def test_signals_are_those_of_the_masker(tmp_path, study, monkeypatch, kind):
-    from jax_mmf.fmri import masking
-
     monkeypatch.setattr(masking, "_PART", 7 * 4000)  # seven frames
     picture = nibabel.load(study.paths[0])
     if kind == "int16":
@@ -109,6 +107,19 @@ def test_signals_are_those_of_the_masker(tmp_path, study, monkeypatch, kind):
     masker.dtype = np.float64
     found = masked(masker, Scan(picture, "x", 36, [confounds], kept))
     np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("fwhm", [None, 1.0, 3.0, 6.0])
+def test_signals_of_a_mask_in_a_corner_are_those_of_the_masker(fwhm):
+    rng = np.random.default_rng(0)
+    picture = image(rng.standard_normal((24, 20, 16, 9)), np.diag([1.0, 2.0, 1.5, 1.0]))
+    inside = np.zeros((24, 20, 16), np.uint8)
+    inside[9:13, 0:4, 6:9] = 1
+    mask = nibabel.Nifti1Image(inside, picture.affine)
+    masker = NiftiMasker(mask, smoothing_fwhm=fwhm, standardize=None, reports=False).fit()
+    found = masked(masker, Scan(picture, "x", 9))
+    assert masking._box_of(mask, 3.0)[0].stop < 24
+    np.testing.assert_allclose(found, masker.transform(picture), atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0])
@@ -163,6 +174,18 @@ def test_images_in_memory_one_subject_and_other_numbers_of_frames(tmp_path, stud
     alone = estimator(study).fit(pictures[1])
     assert alone.transform(pictures[1])[0].shape == (35, 3)
     assert alone.scans_ == [("imgs[0]", 35)]
+
+
+@pytest.mark.parametrize("target", [{"target_affine": np.diag([4.0, 4.0, 4.0])}, {"target_affine": 2.5 * np.eye(3)}])
+@pytest.mark.filterwarnings("ignore:imgs are being resampled")
+def test_images_are_resampled_to_the_target(study, target):
+    maps = estimator(study, smoothing_fwhm=4, n_epochs=1, **target).fit(study.paths)
+    masker = NiftiMasker(
+        study.mask, smoothing_fwhm=4, standardize="zscore_sample", detrend=True, reports=False, **target
+    )
+    expected = masker.fit().transform(study.paths[0])
+    np.testing.assert_array_equal(values(maps.mask_img_), values(masker.mask_img_))
+    np.testing.assert_allclose(masked(maps.masker_, Scan(study.paths[0], "x", 40)), expected, atol=2e-4)
 
 
 def test_initial_maps_from_an_image(study):
@@ -269,8 +292,6 @@ def masked_files(folder):
 
 
 def test_masked_frames_are_used_again_while_nothing_changed(tmp_path, study, fitted, monkeypatch):
-    from jax_mmf.fmri import masking
-
     estimator(study, cache=tmp_path).fit(study.paths)
     (first,) = [name for name in masked_files(tmp_path) if name.endswith(".h5")]
     monkeypatch.setattr(masking, "masked", None)  # which would raise an error
@@ -313,7 +334,7 @@ def test_file_holds_the_masked_frames(tmp_path, study):
 
 
 def test_stopped_masking_goes_on_without_masking_again(tmp_path, study, fitted, monkeypatch):
-    from jax_mmf.fmri import masking, training_data
+    from jax_mmf.fmri import training_data
 
     seen, whole = [], masking.masked
     monkeypatch.setattr(masking, "masked", lambda masker, scan: seen.append(scan.name) or whole(masker, scan))
