@@ -220,6 +220,9 @@ def test_scripts_of_nilearn_run_with_another_import(study):
 
     theirs = inspect.signature(decomposition.DictLearning.__init__).parameters
     assert list(inspect.signature(DictLearning.__init__).parameters)[: len(theirs)] == list(theirs)
+    for name in ("fit", "transform", "inverse_transform", "score"):
+        theirs = list(inspect.signature(getattr(decomposition.DictLearning, name)).parameters)
+        assert list(inspect.signature(getattr(DictLearning, name)).parameters)[: len(theirs)] == theirs
     with pytest.warns(UserWarning, match="reduction_ratio=1 has no effect"):
         estimator(study, reduction_ratio=1, n_epochs=1).fit(study.paths)
     with pytest.warns(UserWarning, match="method='lars' has no effect"):
@@ -312,6 +315,19 @@ def test_changed_file_is_masked_again(tmp_path, study):
     nibabel.save(image(x), other.paths[1])
     estimator(study, memory=str(tmp_path / "memory"), memory_level=1, n_epochs=1).fit(other.paths)
     assert len(masked_files(tmp_path / "memory" / "jax_mmf")) == 2
+
+
+def test_images_in_memory_are_known_by_their_content(tmp_path, study):
+    for _ in range(2):
+        estimator(study, cache=tmp_path, n_epochs=1).fit([nibabel.load(path) for path in study.paths])
+    assert len(masked_files(tmp_path)) == 1
+    arrays = [nibabel.load(path).get_fdata() for path in study.paths]
+    for _ in range(2):
+        estimator(study, cache=tmp_path, n_epochs=1).fit([image(array) for array in arrays])
+    assert len(masked_files(tmp_path)) == 2
+    arrays[1][5, 5, 5, 5] += 1
+    estimator(study, cache=tmp_path, n_epochs=1).fit([image(array) for array in arrays])
+    assert len(masked_files(tmp_path)) == 3
 
 
 def test_damaged_file_of_masked_frames_is_written_again(tmp_path, study, fitted):
