@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import sys
+from contextlib import nullcontext
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from nilearn.maskers import MultiNiftiMasker, NiftiMasker  # noqa: E402
 from sklearn.base import clone  # noqa: E402
 
 import jax_mmf as mmf  # noqa: E402
-from jax_mmf.fmri import DictLearning  # noqa: E402
+from jax_mmf.fmri import DictLearning, masking  # noqa: E402
 from jax_mmf.fmri.maps import ExplainedVariance, time_courses, upright  # noqa: E402
 from jax_mmf.fmri.masking import fitted_masker, masked  # noqa: E402
 from jax_mmf.fmri.scans import Scan, scans_of  # noqa: E402
@@ -90,8 +91,6 @@ def test_masked_frames_and_score_are_those_of_nilearn(study, fitted):
 
 @pytest.mark.parametrize("kind", ["file", "memory", "int16", "nii"])
 def test_signals_are_those_of_the_masker(tmp_path, study, monkeypatch, kind):
-    from jax_mmf.fmri import masking
-
     monkeypatch.setattr(masking, "_PART", 7 * 4000)  # seven frames
     picture = nibabel.load(study.paths[0])
     if kind == "int16":
@@ -108,6 +107,19 @@ def test_signals_are_those_of_the_masker(tmp_path, study, monkeypatch, kind):
     masker.dtype = np.float64
     found = masked(masker, Scan(picture, "x", 36, [confounds], kept))
     np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize("fwhm", [None, 1.0, 3.0, 6.0])
+def test_signals_of_a_mask_in_a_corner_are_those_of_the_masker(fwhm):
+    rng = np.random.default_rng(0)
+    picture = image(rng.standard_normal((24, 20, 16, 9)), np.diag([1.0, 2.0, 1.5, 1.0]))
+    inside = np.zeros((24, 20, 16), np.uint8)
+    inside[9:13, 0:4, 6:9] = 1
+    mask = nibabel.Nifti1Image(inside, picture.affine)
+    masker = NiftiMasker(mask, smoothing_fwhm=fwhm, standardize=None, reports=False).fit()
+    found = masked(masker, Scan(picture, "x", 9))
+    assert masking._box_of(mask, 3.0)[0].stop < 24
+    np.testing.assert_allclose(found, masker.transform(picture), atol=1e-6)
 
 
 @pytest.mark.parametrize("shift", [0.0, 3.0])
@@ -164,6 +176,18 @@ def test_images_in_memory_one_subject_and_other_numbers_of_frames(tmp_path, stud
     assert alone.scans_ == [("imgs[0]", 35)]
 
 
+@pytest.mark.parametrize("target", [{"target_affine": np.diag([4.0, 4.0, 4.0])}, {"target_affine": 2.5 * np.eye(3)}])
+@pytest.mark.filterwarnings("ignore:imgs are being resampled")
+def test_images_are_resampled_to_the_target(study, target):
+    maps = estimator(study, smoothing_fwhm=4, n_epochs=1, **target).fit(study.paths)
+    masker = NiftiMasker(
+        study.mask, smoothing_fwhm=4, standardize="zscore_sample", detrend=True, reports=False, **target
+    )
+    expected = masker.fit().transform(study.paths[0])
+    np.testing.assert_array_equal(values(maps.mask_img_), values(masker.mask_img_))
+    np.testing.assert_allclose(masked(maps.masker_, Scan(study.paths[0], "x", 40)), expected, atol=2e-4)
+
+
 def test_initial_maps_from_an_image(study):
     start = image(np.moveaxis(study.maps, 0, -1))
     maps = estimator(study, dict_init=start, n_epochs=1).fit(study.paths)
@@ -196,6 +220,9 @@ def test_scripts_of_nilearn_run_with_another_import(study):
 
     theirs = inspect.signature(decomposition.DictLearning.__init__).parameters
     assert list(inspect.signature(DictLearning.__init__).parameters)[: len(theirs)] == list(theirs)
+    for name in ("fit", "transform", "inverse_transform", "score"):
+        theirs = list(inspect.signature(getattr(decomposition.DictLearning, name)).parameters)
+        assert list(inspect.signature(getattr(DictLearning, name)).parameters)[: len(theirs)] == theirs
     with pytest.warns(UserWarning, match="reduction_ratio=1 has no effect"):
         estimator(study, reduction_ratio=1, n_epochs=1).fit(study.paths)
     with pytest.warns(UserWarning, match="method='lars' has no effect"):
@@ -268,8 +295,6 @@ def masked_files(folder):
 
 
 def test_masked_frames_are_used_again_while_nothing_changed(tmp_path, study, fitted, monkeypatch):
-    from jax_mmf.fmri import masking
-
     estimator(study, cache=tmp_path).fit(study.paths)
     (first,) = [name for name in masked_files(tmp_path) if name.endswith(".h5")]
     monkeypatch.setattr(masking, "masked", None)  # which would raise an error
@@ -292,6 +317,19 @@ def test_changed_file_is_masked_again(tmp_path, study):
     assert len(masked_files(tmp_path / "memory" / "jax_mmf")) == 2
 
 
+def test_images_in_memory_are_known_by_their_content(tmp_path, study):
+    for _ in range(2):
+        estimator(study, cache=tmp_path, n_epochs=1).fit([nibabel.load(path) for path in study.paths])
+    assert len(masked_files(tmp_path)) == 1
+    arrays = [nibabel.load(path).get_fdata() for path in study.paths]
+    for _ in range(2):
+        estimator(study, cache=tmp_path, n_epochs=1).fit([image(array) for array in arrays])
+    assert len(masked_files(tmp_path)) == 2
+    arrays[1][5, 5, 5, 5] += 1
+    estimator(study, cache=tmp_path, n_epochs=1).fit([image(array) for array in arrays])
+    assert len(masked_files(tmp_path)) == 3
+
+
 def test_damaged_file_of_masked_frames_is_written_again(tmp_path, study, fitted):
     estimator(study, cache=tmp_path, n_epochs=1).fit(study.paths)
     (path,) = tmp_path.iterdir()
@@ -309,6 +347,26 @@ def test_file_holds_the_masked_frames(tmp_path, study):
     with mmf.open_source(path) as source:
         found = source.read(np.arange(120))
         np.testing.assert_array_equal(found, expected[:, source.permutation].astype(np.float32))
+
+
+def test_stopped_masking_goes_on_without_masking_again(tmp_path, study, fitted, monkeypatch):
+    from jax_mmf.fmri import training_data
+
+    seen, whole = [], masking.masked
+    monkeypatch.setattr(masking, "masked", lambda masker, scan: seen.append(scan.name) or whole(masker, scan))
+    monkeypatch.setattr(training_data, "_MEMORY", 20 * 512 * 4)  # bands of 20 frames
+    monkeypatch.setattr(training_data, "_ROWS_PER_CHUNK", 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_data, "deferred_interrupt", lambda _: nullcontext(lambda: len(seen) == 3))
+        with pytest.raises(KeyboardInterrupt):
+            estimator(study, cache=tmp_path).fit(study.paths)
+    (part,) = tmp_path.iterdir()
+    assert part.name.endswith(".h5.partial")
+    seen.clear()
+    again = estimator(study, cache=tmp_path).fit(study.paths)
+    assert seen == [str(study.paths[2])]
+    assert cosines(again.components_, fitted.components_).min() > 0.99
+    assert [path.suffix for path in tmp_path.iterdir()] == [".h5"]
 
 
 def test_stopped_run_goes_on_with_the_same_bits(tmp_path, study, fitted, monkeypatch):

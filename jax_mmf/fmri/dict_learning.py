@@ -224,7 +224,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         return [self.masker_.inverse_transform(np.asarray(part) @ self.components_) for part in loadings]
 
     def score(
-        self, imgs: Any, y: Any = None, confounds: Any = None, sample_mask: Any = None, per_component: bool = False
+        self, imgs: Any, y: Any = None, confounds: Any = None, per_component: bool = False, sample_mask: Any = None
     ) -> Any:
         """Return the share of the variance of images that the maps explain, by nilearn's definitions.
 
@@ -232,8 +232,8 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
           imgs: as in `fit`. One of them at a time is in memory.
           y: ignored.
           confounds: as in `fit`.
-          sample_mask: as in `fit`.
           per_component: whether to return ``(n_components,)`` shares that each map explains by itself.
+          sample_mask: as in `fit`.
         """
         check_is_fitted(self)
         explained = ExplainedVariance(self.components_)

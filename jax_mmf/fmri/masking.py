@@ -18,6 +18,7 @@ from jax_mmf.io import MatrixSource
 from jax_mmf.typing import HostArray
 
 _PART = 2**24  # bytes of an image that are smoothed at a time
+_TRUNCATION = 4.0  # standard deviations to which nilearn computes Gaussian kernels
 _DIFFERENT_SPACES = "images that differ in shape or affine need a mask, or target_affine and target_shape"
 
 
@@ -88,7 +89,17 @@ def masked(masker: Any, scan: Scan) -> HostArray:
 def unprocessed(masker: Any, *, smoothing_fwhm: float | None = None) -> Any:
     """Return a fitted masker that masks, resamples and smooths images, and leaves their signals as they are."""
     options = {"standardize": None, "detrend": False, "low_pass": None, "high_pass": None, "clean_args": None}
+    options |= {name: None for name in ("target_affine", "target_shape") if hasattr(masker, name)}  # as the mask has
     return clone(masker).set_params(mask_img=masker.mask_img_, smoothing_fwhm=smoothing_fwhm, **options).fit()
+
+
+def _box_of(mask: Any, fwhm: float | None) -> tuple[slice, ...]:
+    """Return the part of a volume that holds the mask and all voxels that smoothing mixes with it."""
+    sigmas = (fwhm or 0.0) / np.sqrt(8 * np.log(2)) / np.linalg.norm(mask.affine[:3, :3], axis=0)
+    margin = np.ceil(_TRUNCATION * sigmas).astype(int) + 1
+    places = np.argwhere(np.asarray(mask.dataobj) > 0)
+    low, high = np.maximum(places.min(axis=0) - margin, 0), places.max(axis=0) + margin + 1
+    return tuple(slice(a, min(b, n)) for a, b, n in zip(low.tolist(), high.tolist(), mask.shape, strict=True))
 
 
 def _mean(scan: Scan) -> Any:
@@ -124,19 +135,24 @@ def _cleaned(masker: Any, scan: Scan) -> HostArray:
 
 
 def _cleaned_in_parts(masker: Any, scan: Scan) -> HostArray:
-    """Mask a few frames at a time, and clean the signals of all.
+    """Mask a few frames at a time, without what is far from the mask, and clean the signals of all.
 
-    The numbers are those of ``masker.transform``, which smooths all frames together: at 3 mm, this takes four times as
-    long and five times as much memory.
+    The numbers are those of ``masker.transform``, which smooths all of the frames together: at 3 mm, this takes four
+    times as long and five times as much memory.
     """
     image, values, slope, inter = _unscaled(scan)
-    extractor = unprocessed(masker, smoothing_fwhm=masker.smoothing_fwhm)
+    extractor, affine = unprocessed(masker, smoothing_fwhm=masker.smoothing_fwhm), image.affine
+    mask = masker.mask_img_
+    if mask.shape == image.shape[:3] and np.array_equal(mask.affine, affine):
+        box = _box_of(mask, masker.smoothing_fwhm)
+        mask, values = mask.slicer[box], values[box]
+        extractor, affine = extractor.set_params(mask_img=mask).fit(), mask.affine
     n_frames = image.shape[-1]
     signals = np.empty((n_frames, masker.n_elements_), masker.dtype or np.float32)
-    height = max(1, _PART // (4 * int(np.prod(image.shape[:3]))))
+    height = max(1, _PART // (4 * int(np.prod(values.shape[:3]))))
     for first in range(0, n_frames, height):
         part = (values[..., first : first + height] * slope + inter).astype(signals.dtype)
-        signals[first : first + height] = extractor.transform(nibabel.Nifti1Image(part, image.affine))
+        signals[first : first + height] = extractor.transform(nibabel.Nifti1Image(part, affine))
     return clean(
         signals, runs=masker.runs, detrend=masker.detrend, standardize=masker.standardize,
         standardize_confounds=masker.standardize_confounds, sample_mask=scan.sample_mask, confounds=scan.confounds,

@@ -166,6 +166,9 @@ def _identity(part: Any) -> list[Any]:
         facts = Path(part).stat()
         return [str(Path(part).absolute()), facts.st_size, facts.st_mtime_ns]
     if isinstance(part, SpatialImage):
+        file = part.get_filename()
+        if file is not None and nibabel.is_proxy(part.dataobj):  # its numbers are still in the file
+            return [*_identity(file), joblib.hash(np.asarray(part.affine))]
         return [joblib.hash(np.asanyarray(part.dataobj)), joblib.hash(np.asarray(part.affine))]
     if isinstance(part, SurfaceImage):
         return [joblib.hash({name: np.asarray(values) for name, values in part.data.parts.items()})]
