@@ -2,6 +2,7 @@
 
 from jax_mmf.images.denoising import denoise
 from jax_mmf.images.endmembers import successive_projection, vertex_components
+from jax_mmf.images.files import read_image, write_image
 from jax_mmf.images.inpainting import inpaint
 from jax_mmf.images.learning import learn_patches
 from jax_mmf.images.noise import estimate_sigma
@@ -16,8 +17,10 @@ __all__ = [
     "from_patches",
     "inpaint",
     "learn_patches",
+    "read_image",
     "spectral_angles",
     "successive_projection",
     "unmix",
     "vertex_components",
+    "write_image",
 ]
