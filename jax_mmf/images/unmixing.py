@@ -1,5 +1,6 @@
 """Spectral unmixing: the endmembers of a cube, and their abundances in each pixel."""
 
+import warnings
 from typing import Any, NamedTuple
 
 import jax
@@ -8,8 +9,8 @@ import numpy as np
 import optax
 from jax import lax
 
-from jax_mmf.codes import FISTA, encode
-from jax_mmf.core import HostStream, as_real_array, check_count, check_shape, host_generator
+from jax_mmf.codes import FISTA, ConvergenceWarning, encode_with_info
+from jax_mmf.core import HostStream, as_real_array, check_count, check_shape, host_generator, warn
 from jax_mmf.images.endmembers import successive_projection, vertex_components
 from jax_mmf.images.pictures import as_picture
 from jax_mmf.penalties import SimplexCodes
@@ -19,6 +20,7 @@ _LOGISTIC = 1.702  # sigmoid(1.702 z) is within 0.01 of the normal distribution
 _STEPS, _SMALL_GRADIENT = 200, 1e-4
 _LEAST_NOISE = 1e-3  # as a share of the spread of the data in their narrowest direction
 _CODES = FISTA(tol=1e-5, max_iter=5000)
+_LARGE_GAP = 1e-2  # as a share of the squared norm of the longest endmember from their mean
 
 
 class Unmixing(NamedTuple):
@@ -137,7 +139,14 @@ def _abundances(x: HostArray, endmembers: HostArray) -> HostArray:
     middle = endmembers.mean(0)
     scale = float(np.abs(endmembers - middle).max()) or 1.0
     atoms, samples = (jnp.asarray((part - middle) / scale, jnp.float32) for part in (endmembers, x))
-    return np.asarray(encode(atoms, samples, SimplexCodes(), solver=_CODES), np.float64)
+    with warnings.catch_warnings():  # a gap relative to a sample near the mean of the endmembers is rounding
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        codes, info = encode_with_info(atoms, samples, SimplexCodes(), solver=_CODES)
+    gaps = info.gap * jnp.sum(samples**2, 1) / jnp.sum(atoms**2, 1).max()
+    n_open = int(jnp.sum(~info.converged & (gaps > _LARGE_GAP)))
+    if n_open:
+        warn(f"abundances of {n_open} of {len(x)} pixels are not optimal: endmembers are nearly equal; use fewer")
+    return np.asarray(codes, np.float64)
 
 
 def _refined(x: HostArray, endmembers: HostArray) -> HostArray:
