@@ -8,11 +8,12 @@ import jax_mmf
 import jax_mmf.completion
 import jax_mmf.estimators
 import jax_mmf.extending
+import jax_mmf.images
 import jax_mmf.io
 import jax_mmf.selection
 
 logger = logging.getLogger(__name__)
-_PUBLIC = (jax_mmf, jax_mmf.completion, jax_mmf.estimators, jax_mmf.extending, jax_mmf.io, jax_mmf.selection)
+_PUBLIC = (jax_mmf, jax_mmf.completion, jax_mmf.estimators, jax_mmf.extending, jax_mmf.images, jax_mmf.io, jax_mmf.selection)
 
 
 def check(app, env):

@@ -110,7 +110,7 @@ def _picture(path: Path, _: str | None) -> HostArray:
     from PIL import Image
 
     with Image.open(path) as file:
-        image = file
+        image: Image.Image = file
         if image.mode in ("P", "CMYK", "YCbCr", "HSV", "LAB"):
             image = image.convert("RGBA" if "transparency" in image.info else "RGB")
         if image.mode == "1":
