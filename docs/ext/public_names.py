@@ -13,7 +13,15 @@ import jax_mmf.io
 import jax_mmf.selection
 
 logger = logging.getLogger(__name__)
-_PUBLIC = (jax_mmf, jax_mmf.completion, jax_mmf.estimators, jax_mmf.extending, jax_mmf.images, jax_mmf.io, jax_mmf.selection)
+_PUBLIC = (
+    jax_mmf,
+    jax_mmf.completion,
+    jax_mmf.estimators,
+    jax_mmf.extending,
+    jax_mmf.images,
+    jax_mmf.io,
+    jax_mmf.selection,
+)
 
 
 def check(app, env):
