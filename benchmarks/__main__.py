@@ -22,6 +22,7 @@ PARTS = {
     "memory": "benchmarks.memory",
     "out_of_core": "benchmarks.out_of_core",
     "patches": "benchmarks.patches",
+    "images": "benchmarks.images",
     "convergence": "benchmarks.convergence",
     "storage": "benchmarks.storage",
     "papers": "benchmarks.papers",

@@ -202,3 +202,72 @@ def save_figure(figure: Any, path: str | Path) -> None:
     """Write a figure to a file, which appears only when it is complete."""
     with written_aside(path) as aside:
         figure.savefig(aside, format=Path(path).suffix.lstrip(".") or "png")
+
+
+def plot_spectra(spectra: HostArray, *, wavelengths: Sequence[float] | None = None, ax: Any = None) -> Any:
+    """Plot the spectra of endmembers.
+
+    Args:
+      spectra: ``(m, bands)``, such as ``unmixing.endmembers``.
+      wavelengths: ``(bands,)``; by default the numbers of the bands.
+      ax: matplotlib axes to draw on; by default those of a new pyplot figure.
+
+    Returns:
+      the axes.
+    """
+    ax = pyplot_axes() if ax is None else ax
+    x = np.arange(spectra.shape[1]) if wavelengths is None else np.asarray(wavelengths)
+    for number, (color, spectrum) in enumerate(zip(itertools.cycle(COLORS), spectra, strict=False)):
+        style = ("-", "--", ":", "-.")[number // len(COLORS) % 4]
+        ax.plot(x, spectrum, color=color, ls=style, lw=1.6, label=f"endmember {number + 1}")
+    ax.set(xlabel="band" if wavelengths is None else "wavelength", ylabel="value")
+    return _finished(ax)
+
+
+def plot_abundance(abundance: HostArray, *, title: str = "", ax: Any = None) -> Any:
+    """Draw the map of the abundance of one endmember, from 0 (dark) to 1 (bright).
+
+    Args:
+      abundance: ``(rows, columns)``, such as ``unmixing.abundances[..., 0]``.
+      title: of the axes.
+      ax: matplotlib axes to draw on; by default those of a new pyplot figure.
+
+    Returns:
+      the axes.
+    """
+    ax = pyplot_axes() if ax is None else ax
+    shown = ax.imshow(abundance, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=10)
+    ax.figure.colorbar(shown, ax=ax, shrink=0.8, ticks=[0, 0.5, 1])
+    return ax
+
+
+def plot_patches(dictionary: HostArray, patch_size: int, *, ax: Any = None) -> Any:
+    """Draw atoms as patches, each scaled to its largest absolute value: grey is zero.
+
+    Args:
+      dictionary: ``(k, patch_size * patch_size * bands)``. Three bands are red, green and blue. Of other
+        numbers of bands, the mean is drawn.
+      patch_size: side of a patch in pixels.
+      ax: matplotlib axes to draw on; by default those of a new pyplot figure.
+
+    Returns:
+      the axes.
+
+    Raises:
+      ValueError: if the atoms are not square patches of this size.
+    """
+    if dictionary.shape[1] % patch_size**2:
+        raise ValueError(f"patch_size={patch_size} does not fit atoms of {dictionary.shape[1]} pixels")
+    ax = pyplot_axes() if ax is None else ax
+    patches = np.asarray(dictionary).reshape(len(dictionary), patch_size, patch_size, -1)
+    patches = patches if patches.shape[3] == 3 else patches.mean(3, keepdims=True).repeat(3, 3)
+    columns = math.ceil(math.sqrt(len(patches)))
+    rows = math.ceil(len(patches) / columns)
+    tiles = np.ones((rows * columns, patch_size + 1, patch_size + 1, 3))
+    tiles[: len(patches), :-1, :-1] = composite(patches, (0, 1, 2))
+    sheet = tiles.reshape(rows, columns, patch_size + 1, patch_size + 1, 3).swapaxes(1, 2)
+    ax.imshow(sheet.reshape(rows * (patch_size + 1), -1, 3), interpolation="nearest")
+    ax.set_axis_off()
+    return ax

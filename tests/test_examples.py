@@ -178,3 +178,9 @@ def test_genres_help_where_ratings_are_few(tmp_path):
         pytest.skip("the package with MovieLens 100K is not there")
     found = run_example("genres", tmp_path)
     assert found["with genres"] < 0.99 * found["without genres"]
+
+
+def test_unmixing_finds_spectra_that_no_pixel_has(tmp_path):
+    found = run_example("unmixing", tmp_path)
+    assert found["refined"] < 0.6
+    assert found["scene"].abundances.shape == (49, 49, 4)

@@ -10,7 +10,7 @@ import jax_mmf
 
 ROOT = Path(jax_mmf.__file__).parent
 ORDER = ["typing", "defaults", "core", "penalties", "constraints", "codes", "learning", "io", "plotting", "training"]
-ORDER += ["selection", "completion", "estimators", "fmri", "extending", "datasets", "cli", "__main__"]
+ORDER += ["selection", "completion", "estimators", "fmri", "images", "extending", "datasets", "cli", "__main__"]
 """Each imports only what stands before it. The package's own `__init__` is free to import all of them."""
 OUTSIDE = {"h5py", "threading", "concurrent", "queue", "multiprocessing", "time", "datetime"}
 """Files, threads and clocks: nothing before io imports these."""

@@ -9,6 +9,7 @@ import jax_mmf.completion
 import jax_mmf.estimators
 import jax_mmf.extending
 import jax_mmf.fmri
+import jax_mmf.images
 import jax_mmf.io
 import jax_mmf.selection
 
@@ -19,6 +20,7 @@ _PUBLIC = (
     jax_mmf.estimators,
     jax_mmf.extending,
     jax_mmf.fmri,
+    jax_mmf.images,
     jax_mmf.io,
     jax_mmf.selection,
 )

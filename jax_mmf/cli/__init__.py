@@ -1,4 +1,4 @@
-"""The command ``jax-mmf``: demo, convert, fit, encode, fmri, info, recommend, one module each."""
+"""The command ``jax-mmf``: one module for each of its commands."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ except ImportError as missing:  # pragma: no cover - depends on what is installe
     sys.exit(f"jax-mmf: the command needs {missing.name}; pip install 'jax-mmf[cli]'")
 
 import jax_mmf as mmf
-from jax_mmf.cli import convert, demo, encode, fit, fmri, info, recommend
+from jax_mmf.cli import convert, demo, denoise, encode, fit, fmri, info, inpaint, recommend, unmix
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def _group() -> None:
     """Factorize massive matrices: X (n samples, p features) ~ codes times a dictionary of k atoms."""
 
 
-for _module in (convert, demo, encode, fit, fmri, info, recommend):
+for _module in (convert, demo, denoise, encode, fit, fmri, info, inpaint, recommend, unmix):
     _group.add_command(_module.command)
 
 

@@ -1,0 +1,195 @@
+"""Files of images and cubes, read and written by the libraries of their formats."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jax_mmf.core import warn
+from jax_mmf.io import BadFileError, written_aside
+from jax_mmf.typing import HostArray
+
+_EXTRA = "pip install 'jax-mmf[images]'"
+_WRITABLE = (".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp")
+
+
+def read_image(path: str | Path, dataset: str | None = None) -> HostArray:
+    """Read an image or a cube, ``(rows, columns)`` or ``(rows, columns, bands)``.
+
+    ========================= ============= ==============================================================
+    file                      library       remarks
+    ========================= ============= ==============================================================
+    .png, .jpg, .bmp, .gif    Pillow        an alpha channel is left out, with a warning
+    .tif, .tiff               tifffile      bands that are stored first become the last axis
+    .npy                      NumPy
+    .mat                      SciPy, h5py   version 7.3 is stored transposed, which is undone
+    .h5, .hdf5                h5py
+    .hdr, .img, .raw, .dat    spectral      ENVI: a header and a data file of the same name
+    ========================= ============= ==============================================================
+
+    Args:
+      path: of the file; its ending gives the format.
+      dataset: name of the array in a .mat or .h5 file; by default the only one with two or three axes.
+
+    Returns:
+      the array, in the dtype of the file.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: for an unknown ending, and if the array is ambiguous or has other than two or three axes.
+      BadFileError: if the file can't be read.
+      ImportError: if the library is not installed.
+    """
+    path = Path(path)
+    read = _READERS.get(path.suffix.lower())
+    if read is None:
+        raise ValueError(f"{path} must end in one of {', '.join(_READERS)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    try:
+        array = read(path, dataset)
+    except ImportError as missing:
+        raise ImportError(f"{path} needs {missing.name}; {_EXTRA}") from missing
+    except (KeyError, MemoryError, FileNotFoundError):
+        raise
+    except Exception as error:  # libraries raise errors of any kind for damaged files
+        raise BadFileError(f"{path} can't be read: {error}") from error
+    array = np.asarray(array)
+    if array.ndim not in (2, 3):
+        raise ValueError(f"{path} must hold (rows, columns) or (rows, columns, bands); got shape {array.shape}")
+    return array
+
+
+def write_image(path: str | Path, image: HostArray) -> None:
+    """Write an image to a file, which appears only when it is complete.
+
+    Args:
+      path: of the file. .tif and .npy hold any number of bands and any dtype. .png holds 8 bits in one or three bands,
+        and 16 bits in one band; .jpg and .bmp hold 8 bits.
+      image: ``(rows, columns)`` or ``(rows, columns, bands)``.
+
+    Raises:
+      ValueError: for another ending, and for an image that the format can't hold.
+    """
+    path = Path(path)
+    ending = path.suffix.lower()
+    if ending not in _WRITABLE:
+        raise ValueError(f"{path} must end in one of {', '.join(_WRITABLE)}")
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[..., 0]
+    pictures = ending not in (".npy", ".tif", ".tiff")
+    wide = ending == ".png" and image.dtype == np.uint16 and image.ndim == 2
+    if pictures and not (wide or (image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2] == 3))):
+        raise ValueError(f"{path} can't hold an image of shape {image.shape} and {image.dtype}; write .tif or .npy")
+    with written_aside(path) as aside:
+        if ending == ".npy":
+            with aside.open("wb") as file:
+                np.save(file, image)
+        elif pictures:
+            _library("PIL.Image").fromarray(image).save(aside, format=_FORMATS[ending])
+        else:
+            bands = {"planarconfig": "contig"} if image.ndim == 3 else {}
+            color = "rgb" if image.ndim == 3 and image.shape[2] == 3 else "minisblack"
+            _library("tifffile").imwrite(aside, image, photometric=color, **bands)
+
+
+_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP"}
+
+
+def _library(name: str) -> Any:
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as missing:
+        raise ImportError(f"images in this format need {missing.name}; {_EXTRA}") from missing
+
+
+def _picture(path: Path, _: str | None) -> HostArray:
+    from PIL import Image
+
+    with Image.open(path) as file:
+        image: Image.Image = file
+        if image.mode in ("P", "CMYK", "YCbCr", "HSV", "LAB"):
+            image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+        if image.mode == "1":
+            image = image.convert("L")
+        array = np.asarray(image)
+    if image.mode in ("RGBA", "LA", "PA"):
+        warn(f"{path} has an alpha channel, which is left out")
+        array = array[..., 0] if image.mode == "LA" else array[..., :-1]
+    return array
+
+
+def _tiff(path: Path, _: str | None) -> HostArray:
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        array: HostArray = series.asarray()
+        bands_first = array.ndim == 3 and series.axes.endswith("YX")
+        if series.axes.startswith("Q"):  # an axis of unknown meaning
+            bands_first = bands_first and array.shape[0] < array.shape[2]
+    return np.moveaxis(array, 0, -1) if bands_first else array
+
+
+def _numpy(path: Path, _: str | None) -> HostArray:
+    array: HostArray = np.load(path, allow_pickle=False)
+    return array
+
+
+def _matlab(path: Path, dataset: str | None) -> HostArray:
+    from scipy.io import loadmat
+
+    try:
+        arrays = loadmat(path)
+    except NotImplementedError:  # version 7.3, an HDF5 file with the axes of Fortran
+        return _hdf5(path, dataset).T
+    return np.asarray(_chosen(path, {k: v for k, v in arrays.items() if not k.startswith("__")}, dataset))
+
+
+def _hdf5(path: Path, dataset: str | None) -> HostArray:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        arrays: dict[str, Any] = {}
+        file.visititems(lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None)
+        array: HostArray = _chosen(path, arrays, dataset)[()]
+    return array
+
+
+def _envi(path: Path, _: str | None) -> HostArray:
+    from spectral.io import envi
+
+    header = path
+    if path.suffix.lower() != ".hdr":
+        candidates = [path.with_suffix(".hdr"), path.with_name(path.name + ".hdr")]
+        header = next((c for c in candidates if c.is_file()), candidates[0])
+        if not header.is_file():
+            raise FileNotFoundError(f"{path} needs its ENVI header, {header}")
+    image = envi.open(str(header), None if header == path else str(path))
+    return np.array(image.open_memmap(interleave="bip"))
+
+
+def _chosen(path: Path, arrays: dict[str, Any], dataset: str | None) -> Any:
+    """Return the array of a name, or the only one with two or three axes."""
+    if dataset is not None:
+        if dataset not in arrays:
+            raise KeyError(f"{path} has no array {dataset!r}; it has {', '.join(arrays)}")
+        return arrays[dataset]
+    fitting = {k: v for k, v in arrays.items() if getattr(v, "ndim", 0) in (2, 3) and min(v.shape) > 1}
+    if len(fitting) != 1:
+        found = ", ".join(f"{k} {v.shape}" for k, v in fitting.items()) or "none"
+        raise ValueError(f"pass dataset (--dataset), the name of the array with the image; candidates: {found}")
+    return next(iter(fitting.values()))
+
+
+_READERS: dict[str, Callable[[Path, str | None], HostArray]] = {
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp", ".gif"), _picture),
+    **dict.fromkeys((".tif", ".tiff"), _tiff),
+    ".npy": _numpy,
+    ".mat": _matlab,
+    **dict.fromkeys((".h5", ".hdf5"), _hdf5),
+    **dict.fromkeys((".hdr", ".img", ".raw", ".dat"), _envi),
+}

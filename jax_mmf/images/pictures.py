@@ -1,0 +1,117 @@
+"""Pictures as the functions of this package take them, and the way back to the dtype and range of the input."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jax_mmf.core import as_array
+from jax_mmf.typing import HostArray
+
+
+class Picture(NamedTuple):
+    """A picture as floats, with what is needed to give a result in the form of the input.
+
+    Attributes:
+      values: ``(rows, columns, bands)`` float64, in units of the input.
+      shape: of the input.
+      dtype: of the input, in the byte order of this machine.
+    """
+
+    values: HostArray
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def scale(self) -> float:
+        """The largest value of an integer dtype, such as 255 for 8 bits; 1 for floats."""
+        return float(np.iinfo(self.dtype).max) if self.dtype.kind in "iu" else 1.0
+
+    def restored(self, values: HostArray) -> HostArray:
+        """Return values ``(rows, columns, bands)`` in the shape and dtype of the input.
+
+        Integers are rounded and clipped to the range of their dtype.
+        """
+        values = values.reshape(self.shape)
+        if self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            values = np.clip(np.rint(values.astype(np.float64)), limits.min, limits.max)
+        restored: HostArray = values.astype(self.dtype)
+        return restored
+
+
+def as_picture(
+    image: Any, *, name: str = "image", missing: HostArray | None = None, least: int = 1, opacity: bool = False
+) -> Picture:
+    """Check an image and convert it to float64.
+
+    Args:
+      image: ``(rows, columns)`` or ``(rows, columns, bands)`` integers or floats, in any byte order.
+      name: of the argument, for error messages.
+      missing: ``(rows, columns, bands)``, True for pixels whose values are not used. They may be NaN, and become zero.
+      least: smallest number of rows and of columns.
+      opacity: whether 8-bit images of four bands are accepted. The fourth is usually opacity.
+
+    Returns:
+      the picture.
+
+    Raises:
+      TypeError: for anything but integers and floats.
+      ValueError: for another number of axes, an image without pixels or smaller than a patch, NaN and infinity, and an
+        alpha channel.
+    """
+    values = np.asarray(as_array(name, image))
+    if values.dtype.kind not in "iuf":
+        raise TypeError(f"{name} must hold integers or floats, got {values.dtype}; convert it with astype('uint8')")
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise ValueError(
+            f"{name} must be (rows, columns) or (rows, columns, bands) with at least one pixel; got {values.shape}"
+        )
+    if not opacity and values.ndim == 3 and values.shape[2] == 4 and values.dtype == np.uint8:
+        raise ValueError(
+            f"{name} of shape {values.shape} and {values.dtype} looks like RGB with an alpha channel, which is not a "
+            f"color; pass {name}[..., :3], or {name}.astype('float32') for an image of four bands"
+        )
+    if min(values.shape[:2]) < least:
+        raise ValueError(
+            f"{name} of {values.shape[0]} x {values.shape[1]} pixels is smaller than a patch of {least} x {least}; "
+            "use a smaller patch_size"
+        )
+    shape, dtype = values.shape, values.dtype.newbyteorder("=")
+    cube = values.reshape(*shape[:2], -1).astype(np.float64)
+    if missing is not None:
+        cube[missing] = 0
+    bad = np.argwhere(~np.isfinite(cube))
+    if len(bad):
+        row, column, band = bad[0]
+        raise ValueError(
+            f"{name} must be finite, but holds {cube[row, column, band]} at row {row}, column {column}; such "
+            "pixels can be filled by jax_mmf.images.inpaint(image, np.isnan(image))"
+        )
+    return Picture(cube, shape, dtype)
+
+
+def as_missing(mask: Any, shape: tuple[int, ...], name: str = "mask") -> HostArray:
+    """Check a mask of missing pixels, and return it for each band.
+
+    Args:
+      mask: ``(rows, columns)`` for all bands, or the shape of the image; nonzero for missing pixels.
+      shape: of the image.
+      name: of the argument, for error messages.
+
+    Returns:
+      ``(rows, columns, bands)`` bool, True for missing pixels.
+
+    Raises:
+      ValueError: for another shape, and if nothing is left to learn from.
+    """
+    values = np.asarray(mask)
+    if values.shape not in (tuple(shape), tuple(shape[:2])):
+        raise ValueError(
+            f"{name} must have the shape of the image, {tuple(shape)}, or {tuple(shape[:2])}; got {values.shape}"
+        )
+    bands = shape[2] if len(shape) == 3 else 1
+    missing = values.astype(bool).reshape(*shape[:2], -1)
+    if missing.all(axis=(0, 1)).any():
+        raise ValueError(f"{name} marks every pixel as missing (in some band); nonzero means missing, zero observed")
+    full: HostArray = np.broadcast_to(missing, (*shape[:2], bands)).copy()
+    return full
