@@ -14,6 +14,7 @@ from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, position
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ragged import ragged_rows
 from jax_mmf.completion.ratings import Ratings
+from jax_mmf.completion.side_features import has_features
 from jax_mmf.core import check_choice, check_count, check_process
 from jax_mmf.typing import Array, HostArray
 
@@ -165,8 +166,8 @@ class Fitted:
     def best_items(self, users: HostArray, n: int, exclude: Ratings | None) -> tuple[HostArray, HostArray]:
         """Return positions and scores ``(m, n)`` of the best items of users at positions ``(m,)``.
 
-        Where no item is left, they are -1 and -inf. Items without training ratings are left out. Users without factors
-        get the items with the most ratings if the model has no item biases.
+        Where no item is left, they are -1 and -inf. Items without training ratings and features are left out. Users
+        without factors get the items with the most ratings if the model has no item biases.
         """
         check_process()
         factors, n_items = self.factors, self.ratings.n_items
@@ -177,9 +178,10 @@ class Fitted:
         popularity = np.empty(n_items, np.float32)  # ranks; the most rated item has the largest
         popularity[np.argsort(-self.item_counts, kind="stable")] = np.arange(n_items, 0, -1)
         starts = None if exclude is None else exclude.row_starts()
+        unknown = ~(self.known_items | self._use_features("item_features", self.ratings))
         for first in range(0, len(users), size):
             rows = users[first : first + size]
-            barred = np.tile(~self.known_items, (size, 1))
+            barred = np.tile(unknown, (size, 1))
             if exclude is not None and starts is not None:
                 counts = np.where(rows >= 0, starts[rows + 1] - starts[rows], 0)
                 at = np.repeat(np.arange(len(rows)), counts)
@@ -233,17 +235,31 @@ class Fitted:
         check_process()
         moved = ratings.relabelled(ratings.user_ids, self.ratings.item_ids)
         moved = moved.select(self.known_items[moved.items])
-        if len(moved) == 0:
+        n = moved.n_users
+        described = self._use_features("user_features", moved)
+        if len(moved) == 0 and not described.any():
             problem = kind_mismatch("items", self.ratings.item_ids, ratings.item_ids.values)
             detail = "" if problem is None else f": {problem}"
             raise ValueError(f"ratings must be of items that the model knows, and none is{detail}")
-        n = moved.n_users
         padded = max(_FOLDED, power_of_two(n))
         rows = ragged_rows(moved.users, moved.items, moved.values, moved.weights, padded, few_shapes=True)
+        if described.any() and moved.user_features is not None:
+            features = np.pad(moved.user_features, ((0, padded - n), (0, 0)), constant_values=np.nan)
+            rows = replace(rows, features=jnp.asarray(features))
         users, bias = (a[:n] for a in jax.device_get(_fold_in(self.model, self.state, rows)))
-        rated = np.bincount(moved.users, minlength=moved.n_users) > 0
-        factors = self.factors._replace(users=jnp.where(rated[:, None], users, 0), user_bias=jnp.where(rated, bias, 0))
+        known = (np.bincount(moved.users, minlength=n) > 0) | described
+        factors = self.factors._replace(users=jnp.where(known[:, None], users, 0), user_bias=jnp.where(known, bias, 0))
         return replace(self, factors=factors, ratings=moved)
+
+    def _use_features(self, name: str, ratings: Ratings) -> HostArray:
+        """Return which users, or items, have features that the model knows to use: ``(n,)`` booleans."""
+        given, known = getattr(ratings, name), getattr(self.ratings, name)
+        n = ratings.n_users if name == "user_features" else ratings.n_items
+        if given is None or known is None or not _learns_prior(self.model):
+            return np.zeros(n, bool)
+        if given.shape[1] != known.shape[1]:
+            raise ValueError(f"{name} must have the {known.shape[1]} columns of the model, got {given.shape[1]}")
+        return has_features(given, n)
 
 
 def make_fitted(
@@ -256,15 +272,22 @@ def make_fitted(
 ) -> Fitted:
     """Make the fitted model of a state that was trained on ratings."""
     counts = np.bincount(ratings.items, minlength=ratings.n_items)
-    factors = without_unrated(model.factors(state), ratings)
+    factors = without_unrated(model.factors(state), ratings, _learns_prior(model))
     return Fitted(model, state, factors, ratings, counts, limits, history, stopped_by)
 
 
-def without_unrated(factors: Factors, ratings: Ratings) -> Factors:
-    """Set users and items without ratings to zero, since random initial values may be left there."""
+def _learns_prior(model: Model) -> bool:
+    return bool(getattr(model, "learns_prior", False))
+
+
+def without_unrated(factors: Factors, ratings: Ratings, by_features: bool = False) -> Factors:
+    """Set users and items without ratings to zero, except those with features if these predict the factors."""
     users, items = (
-        np.bincount(positions, minlength=size) > 0
-        for positions, size in ((ratings.users, ratings.n_users), (ratings.items, ratings.n_items))
+        (np.bincount(positions, minlength=size) > 0) | (has_features(features, size) & by_features)
+        for positions, size, features in (
+            (ratings.users, ratings.n_users, ratings.user_features),
+            (ratings.items, ratings.n_items, ratings.item_features),
+        )
     )
     return Factors(
         factors.mean,
