@@ -1,5 +1,6 @@
 """Matrices with missing entries: ratings, clicks and counts of users and items, and recommendations from them."""
 
+from jax_mmf.completion.bayesian import BayesianMF
 from jax_mmf.completion.bpr import BPR
 from jax_mmf.completion.explicit import ExplicitALS
 from jax_mmf.completion.factors import Factors, predict
@@ -22,6 +23,7 @@ __getattr__ = renamed(__name__, {"update": "refit"})
 
 __all__ = [
     "BPR",
+    "BayesianMF",
     "CompletionEvent",
     "EpochRecord",
     "ExplicitALS",

@@ -1,8 +1,9 @@
 """Fitted models of ratings, which predict and recommend by the ids of users and items."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,11 @@ from jax_mmf.typing import Array, HostArray
 
 _SCORES = 1 << 24  # in memory at a time
 _PREDICTIONS = 1 << 20  # per call of the compiled program
+_DEVIATIONS = 1 << 16  # the same, for standard deviations
 _FOLDED = 8  # smallest number of users that are folded in together
 
 _predict = jax.jit(predict)
+_predict_std = jax.jit(lambda model, state, users, items: model.predict_std(state, users, items))
 _fold_in = jax.jit(lambda model, state, rows: model.fold_in(state, rows))
 
 
@@ -70,6 +73,7 @@ class Fitted:
       history: an `EpochRecord` per epoch.
       stopped_by: what ended the run: ``"epochs"``, ``"patience"``, ``"callback"``, ``"interrupt"`` (Ctrl-C) or
         ``"error"``; None for a model from a file.
+      folded: whether its users were folded in.
     """
 
     model: Model
@@ -80,6 +84,7 @@ class Fitted:
     limits: tuple[float, float] | None
     history: list[EpochRecord]
     stopped_by: str | None = None
+    folded: bool = False
 
     @property
     def known_items(self) -> HostArray:
@@ -90,7 +95,14 @@ class Fitted:
         learned = f"history={len(self.history)} epochs, stopped_by={self.stopped_by!r}"
         return f"Fitted({self.model!r},\n  {self.ratings!r}, {learned})"
 
-    def predict(self, users: Any, items: Any, *, unknown: str = "bias") -> HostArray:
+    @overload
+    def predict(self, users: Any, items: Any, *, unknown: str = ..., return_std: Literal[False] = ...) -> HostArray: ...
+    @overload
+    def predict(
+        self, users: Any, items: Any, *, unknown: str = ..., return_std: Literal[True]
+    ) -> tuple[HostArray, HostArray]: ...
+
+    def predict(self, users: Any, items: Any, *, unknown: str = "bias", return_std: bool = False) -> Any:
         """Predict the values of pairs of a user and an item.
 
         Args:
@@ -98,12 +110,16 @@ class Fitted:
           items: ``(n,)`` ids, or one id for all users.
           unknown: treatment of ids that the model has not seen: ``"bias"`` predicts from the mean and the bias of the
             other id of the pair, ``"error"`` raises.
+          return_std: whether to return standard deviations too, which `BayesianMF` has, of the ratings around their
+            predictions.
 
         Returns:
-          ``(n,)`` float32, never NaN; within the range of the training ratings for explicit feedback.
+          ``(n,)`` float32, never NaN; within the range of the training ratings for explicit feedback. With return_std,
+          a pair of these and of standard deviations ``(n,)``.
 
         Raises:
-          ValueError: for lengths that differ, and for unknown ids with ``unknown="error"``.
+          ValueError: for lengths that differ, for unknown ids with ``unknown="error"``, and for return_std=True with
+            another model, or after `fold_in`.
 
         Warns:
           UserWarning: if all users, or all items, are unknown and their ids are of another type than those of the
@@ -113,19 +129,22 @@ class Fitted:
         columns = _known("items", self.ratings.item_ids, items, unknown)
         if len(rows) != len(columns) and 1 not in (len(rows), len(columns)):
             raise ValueError(f"users and items must have the same length, got {len(rows)} and {len(columns)}")
-        return self.predict_positions(*np.broadcast_arrays(rows, columns))
+        pairs = np.broadcast_arrays(rows, columns)
+        return (self.predict_positions(*pairs), self._std(*pairs)) if return_std else self.predict_positions(*pairs)
 
     def predict_positions(self, users: HostArray, items: HostArray) -> HostArray:
         """Predict by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 stands for unknown."""
         check_process()
-        n, factors = len(users), self.factors
-        out = np.empty(n, np.float32)
-        size = min(_PREDICTIONS, power_of_two(n)) if n else 0
-        for first in range(0, n, size or 1):
-            part = slice(first, min(n, first + size))
-            pairs = [np.resize(a[part], size) for a in (users, items)]
-            out[part] = np.asarray(_predict(factors, *pairs))[: part.stop - first]
+        out = _by_parts(lambda *pairs: _predict(self.factors, *pairs), users, items, _PREDICTIONS)
         return out if self.limits is None else np.clip(out, *self.limits)
+
+    def _std(self, users: HostArray, items: HostArray) -> HostArray:
+        """Return standard deviations of ratings around predictions, by positions."""
+        if not hasattr(self.model, "predict_std"):
+            raise ValueError(f"return_std=True needs a model such as BayesianMF, got {type(self.model).__name__}")
+        if self.folded:
+            raise ValueError("return_std=True needs users of the fit, not ones that were folded in; refit with them")
+        return _by_parts(lambda *pairs: _predict_std(self.model, self.state, *pairs), users, items, _DEVIATIONS)
 
     def recommend(
         self, users: Any = None, n: int = 10, *, exclude_seen: bool = True, unknown: str = "bias"
@@ -249,7 +268,7 @@ class Fitted:
         users, bias = (a[:n] for a in jax.device_get(_fold_in(self.model, self.state, rows)))
         known = (np.bincount(moved.users, minlength=n) > 0) | described
         factors = self.factors._replace(users=jnp.where(known[:, None], users, 0), user_bias=jnp.where(known, bias, 0))
-        return replace(self, factors=factors, ratings=moved)
+        return replace(self, factors=factors, ratings=moved, folded=True)
 
     def _use_features(self, name: str, ratings: Ratings) -> HostArray:
         """Return which users, or items, have features that the model knows to use: ``(n,)`` booleans."""
@@ -260,6 +279,18 @@ class Fitted:
         if given.shape[1] != known.shape[1]:
             raise ValueError(f"{name} must have the {known.shape[1]} columns of the model, got {given.shape[1]}")
         return has_features(given, n)
+
+
+def _by_parts(function: Callable[..., Array], users: HostArray, items: HostArray, most: int) -> HostArray:
+    """Apply a compiled function to pairs, a few sizes of which are compiled: ``(n,) -> (n,)``."""
+    n = len(users)
+    out = np.empty(n, np.float32)
+    size = min(most, power_of_two(n)) if n else 0
+    for first in range(0, n, size or 1):
+        part = slice(first, min(n, first + size))
+        pairs = [np.resize(a[part], size) for a in (users, items)]
+        out[part] = np.asarray(function(*pairs))[: part.stop - first]
+    return out
 
 
 def make_fitted(

@@ -70,7 +70,7 @@ class PairSums(NamedTuple):
 
     Attributes:
       gram: ``(m, k, k)`` sum of w d d^T.
-      variance: ``(m, k)`` sum of w times the variance of d.
+      variance: ``(m, k)`` sum of w times the variance of d; None for draws.
       pull: ``(m, k)`` sum of w e d.
       column_sum: ``(m, k)`` sum of w d.
       weight: ``(m,)`` sum of w.
@@ -79,7 +79,7 @@ class PairSums(NamedTuple):
     """
 
     gram: Array
-    variance: Array
+    variance: Array | None
     pull: Array
     column_sum: Array
     weight: Array
@@ -177,27 +177,34 @@ def _solve(sums: PairSums, means: Array, precision: Array, beta: Array) -> tuple
 
 def joined(sums: PairSums) -> tuple[Array, Array]:
     """Return the moments of factors and a constant one, ``(m, k + 1, k + 1)``, and their products with the values."""
-    gram = sums.gram + sums.variance[:, None] * jnp.eye(sums.variance.shape[1], dtype=sums.gram.dtype)
+    gram = sums.gram
+    if sums.variance is not None:  # for the expectation of d d^T
+        gram += sums.variance[:, None] * jnp.eye(gram.shape[1], dtype=gram.dtype)
     last = jnp.concatenate([sums.column_sum, sums.weight[:, None]], 1)
     gram = jnp.concatenate([jnp.concatenate([gram, sums.column_sum[:, :, None]], 2), last[:, None]], 1)
     return gram, jnp.concatenate([sums.pull, sums.value[:, None]], 1)
 
 
-def chunk_sums(tile: Tile, other: tuple[Array, Array], mean: Array, scale: Array) -> PairSums:
-    """Sum over the entries of each chunk of a tile; ``other`` has rows and variances of the columns."""
+def chunk_sums(tile: Tile, other: tuple[Array, Array | None], mean: Array, scale: Array) -> PairSums:
+    """Sum over the entries of each chunk of a tile; ``other`` has rows of the columns, and their variances or None."""
     columns, weights = tile.columns, tile.weights
-    rows, variance = other[0][columns], other[1][columns]
+    rows = other[0][columns]
     values = (tile.values - mean) / scale - rows[..., -1]
     factors = rows[..., :-1]
     weighted = weights[..., None] * factors
+    square, variance = values**2, None
+    if other[1] is not None:
+        spread = other[1][columns]
+        square += spread[..., -1]
+        variance = jnp.einsum("cw,cwk->ck", weights, spread[..., :-1], precision="highest")
     return PairSums(
         gram=jnp.einsum("cwk,cwl->ckl", weighted, factors, precision="highest"),
-        variance=jnp.einsum("cw,cwk->ck", weights, variance[..., :-1], precision="highest"),
+        variance=variance,
         pull=jnp.einsum("cwk,cw->ck", weighted, values, precision="highest"),
         column_sum=weighted.sum(1),
         weight=weights.sum(1),
         value=(weights * values).sum(1),
-        square=(weights * (values**2 + variance[..., -1])).sum(1),
+        square=(weights * square).sum(1),
     )
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_mmf.core import matmul
-from jax_mmf.typing import Array
+from jax_mmf.typing import Array, Key
 
 
 class Prior(NamedTuple):
@@ -74,3 +74,73 @@ def learn_prior(prior: Prior, rows: Array, variance: Array, features: Array, rat
     groups = [square[:n_clicks], square[n_clicks:]]
     ridge = [jnp.full(len(g), len(g) * n_columns / g.sum(), rows.dtype) for g in groups if len(g)]
     return Prior(mean, weights, precision, jnp.concatenate(ridge) if ridge else prior.ridge)
+
+
+def draw_prior(key: Key, prior: Prior, rows: Array, features: Array, rated: Array, n_clicks: int) -> Prior:
+    """Draw mean, regression and precision together given the rows, and then the strengths given these.
+
+    The precision has a Wishart prior with K degrees of freedom and the identity as its scale, the mean the prior
+    ``N(0, precision^-1)``, and the strengths are exponential with mean one.
+
+    Args:
+      key: PRNG key.
+      prior: the current one, from which the strengths are taken.
+      rows: ``(n, K)``.
+      features: as in `learn_prior`.
+      rated: as in `learn_prior`.
+      n_clicks: as in `learn_prior`.
+
+    Returns:
+      the new prior.
+    """
+    (k, p), mask, dtype = (rows.shape[1], features.shape[1]), rated[:, None], rows.dtype
+    keys = jax.random.split(key, 5)
+    n = rated.sum()
+    mean = (mask * rows).sum(0) / jnp.maximum(n, 1)
+    centred, features = mask * (rows - mean), mask * features
+    system = (
+        jnp.linalg.cholesky(matmul(features.T, features) + jnp.diag(prior.ridge)) if p else jnp.zeros((0, 0), dtype)
+    )
+    pull = matmul(features.T, centred)
+    weights = jax.scipy.linalg.cho_solve((system, True), pull) if p else pull
+    scatter = matmul(centred.T, centred) - matmul(pull.T, weights) + jnp.eye(k, dtype=dtype)
+    scatter += n / (n + 1) * jnp.outer(mean, mean)
+    precision = draw_wishart(keys[0], scatter, k + n)
+    factor = jnp.linalg.cholesky(precision)
+
+    def spread(key: Key, n_rows: int) -> Array:
+        """Draw rows ``(n_rows, K)`` of the covariance ``precision^-1``."""
+        normal = jax.random.normal(key, (n_rows, k), dtype)
+        return jax.scipy.linalg.solve_triangular(factor, normal.T, lower=True, trans=1).T
+
+    mean = n / (n + 1) * mean + spread(keys[1], 1)[0] / jnp.sqrt(n + 1)
+    if p == 0:
+        return Prior(mean, weights, precision, prior.ridge)
+    weights += jax.scipy.linalg.solve_triangular(system, spread(keys[2], p), lower=True, trans=1)
+    square = (matmul(weights, precision) * weights).sum(1)
+    groups = [(key, g) for key, g in zip(keys[3:], (square[:n_clicks], square[n_clicks:]), strict=True) if len(g)]
+    ridge = [
+        jnp.full(len(g), jax.random.gamma(own, 1 + len(g) * k / 2, dtype=dtype) / (1 + g.sum() / 2))
+        for own, g in groups
+    ]
+    return Prior(mean, weights, precision, jnp.concatenate(ridge))
+
+
+def draw_wishart(key: Key, inverse_scale: Array, degrees: Array) -> Array:
+    """Draw from a Wishart distribution by the decomposition of Bartlett.
+
+    Args:
+      key: PRNG key.
+      inverse_scale: ``(k, k)``; the mean is ``degrees inverse_scale^-1``.
+      degrees: scalar, above k - 1.
+
+    Returns:
+      ``(k, k)``.
+    """
+    k, dtype = len(inverse_scale), inverse_scale.dtype
+    key_diagonal, key_rest = jax.random.split(key)
+    shape = (degrees - jnp.arange(k, dtype=dtype)) / 2
+    diagonal = jnp.sqrt(2 * jax.random.gamma(key_diagonal, shape, dtype=dtype))
+    lower = jnp.tril(jax.random.normal(key_rest, (k, k), dtype), -1) + jnp.diag(diagonal)
+    half = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(inverse_scale), lower, lower=True, trans=1)
+    return matmul(half, half.T)
