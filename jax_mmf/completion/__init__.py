@@ -2,6 +2,7 @@
 
 from jax_mmf.completion.bayesian import BayesianMF
 from jax_mmf.completion.bpr import BPR
+from jax_mmf.completion.ease import EASE
 from jax_mmf.completion.explicit import ExplicitALS
 from jax_mmf.completion.factors import Factors, predict
 from jax_mmf.completion.fitted import EpochRecord, Fitted, Recommendations
@@ -23,6 +24,7 @@ __getattr__ = renamed(__name__, {"update": "refit"})
 
 __all__ = [
     "BPR",
+    "EASE",
     "BayesianMF",
     "CompletionEvent",
     "EpochRecord",

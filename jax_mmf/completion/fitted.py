@@ -10,9 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.codes import power_of_two
+from jax_mmf.completion.ease import click_rows
 from jax_mmf.completion.factors import Factors, predict, score_all
 from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, positions_or_warning
 from jax_mmf.completion.model import Model
+from jax_mmf.completion.neighbours import contributions, most_similar
 from jax_mmf.completion.ragged import ragged_rows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.side_features import has_features
@@ -135,8 +137,22 @@ class Fitted:
     def predict_positions(self, users: HostArray, items: HostArray) -> HostArray:
         """Predict by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 stands for unknown."""
         check_process()
-        out = _by_parts(lambda *pairs: _predict(self.factors, *pairs), users, items, _PREDICTIONS)
+        most = _SCORES // self.ratings.n_items if _scores_clicks(self.model) else _PREDICTIONS
+
+        def scores(rows: HostArray, columns: HostArray) -> Array:
+            factors, rows = self._with_rows(rows)
+            return _predict(factors, rows, columns)
+
+        out = _by_parts(scores, users, items, max(1, most))
         return out if self.limits is None else np.clip(out, *self.limits)
+
+    def _with_rows(self, users: HostArray) -> tuple[Factors, HostArray]:
+        """Return factors that hold users at positions, and their places there."""
+        if not _scores_clicks(self.model):
+            return self.factors, users
+        rows = jnp.asarray(click_rows(self.ratings, users), self.factors.items.dtype)
+        places = np.where(users >= 0, np.arange(len(users)), -1)
+        return self.factors._replace(users=rows, user_bias=jnp.zeros(len(users), rows.dtype)), places
 
     def _std(self, users: HostArray, items: HostArray) -> HostArray:
         """Return standard deviations of ratings around predictions, by positions."""
@@ -147,8 +163,9 @@ class Fitted:
         return _by_parts(lambda *pairs: _predict_std(self.model, self.state, *pairs), users, items, _DEVIATIONS)
 
     def recommend(
-        self, users: Any = None, n: int = 10, *, exclude_seen: bool = True, unknown: str = "bias"
-    ) -> Recommendations:
+        self, users: Any = None, n: int = 10, *, exclude_seen: bool = True, unknown: str = "bias", items: Any = None,
+        exclude: Any = None,
+    ) -> Recommendations:  # fmt: skip
         """Recommend the best items to users.
 
         Args:
@@ -157,6 +174,8 @@ class Fitted:
           exclude_seen: whether to leave out items that a user has rated.
           unknown: as in `predict`. Users that the model has not seen get the items with the largest biases, or with the
             most ratings if the model has no item biases.
+          items: ids of the items to choose from; all by default. Ids that the model does not know are left out.
+          exclude: ids of items that are not recommended.
 
         Returns:
           a `Recommendations` for m users, m = 1 for one id.
@@ -167,29 +186,39 @@ class Fitted:
         check_count("n", n)
         ids = self.ratings.user_ids
         rows = np.arange(len(ids)) if users is None else _known("users", ids, users, unknown)
-        columns, scores = self.best_items(rows, n, self.ratings if exclude_seen else None)
+        allowed = np.ones(self.ratings.n_items, bool) if items is None else self._among_items(items)
+        if exclude is not None:
+            allowed &= ~self._among_items(exclude)
+        columns, scores = self.best_items(rows, n, self.ratings if exclude_seen else None, allowed)
         if self.limits is not None:
             scores = np.where(np.isfinite(scores), np.clip(scores, *self.limits), scores)
         labels = self.ratings.item_ids.values
-        items = labels[columns]
+        best = labels[columns]
         if (columns < 0).any():
             missing: Any = {"i": -1, "u": -1, "M": np.datetime64("NaT"), "m": np.timedelta64("NaT")}.get(
                 labels.dtype.kind
             )
             wide = {"i": np.int64, "u": object if labels.dtype == np.uint64 else np.int64}.get(labels.dtype.kind)
-            items = items if wide is None else items.astype(wide)
-            items[columns < 0] = missing
+            best = best if wide is None else best.astype(wide)
+            best[columns < 0] = missing
         given = ids.values if users is None else as_labels(users)
-        return Recommendations(given, items, scores)
+        return Recommendations(given, best, scores)
 
-    def best_items(self, users: HostArray, n: int, exclude: Ratings | None) -> tuple[HostArray, HostArray]:
+    def _among_items(self, items: Any) -> HostArray:
+        """Whether each item is among the ids: ``(n_items,)`` booleans."""
+        at = _known("items", self.ratings.item_ids, items, "bias")
+        return np.isin(np.arange(self.ratings.n_items), at)
+
+    def best_items(
+        self, users: HostArray, n: int, exclude: Ratings | None, allowed: HostArray | None = None
+    ) -> tuple[HostArray, HostArray]:
         """Return positions and scores ``(m, n)`` of the best items of users at positions ``(m,)``.
 
         Where no item is left, they are -1 and -inf. Items without training ratings and features are left out. Users
         without factors get the items with the most ratings if the model has no item biases.
         """
         check_process()
-        factors, n_items = self.factors, self.ratings.n_items
+        n_items = self.ratings.n_items
         width = min(n, n_items)
         columns = np.full((len(users), n), -1, np.int64)
         scores = np.full((len(users), n), -np.inf, np.float32)
@@ -198,6 +227,7 @@ class Fitted:
         popularity[np.argsort(-self.item_counts, kind="stable")] = np.arange(n_items, 0, -1)
         starts = None if exclude is None else exclude.row_starts()
         unknown = ~(self.known_items | self._use_features("item_features", self.ratings))
+        unknown = unknown if allowed is None else unknown | ~allowed
         for first in range(0, len(users), size):
             rows = users[first : first + size]
             barred = np.tile(unknown, (size, 1))
@@ -206,8 +236,9 @@ class Fitted:
                 at = np.repeat(np.arange(len(rows)), counts)
                 within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
                 barred[at, exclude.items[np.repeat(starts[rows], counts) + within]] = True
-            best, found = _best(factors, np.resize(rows, size), barred, popularity, width)
             m = len(rows)
+            factors, places = self._with_rows(np.resize(rows, size))
+            best, found = _best(factors, places, barred, popularity, width)
             scores[first : first + m, :width] = np.asarray(best)[:m]
             columns[first : first + m, :width] = np.asarray(found)[:m]
         columns[~np.isfinite(scores)] = -1
@@ -230,14 +261,58 @@ class Fitted:
         (position,) = _known("items", self.ratings.item_ids, [item], "error")
         if not self.known_items[position]:
             raise ValueError(f"item {item!r} has no ratings to compare it by; choose an item with ratings")
-        factors = np.asarray(self.factors.items)
-        norms = np.linalg.norm(factors, axis=1)
-        unit = factors / np.where(norms > 0, norms, 1)[:, None]
-        cosines = unit @ unit[position]
-        cosines[position] = -np.inf
-        cosines[~self.known_items] = -np.inf
-        best = np.argsort(-cosines, kind="stable")[: min(n, np.isfinite(cosines).sum())]
-        return self.ratings.item_ids.values[best], cosines[best]
+        best, cosines = most_similar(np.asarray(self.factors.items), position, self.known_items, n)
+        return self.ratings.item_ids.values[best], cosines
+
+    def similar_users(self, user: Any, n: int = 10) -> tuple[HostArray, HostArray]:
+        """Find the users that are most similar to a user, by the cosine of their factors.
+
+        Args:
+          user: an id.
+          n: largest number of users.
+
+        Returns:
+          ids and cosines ``(n,)``, the most similar first, without the user itself and users without ratings.
+
+        Raises:
+          ValueError: for an unknown id, a user without ratings, n below 1, and `EASE`, which has no factors of users.
+        """
+        check_count("n", n)
+        vectors = np.asarray(self.factors.users)
+        if vectors.shape[1] == 0:
+            raise ValueError(f"{type(self.model).__name__} has no factors of users to compare; use another model")
+        (position,) = _known("users", self.ratings.user_ids, [user], "error")
+        known = np.bincount(self.ratings.users, minlength=self.ratings.n_users) > 0
+        if not known[position]:
+            raise ValueError(f"user {user!r} has no ratings to compare it by; choose a user with ratings")
+        best, cosines = most_similar(vectors, position, known, n)
+        return self.ratings.user_ids.values[best], cosines
+
+    def explain(self, user: Any, item: Any, n: int = 10) -> tuple[HostArray, HostArray]:
+        """Find the ratings of a user that a prediction comes from.
+
+        The contribution of a rating is the difference of the predictions with and without it, where the user is folded
+        in from the other ratings. For `EASE`, contributions are the weights of the items, and add up to the score.
+
+        Args:
+          user: an id.
+          item: an id.
+          n: largest number of ratings.
+
+        Returns:
+          ids of rated items and contributions ``(n,)``, the largest first.
+
+        Raises:
+          ValueError: for unknown ids, users without ratings, and n below 1.
+        """
+        check_count("n", n)
+        (row,) = _known("users", self.ratings.user_ids, [user], "error")
+        (column,) = _known("items", self.ratings.item_ids, [item], "error")
+        if not (self.ratings.users == row).any():
+            raise ValueError(f"user {user!r} has no ratings; choose a user with ratings")
+        rated, share = contributions(self, row, column)
+        best = np.argsort(-share, kind="stable")[:n]
+        return self.ratings.item_ids.values[rated[best]], share[best]
 
     def fold_in(self, ratings: Ratings) -> "Fitted":
         """Make a model of new users by solving for their factors; the items stay as they are.
@@ -305,6 +380,10 @@ def make_fitted(
     counts = np.bincount(ratings.items, minlength=ratings.n_items)
     factors = without_unrated(model.factors(state), ratings, _learns_prior(model))
     return Fitted(model, state, factors, ratings, counts, limits, history, stopped_by)
+
+
+def _scores_clicks(model: Model) -> bool:
+    return bool(getattr(model, "scores_clicks", False))
 
 
 def _learns_prior(model: Model) -> bool:

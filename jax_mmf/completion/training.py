@@ -75,10 +75,10 @@ def fit(
     second Ctrl-C raises KeyboardInterrupt immediately.
 
     Args:
-      model: `ExplicitALS`, `BayesianMF`, `ExplicitOnline`, `ImplicitALS`, `BPR`, or any `Model`.
+      model: `ExplicitALS`, `BayesianMF`, `ExplicitOnline`, `ImplicitALS`, `EASE`, `BPR`, or any `Model`.
       train: ratings to learn from.
       key: PRNG key. The same key gives the same bits.
-      n_epochs: passes over the ratings; by default 20, and all sweeps of `BayesianMF`.
+      n_epochs: passes over the ratings; by default 20, one for `EASE`, and all sweeps for `BayesianMF`.
       validation: ratings on which the model is scored after each epoch. The model of the best epoch is returned.
       patience: number of epochs without a better score after which the run ends; None runs all epochs. Needs
         validation.
