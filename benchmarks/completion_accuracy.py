@@ -26,7 +26,11 @@ _WIDE = {"alpha": ("log", 0.05, 0.6), "scaling": ("uniform", 0, 1), "bias_alpha"
 _FACTORS = ("choice", 16, 32, 64, 128)
 
 RATING: dict[str, Space] = {
-    "jax_mmf ExplicitALS": {"n_components": ("choice", 8, 16, 32), **_WIDE, "alpha": ("log", 0.03, 0.4)},
+    "jax_mmf ExplicitALS": {"n_components": ("choice", 8, 16, 32)},
+    "jax_mmf BayesianMF": {"n_components": ("choice", 8, 16, 32)},
+    "jax_mmf ExplicitALS, fixed priors": {
+        "n_components": ("choice", 8, 16, 32), **_WIDE, "alpha": ("log", 0.03, 0.4),
+    },
     "jax_mmf ExplicitALS, point estimates": {"n_components": ("choice", 8, 16, 32), **_WIDE},
     "jax_mmf ExplicitOnline": {
         "n_components": ("choice", 4, 8, 16, 32), **_WIDE,
@@ -55,6 +59,7 @@ RANKING: dict[str, Space] = {
         "n_components": _FACTORS, "alpha": ("log", 0.01, 1), "unobserved_weight": ("log", 0.01, 1),
         "scaling": ("uniform", 0, 1),
     },
+    "jax_mmf EASE": {"alpha": ("log", 30, 1000)},
     "jax_mmf BPR": {
         "n_components": _FACTORS, "alpha": ("log", 1e-4, 0.1), "learning_rate": ("choice", 0.003, 0.01, 0.03),
     },
@@ -110,7 +115,7 @@ def search(
             continue
         found = score(fitted, validation, inner)
         if found < best[2]:
-            scores = [record.score for record in fitted.history]
+            scores = [record.score for record in fitted.history if not math.isnan(record.score)]
             best = values, int(np.argmin(scores)) + 1 if scores else 0, found
     return best
 

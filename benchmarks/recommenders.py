@@ -7,6 +7,7 @@ epochs. For a user or item without training ratings, all models predict the mean
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,17 +39,21 @@ def as_fitted(
 def our_model(name: str, values: Values) -> completion.Model:
     """A configuration of jax_mmf."""
     values = dict(values)
-    if name == "jax_mmf ExplicitALS":
-        return completion.ExplicitALS(**values)
-    if name == "jax_mmf ExplicitALS, point estimates":
-        return completion.ExplicitALS(variational=False, **values)
+    plain: dict[str, Callable[..., completion.Model]] = {
+        "jax_mmf ExplicitALS": completion.ExplicitALS,
+        "jax_mmf ExplicitALS, fixed priors": partial(completion.ExplicitALS, learned_prior=False),
+        "jax_mmf ExplicitALS, point estimates": partial(completion.ExplicitALS, variational=False),
+        "jax_mmf BayesianMF": completion.BayesianMF,
+        "jax_mmf EASE": completion.EASE,
+        "jax_mmf ImplicitALS": completion.ImplicitALS,
+    }
+    if name in plain:
+        return plain[name](**values)
     if name == "jax_mmf ExplicitOnline":
         scale, exponent = values.pop("scale"), values.pop("exponent")
         scaled = values.pop("forgetting") == "ScaledForgetting"
         forgetting = mmf.ScaledForgetting(scale) if scaled else mmf.PowerForgetting(exponent)
         return completion.ExplicitOnline(forgetting=forgetting, **values)
-    if name == "jax_mmf ImplicitALS":
-        return completion.ImplicitALS(**values)
     if name == "jax_mmf BPR":
         return completion.BPR(optimizer=_adam(values.pop("learning_rate")), **values)
     raise ValueError(f"jax_mmf has no {name!r}")
@@ -73,8 +78,11 @@ def learn(
         return PEERS[name](train, values, threads)
     import jax
 
+    model = our_model(name, values)
+    if hasattr(model, "n_epochs"):  # which says itself how many it needs
+        return completion.fit(model, train, key=jax.random.key(0))
     more = {} if validation is None else {"validation": validation, "patience": PATIENCE}
-    return completion.fit(our_model(name, values), train, key=jax.random.key(0), n_epochs=n_epochs, **more)
+    return completion.fit(model, train, key=jax.random.key(0), n_epochs=n_epochs, **more)
 
 
 def surprise_trainset(train: completion.Ratings, seed: int = 0) -> Any:

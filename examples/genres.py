@@ -64,8 +64,9 @@ def predictions(parameters, state, genres, given_users, given_values, users):
     prior, prior_bias = genres @ parameters["W"], genres @ parameters["v"]
     at_prior = lambda users: prior_bias[:, None] + jnp.einsum("mtk,mk->mt", side.factors[users], prior)  # noqa: E731
     model = completion.ExplicitALS(
-        COMPONENTS, jnp.exp(parameters["log_alpha"]), bias_alpha=jnp.exp(parameters["log_bias_alpha"]), scaling=0.0
-    )
+        COMPONENTS, jnp.exp(parameters["log_alpha"]), bias_alpha=jnp.exp(parameters["log_bias_alpha"]), scaling=0.0,
+        learned_prior=False,
+    )  # fmt: skip
     rows = completion.padded_rows(given_users, given_values - at_prior(given_users))
     items = state._replace(items=side, users=state.items)  # films are folded in, so users are the columns
     factors, bias = model.fold_in(items, rows)
@@ -111,7 +112,7 @@ def main(quick=False, figure=None):
     ratings, items = completion.read_movielens(path), completion.read_movielens_items(item_path)
     names, genres, new = films(ratings, items, jax.random.key(0))
     known = ratings.select(~new[ratings.items])
-    model = completion.ExplicitALS(COMPONENTS)
+    model = completion.ExplicitALS(COMPONENTS, learned_prior=False)
     fitted = completion.fit(model, known, key=jax.random.key(1), n_epochs=5 if quick else 20)
     rng = np.random.default_rng(0)
     train = episodes(ratings, ~new, rng)

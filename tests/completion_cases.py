@@ -56,7 +56,8 @@ def strengths(model, weights):
 
 
 EXPLICIT = {
-    "variational": completion.ExplicitALS(2, alpha=0.1),
+    "learned": completion.ExplicitALS(2, alpha=0.1),
+    "variational": completion.ExplicitALS(2, alpha=0.1, learned_prior=False),
     "ridge": completion.ExplicitALS(2, alpha=0.1, variational=False),
     "elastic net": completion.ExplicitALS(2, alpha=0.1, l1_ratio=0.5),
     "nonneg": completion.ExplicitALS(2, alpha=0.1, nonneg=True),
@@ -69,4 +70,4 @@ IMPLICIT = {
     "bpr": completion.BPR(2, batch_size=8),
 }
 EVERY = EXPLICIT | IMPLICIT
-MAIN = ("variational", "elastic net", "online", "implicit", "bpr")  # one of each kind
+MAIN = ("learned", "variational", "elastic net", "online", "implicit", "bpr")  # one of each kind

@@ -158,9 +158,9 @@ DAMAGE = {
     ),
     "ids twice": (lambda file: file["item_ids"].__setitem__(1, file["item_ids"][0]), "differ|twice|repeated|unique"),
     "ids of floats": (put("item_ids", np.arange(9.0)), "item_ids"),
-    "state is narrower": (lambda file: put("state/1", file["state/1"][..., :1])(file), "state/1 must be"),
-    "state of NaN": (lambda file: file["state/1"].__setitem__(0, np.nan), "state/1 holds NaN"),
-    "state of integers": (lambda file: put("state/1", file["state/1"][...].astype(int))(file), "state/1"),
+    "state is narrower": (lambda file: put("state/2", file["state/2"][..., :1])(file), "state/2 must be"),
+    "state of NaN": (lambda file: file["state/2"].__setitem__(0, np.nan), "state/2 holds NaN"),
+    "state of integers": (lambda file: put("state/2", file["state/2"][...].astype(int))(file), "state/2"),
     "many components": (
         lambda file: file.attrs.__setitem__("model", file.attrs["model"].replace("3", "1000000000000", 1)),
         "state/",

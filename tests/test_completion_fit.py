@@ -576,7 +576,7 @@ def test_fold_in_of_other_users(name):
 
 GRADIENTS = {
     "ridge": completion.ExplicitALS(K, alpha=0.3, variational=False),
-    "variational": completion.ExplicitALS(K, alpha=0.3),
+    "variational": completion.ExplicitALS(K, alpha=0.3, learned_prior=False),
     "elastic net": completion.ExplicitALS(K, alpha=0.1, l1_ratio=0.3, code_solver=TIGHT),
 }
 

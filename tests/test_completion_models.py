@@ -180,7 +180,7 @@ def test_nonneg_ridge_half_step_is_nnls(x64):
 @pytest.mark.parametrize("biases", [False, True])
 def test_variational_half_step_is_the_closed_form(x64, biases):
     ratings, values, weights = make_ratings(weighted=True)
-    model = completion.ExplicitALS(K, alpha=0.3, bias_alpha=1.7, biases=biases)
+    model = completion.ExplicitALS(K, alpha=0.3, bias_alpha=1.7, biases=biases, learned_prior=False)
     assert model.has_variance
     users, items = random_sides(ratings, variance=True)
     new, noise = half_step(model, model.prepare(ratings).by_user, users, items, jnp.asarray(2.5), jnp.asarray(0.7))
@@ -218,7 +218,7 @@ def free_energy(model, values, weights, mean, users, items, noise):
 def test_variational_half_steps_lower_the_bound(x64):
     """At a noise that is held: each half-step is the best of its side, for means and variances."""
     ratings, values, weights = make_ratings(weighted=True)
-    model = completion.ExplicitALS(K, alpha=0.2)
+    model = completion.ExplicitALS(K, alpha=0.2, learned_prior=False)
     data, noise = model.prepare(ratings), jnp.asarray(0.7)
     state = jax.jit(model.epoch)(KEY, model.init(KEY, data), data)
     users, items = state.users, state.items

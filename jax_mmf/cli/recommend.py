@@ -24,14 +24,16 @@ Example:
 @option("--output", "-o", type=Output("a table", (".csv", ".parquet")), default=Path("recommendations.csv"),
         help="File for the recommendations: .csv or .parquet.")  # fmt: skip
 @option("--demo", is_flag=True, help="Use MovieLens 100K from the package recbole instead of RATINGS.")
-@option("--model", "kind", type=click.Choice(["als", "online", "implicit", "bpr"]), default="als",
-        help="als and online are for ratings, implicit and bpr for clicks and counts.")  # fmt: skip
+@option("--model", "kind", default="als",
+        type=click.Choice(["als", "bayesian", "online", "implicit", "ease", "bpr"]),
+        help="als, bayesian and online are for ratings, implicit, ease and bpr for clicks and counts.")  # fmt: skip
 @option("-k", "--components", type=click.IntRange(min=1), default=32, help="Number of factors.")
 @option("--alpha", type=Real(min=0), help="Strength of the penalty. [default: that of the model]")
-@option("--epochs", type=click.IntRange(min=1), default=20, help="Passes over the ratings.")
+@option("--epochs", type=click.IntRange(min=1),
+        help="Passes over the ratings. [default: 20; 120 for bayesian, 1 for ease]")  # fmt: skip
 @option("-n", "--top", type=click.IntRange(min=1), default=10, help="Recommendations per user.")
 @option("--test", type=Real(0, 0.9), default=0.1, help="Share of the ratings for a test at the start; 0 for no test.")
-@option("--threshold", type=Real(), help="Ratings of at least this value count as clicks (implicit and bpr).")
+@option("--threshold", type=Real(), help="Ratings of at least this value count as clicks (implicit, ease and bpr).")
 @option("--aggregate", type=click.Choice(["mean", "sum", "min", "max", "first", "last"]),
         help="How to combine several ratings of one pair. [default: an error]")  # fmt: skip
 @option("--include-seen", is_flag=True, help="Also recommend items that a user has rated.")
@@ -55,14 +57,14 @@ def command(ratings: Path | None, output: Path, demo: bool, **options: Any) -> i
     check_outputs({"--output": output, "--save": options["save"]}, source, titles)
     data = completion.read_movielens(source, aggregate=options["aggregate"])
     items = None if titles is None else completion.read_movielens_items(titles)
-    implicit = options["kind"] in ("implicit", "bpr")
+    implicit = options["kind"] in ("implicit", "ease", "bpr")
     if options["threshold"] is not None:
         if not implicit:
-            raise click.UsageError("--threshold is for --model implicit and bpr; als and online predict the ratings")
+            raise click.UsageError("--threshold is for --model implicit, ease and bpr; the others predict the ratings")
         data = data.positives(options["threshold"])
     click.echo(f"{len(data):,} ratings of {data.n_users:,} users and {data.n_items:,} items")
     model = steps.configuration(options["kind"], options["components"], options["alpha"])
-    n_epochs, seed = options["epochs"], options["seed"]
+    n_epochs, seed = options["epochs"] or getattr(model, "n_epochs", 20), options["seed"]
     n_fits = 2 if options["test"] > 0 else 1
     note = "jax-mmf: ending after this epoch, and writing the results; press Ctrl-C again to stop immediately"
     with deferred_interrupt(note, SIGNALS) as interrupted:

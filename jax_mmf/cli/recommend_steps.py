@@ -10,6 +10,8 @@ import numpy as np
 
 from jax_mmf.completion import (
     BPR,
+    EASE,
+    BayesianMF,
     CompletionEvent,
     ExplicitALS,
     ExplicitOnline,
@@ -30,8 +32,10 @@ from jax_mmf.io import written_aside
 
 MODELS: dict[str, Callable[..., Any]] = {
     "als": ExplicitALS,
+    "bayesian": BayesianMF,
     "online": ExplicitOnline,
     "implicit": ImplicitALS,
+    "ease": EASE,
     "bpr": BPR,
 }
 """Configurations by their names in the command."""
@@ -50,7 +54,10 @@ class Report(NamedTuple):
 
 def configuration(kind: str, n_components: int, alpha: float | None) -> Model:
     """Return the configuration of a name in `MODELS`, with its default alpha for None."""
-    chosen: Model = MODELS[kind](n_components=n_components, **({} if alpha is None else {"alpha": alpha}))
+    values: dict[str, Any] = {} if alpha is None else {"alpha": alpha}
+    if kind != "ease":  # which has no factors
+        values["n_components"] = n_components
+    chosen: Model = MODELS[kind](**values)
     return chosen
 
 

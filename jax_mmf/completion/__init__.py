@@ -1,6 +1,8 @@
 """Matrices with missing entries: ratings, clicks and counts of users and items, and recommendations from them."""
 
+from jax_mmf.completion.bayesian import BayesianMF
 from jax_mmf.completion.bpr import BPR
+from jax_mmf.completion.ease import EASE
 from jax_mmf.completion.explicit import ExplicitALS
 from jax_mmf.completion.factors import Factors, predict
 from jax_mmf.completion.fitted import EpochRecord, Fitted, Recommendations
@@ -22,6 +24,8 @@ __getattr__ = renamed(__name__, {"update": "refit"})
 
 __all__ = [
     "BPR",
+    "EASE",
+    "BayesianMF",
     "CompletionEvent",
     "EpochRecord",
     "ExplicitALS",

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jax_mmf.codes import CodeProblem, CodeSolver, default_code_solver, solve_codes
+from jax_mmf.completion import hierarchical
 from jax_mmf.completion.factors import Factors, carry_over
-from jax_mmf.completion.ragged import Observed, RaggedRows, Tile, map_blocks, observed, sum_rows, total_weight
+from jax_mmf.completion.ragged import RaggedRows, Tile, map_blocks, observed, sum_rows, total_weight
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.core import check_count, check_real, cho_solve, cholesky_shifted, register_configuration
 from jax_mmf.penalties import ElasticNet, Penalty, Ridge
@@ -97,9 +98,14 @@ class ExplicitALS:
         This is variational Bayes with independent factors (Raiko, Ilin and Karhunen 2007), which overfits less at
         little cost. It needs the ridge penalty, for which it is the default.
       code_solver: solver for penalties other than ridge; None for `ActiveSet`.
+      learned_prior: whether the priors of users and items are learned (static), which is the default for distributions
+        with biases. Nothing has to be tuned then: alpha and bias_alpha only set the strengths of the first half-steps,
+        and scaling is not used. The prior means depend on who rated what, and on features of `Ratings.with_features`.
+        False for the problem above, with fixed penalties.
 
     Raises:
-      ValueError: for numbers out of range, and variational=True with a penalty other than ridge.
+      ValueError: for numbers out of range, and for variational=True or learned_prior=True with a penalty other than
+        ridge.
       TypeError: for values that are not numbers.
 
     Example:
@@ -117,6 +123,7 @@ class ExplicitALS:
     biases: bool = field(default=True, metadata={"static": True})
     variational: bool | None = field(default=None, metadata={"static": True})
     code_solver: CodeSolver | None = None
+    learned_prior: bool | None = field(default=None, metadata={"static": True})
 
     feedback = "explicit"
 
@@ -129,6 +136,16 @@ class ExplicitALS:
             check_real("l1_ratio", self.l1_ratio, low=0.0, high=1.0)
         if self.variational and not self._is_ridge:
             raise ValueError("variational=True needs a ridge penalty: leave out variational, or l1_ratio and nonneg")
+
+        if self.learned_prior and not (self.has_variance and self.biases):
+            raise ValueError(
+                "learned_prior=True needs distributions and biases: leave out learned_prior, or biases=False"
+            )
+
+    @property
+    def learns_prior(self) -> bool:
+        """Whether the priors of users and items are learned (static)."""
+        return self.has_variance and self.biases if self.learned_prior is None else self.learned_prior
 
     @property
     def _is_ridge(self) -> bool:
@@ -146,12 +163,14 @@ class ExplicitALS:
             return Ridge(self.alpha, nonneg=self.nonneg)
         return ElasticNet(self.alpha, self.l1_ratio, nonneg=self.nonneg)
 
-    def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Observed:
+    def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Any:
         """Convert ratings to arrays on the device, or on the devices of a mesh."""
-        return observed(ratings, mesh)
+        return hierarchical.prepare(ratings, mesh) if self.learns_prior else observed(ratings, mesh)
 
-    def init(self, key: Key, data: Observed) -> ALSState:
+    def init(self, key: Key, data: Any) -> Any:
         """Return random factors for the items, and zeros elsewhere."""
+        if self.learns_prior:
+            return hierarchical.init(key, data, self.n_components, self.alpha, self.bias_alpha)
         k, n_users, n_items = self.n_components, data.by_user.n_rows, data.by_item.n_rows
         total = total_weight(data.by_user)
         mean = total_weight(data.by_user, values=True) / total
@@ -166,14 +185,18 @@ class ExplicitALS:
         users = side(jnp.zeros((n_users, k), mean.dtype))
         return ALSState(mean, users, side(items), jnp.ones((), mean.dtype))
 
-    def epoch(self, key: Key, state: ALSState, data: Observed) -> ALSState:
+    def epoch(self, key: Key, state: Any, data: Any) -> Any:
         """Do a half-step for the users and one for the items; the key is not used."""
+        if self.learns_prior:
+            return hierarchical.epoch(state, data)
         users, noise = self.half_step(data.by_user, state.users, state.items, state.mean, state.noise)
         items, noise = self.half_step(data.by_item, state.items, users, state.mean, noise)
         return ALSState(state.mean, users, items, noise)
 
-    def resume(self, old: ALSState, new: ALSState, users: HostArray, items: HostArray) -> ALSState:
+    def resume(self, old: Any, new: Any, users: HostArray, items: HostArray) -> Any:
         """Copy the rows of an old state into a new one; arguments as in `Model.resume`."""
+        if self.learns_prior:
+            return hierarchical.resume(old, new, users, items)
 
         def side(old: Side, new: Side, positions: HostArray) -> Side:
             carried = jax.tree.map(lambda a, b: carry_over(a, b, positions), old[:3], new[:3])
@@ -181,11 +204,13 @@ class ExplicitALS:
 
         return ALSState(new.mean, side(old.users, new.users, users), side(old.items, new.items, items), old.noise)
 
-    def fold_in(self, state: ALSState, rows: RaggedRows) -> tuple[Array, Array]:
+    def fold_in(self, state: Any, rows: RaggedRows) -> tuple[Array, Array]:
         """Solve for factors ``(m, k)`` and biases ``(m,)`` of new users, from their ratings and the items of a state.
 
         The result is differentiable in the state, the ratings and the numbers of the configuration.
         """
+        if self.learns_prior:
+            return hierarchical.fold_in(state, rows)
         shape, dtype = (rows.n_rows, self.n_components), state.mean.dtype
         own = Side(jnp.zeros(shape, dtype), jnp.zeros(shape[0], dtype), None, state.users.mean_weight)
         new, _ = self.half_step(rows, own, state.items, state.mean, state.noise)
@@ -249,8 +274,10 @@ class ExplicitALS:
             error += jnp.sum(diagonal * variance, 1)
         return (factors, bias, variance), (error, sums.weight)
 
-    def factors(self, state: ALSState) -> Factors:
+    def factors(self, state: Any) -> Factors:
         """Return the factors of a state."""
+        if self.learns_prior:
+            return hierarchical.factors(state)
         return Factors(state.mean, state.users.bias, state.items.bias, state.users.factors, state.items.factors)
 
 

@@ -1,27 +1,33 @@
 """Fitted models of ratings, which predict and recommend by the ids of users and items."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.codes import power_of_two
+from jax_mmf.completion.ease import click_rows
 from jax_mmf.completion.factors import Factors, predict, score_all
 from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, positions_or_warning
 from jax_mmf.completion.model import Model
+from jax_mmf.completion.neighbours import contributions, most_similar
 from jax_mmf.completion.ragged import ragged_rows
 from jax_mmf.completion.ratings import Ratings
+from jax_mmf.completion.side_features import has_features
 from jax_mmf.core import check_choice, check_count, check_process
 from jax_mmf.typing import Array, HostArray
 
 _SCORES = 1 << 24  # in memory at a time
 _PREDICTIONS = 1 << 20  # per call of the compiled program
+_DEVIATIONS = 1 << 16  # the same, for standard deviations
 _FOLDED = 8  # smallest number of users that are folded in together
 
 _predict = jax.jit(predict)
+_predict_std = jax.jit(lambda model, state, users, items: model.predict_std(state, users, items))
 _fold_in = jax.jit(lambda model, state, rows: model.fold_in(state, rows))
 
 
@@ -69,6 +75,7 @@ class Fitted:
       history: an `EpochRecord` per epoch.
       stopped_by: what ended the run: ``"epochs"``, ``"patience"``, ``"callback"``, ``"interrupt"`` (Ctrl-C) or
         ``"error"``; None for a model from a file.
+      folded: whether its users were folded in.
     """
 
     model: Model
@@ -79,6 +86,7 @@ class Fitted:
     limits: tuple[float, float] | None
     history: list[EpochRecord]
     stopped_by: str | None = None
+    folded: bool = False
 
     @property
     def known_items(self) -> HostArray:
@@ -89,7 +97,14 @@ class Fitted:
         learned = f"history={len(self.history)} epochs, stopped_by={self.stopped_by!r}"
         return f"Fitted({self.model!r},\n  {self.ratings!r}, {learned})"
 
-    def predict(self, users: Any, items: Any, *, unknown: str = "bias") -> HostArray:
+    @overload
+    def predict(self, users: Any, items: Any, *, unknown: str = ..., return_std: Literal[False] = ...) -> HostArray: ...
+    @overload
+    def predict(
+        self, users: Any, items: Any, *, unknown: str = ..., return_std: Literal[True]
+    ) -> tuple[HostArray, HostArray]: ...
+
+    def predict(self, users: Any, items: Any, *, unknown: str = "bias", return_std: bool = False) -> Any:
         """Predict the values of pairs of a user and an item.
 
         Args:
@@ -97,12 +112,16 @@ class Fitted:
           items: ``(n,)`` ids, or one id for all users.
           unknown: treatment of ids that the model has not seen: ``"bias"`` predicts from the mean and the bias of the
             other id of the pair, ``"error"`` raises.
+          return_std: whether to return standard deviations too, which `BayesianMF` has, of the ratings around their
+            predictions.
 
         Returns:
-          ``(n,)`` float32, never NaN; within the range of the training ratings for explicit feedback.
+          ``(n,)`` float32, never NaN; within the range of the training ratings for explicit feedback. With return_std,
+          a pair of these and of standard deviations ``(n,)``.
 
         Raises:
-          ValueError: for lengths that differ, and for unknown ids with ``unknown="error"``.
+          ValueError: for lengths that differ, for unknown ids with ``unknown="error"``, and for return_std=True with
+            another model, or after `fold_in`.
 
         Warns:
           UserWarning: if all users, or all items, are unknown and their ids are of another type than those of the
@@ -112,23 +131,41 @@ class Fitted:
         columns = _known("items", self.ratings.item_ids, items, unknown)
         if len(rows) != len(columns) and 1 not in (len(rows), len(columns)):
             raise ValueError(f"users and items must have the same length, got {len(rows)} and {len(columns)}")
-        return self.predict_positions(*np.broadcast_arrays(rows, columns))
+        pairs = np.broadcast_arrays(rows, columns)
+        return (self.predict_positions(*pairs), self._std(*pairs)) if return_std else self.predict_positions(*pairs)
 
     def predict_positions(self, users: HostArray, items: HostArray) -> HostArray:
         """Predict by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 stands for unknown."""
         check_process()
-        n, factors = len(users), self.factors
-        out = np.empty(n, np.float32)
-        size = min(_PREDICTIONS, power_of_two(n)) if n else 0
-        for first in range(0, n, size or 1):
-            part = slice(first, min(n, first + size))
-            pairs = [np.resize(a[part], size) for a in (users, items)]
-            out[part] = np.asarray(_predict(factors, *pairs))[: part.stop - first]
+        most = _SCORES // self.ratings.n_items if _scores_clicks(self.model) else _PREDICTIONS
+
+        def scores(rows: HostArray, columns: HostArray) -> Array:
+            factors, rows = self._with_rows(rows)
+            return _predict(factors, rows, columns)
+
+        out = _by_parts(scores, users, items, max(1, most))
         return out if self.limits is None else np.clip(out, *self.limits)
 
+    def _with_rows(self, users: HostArray) -> tuple[Factors, HostArray]:
+        """Return factors that hold users at positions, and their places there."""
+        if not _scores_clicks(self.model):
+            return self.factors, users
+        rows = jnp.asarray(click_rows(self.ratings, users), self.factors.items.dtype)
+        places = np.where(users >= 0, np.arange(len(users)), -1)
+        return self.factors._replace(users=rows, user_bias=jnp.zeros(len(users), rows.dtype)), places
+
+    def _std(self, users: HostArray, items: HostArray) -> HostArray:
+        """Return standard deviations of ratings around predictions, by positions."""
+        if not hasattr(self.model, "predict_std"):
+            raise ValueError(f"return_std=True needs a model such as BayesianMF, got {type(self.model).__name__}")
+        if self.folded:
+            raise ValueError("return_std=True needs users of the fit, not ones that were folded in; refit with them")
+        return _by_parts(lambda *pairs: _predict_std(self.model, self.state, *pairs), users, items, _DEVIATIONS)
+
     def recommend(
-        self, users: Any = None, n: int = 10, *, exclude_seen: bool = True, unknown: str = "bias"
-    ) -> Recommendations:
+        self, users: Any = None, n: int = 10, *, exclude_seen: bool = True, unknown: str = "bias", items: Any = None,
+        exclude: Any = None,
+    ) -> Recommendations:  # fmt: skip
         """Recommend the best items to users.
 
         Args:
@@ -137,6 +174,8 @@ class Fitted:
           exclude_seen: whether to leave out items that a user has rated.
           unknown: as in `predict`. Users that the model has not seen get the items with the largest biases, or with the
             most ratings if the model has no item biases.
+          items: ids of the items to choose from; all by default. Ids that the model does not know are left out.
+          exclude: ids of items that are not recommended.
 
         Returns:
           a `Recommendations` for m users, m = 1 for one id.
@@ -147,29 +186,39 @@ class Fitted:
         check_count("n", n)
         ids = self.ratings.user_ids
         rows = np.arange(len(ids)) if users is None else _known("users", ids, users, unknown)
-        columns, scores = self.best_items(rows, n, self.ratings if exclude_seen else None)
+        allowed = np.ones(self.ratings.n_items, bool) if items is None else self._among_items(items)
+        if exclude is not None:
+            allowed &= ~self._among_items(exclude)
+        columns, scores = self.best_items(rows, n, self.ratings if exclude_seen else None, allowed)
         if self.limits is not None:
             scores = np.where(np.isfinite(scores), np.clip(scores, *self.limits), scores)
         labels = self.ratings.item_ids.values
-        items = labels[columns]
+        best = labels[columns]
         if (columns < 0).any():
             missing: Any = {"i": -1, "u": -1, "M": np.datetime64("NaT"), "m": np.timedelta64("NaT")}.get(
                 labels.dtype.kind
             )
             wide = {"i": np.int64, "u": object if labels.dtype == np.uint64 else np.int64}.get(labels.dtype.kind)
-            items = items if wide is None else items.astype(wide)
-            items[columns < 0] = missing
+            best = best if wide is None else best.astype(wide)
+            best[columns < 0] = missing
         given = ids.values if users is None else as_labels(users)
-        return Recommendations(given, items, scores)
+        return Recommendations(given, best, scores)
 
-    def best_items(self, users: HostArray, n: int, exclude: Ratings | None) -> tuple[HostArray, HostArray]:
+    def _among_items(self, items: Any) -> HostArray:
+        """Whether each item is among the ids: ``(n_items,)`` booleans."""
+        at = _known("items", self.ratings.item_ids, items, "bias")
+        return np.isin(np.arange(self.ratings.n_items), at)
+
+    def best_items(
+        self, users: HostArray, n: int, exclude: Ratings | None, allowed: HostArray | None = None
+    ) -> tuple[HostArray, HostArray]:
         """Return positions and scores ``(m, n)`` of the best items of users at positions ``(m,)``.
 
-        Where no item is left, they are -1 and -inf. Items without training ratings are left out. Users without factors
-        get the items with the most ratings if the model has no item biases.
+        Where no item is left, they are -1 and -inf. Items without training ratings and features are left out. Users
+        without factors get the items with the most ratings if the model has no item biases.
         """
         check_process()
-        factors, n_items = self.factors, self.ratings.n_items
+        n_items = self.ratings.n_items
         width = min(n, n_items)
         columns = np.full((len(users), n), -1, np.int64)
         scores = np.full((len(users), n), -np.inf, np.float32)
@@ -177,16 +226,19 @@ class Fitted:
         popularity = np.empty(n_items, np.float32)  # ranks; the most rated item has the largest
         popularity[np.argsort(-self.item_counts, kind="stable")] = np.arange(n_items, 0, -1)
         starts = None if exclude is None else exclude.row_starts()
+        unknown = ~(self.known_items | self._use_features("item_features", self.ratings))
+        unknown = unknown if allowed is None else unknown | ~allowed
         for first in range(0, len(users), size):
             rows = users[first : first + size]
-            barred = np.tile(~self.known_items, (size, 1))
+            barred = np.tile(unknown, (size, 1))
             if exclude is not None and starts is not None:
                 counts = np.where(rows >= 0, starts[rows + 1] - starts[rows], 0)
                 at = np.repeat(np.arange(len(rows)), counts)
                 within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
                 barred[at, exclude.items[np.repeat(starts[rows], counts) + within]] = True
-            best, found = _best(factors, np.resize(rows, size), barred, popularity, width)
             m = len(rows)
+            factors, places = self._with_rows(np.resize(rows, size))
+            best, found = _best(factors, places, barred, popularity, width)
             scores[first : first + m, :width] = np.asarray(best)[:m]
             columns[first : first + m, :width] = np.asarray(found)[:m]
         columns[~np.isfinite(scores)] = -1
@@ -209,14 +261,58 @@ class Fitted:
         (position,) = _known("items", self.ratings.item_ids, [item], "error")
         if not self.known_items[position]:
             raise ValueError(f"item {item!r} has no ratings to compare it by; choose an item with ratings")
-        factors = np.asarray(self.factors.items)
-        norms = np.linalg.norm(factors, axis=1)
-        unit = factors / np.where(norms > 0, norms, 1)[:, None]
-        cosines = unit @ unit[position]
-        cosines[position] = -np.inf
-        cosines[~self.known_items] = -np.inf
-        best = np.argsort(-cosines, kind="stable")[: min(n, np.isfinite(cosines).sum())]
-        return self.ratings.item_ids.values[best], cosines[best]
+        best, cosines = most_similar(np.asarray(self.factors.items), position, self.known_items, n)
+        return self.ratings.item_ids.values[best], cosines
+
+    def similar_users(self, user: Any, n: int = 10) -> tuple[HostArray, HostArray]:
+        """Find the users that are most similar to a user, by the cosine of their factors.
+
+        Args:
+          user: an id.
+          n: largest number of users.
+
+        Returns:
+          ids and cosines ``(n,)``, the most similar first, without the user itself and users without ratings.
+
+        Raises:
+          ValueError: for an unknown id, a user without ratings, n below 1, and `EASE`, which has no factors of users.
+        """
+        check_count("n", n)
+        vectors = np.asarray(self.factors.users)
+        if vectors.shape[1] == 0:
+            raise ValueError(f"{type(self.model).__name__} has no factors of users to compare; use another model")
+        (position,) = _known("users", self.ratings.user_ids, [user], "error")
+        known = np.bincount(self.ratings.users, minlength=self.ratings.n_users) > 0
+        if not known[position]:
+            raise ValueError(f"user {user!r} has no ratings to compare it by; choose a user with ratings")
+        best, cosines = most_similar(vectors, position, known, n)
+        return self.ratings.user_ids.values[best], cosines
+
+    def explain(self, user: Any, item: Any, n: int = 10) -> tuple[HostArray, HostArray]:
+        """Find the ratings of a user that a prediction comes from.
+
+        The contribution of a rating is the difference of the predictions with and without it, where the user is folded
+        in from the other ratings. For `EASE`, contributions are the weights of the items, and add up to the score.
+
+        Args:
+          user: an id.
+          item: an id.
+          n: largest number of ratings.
+
+        Returns:
+          ids of rated items and contributions ``(n,)``, the largest first.
+
+        Raises:
+          ValueError: for unknown ids, users without ratings, and n below 1.
+        """
+        check_count("n", n)
+        (row,) = _known("users", self.ratings.user_ids, [user], "error")
+        (column,) = _known("items", self.ratings.item_ids, [item], "error")
+        if not (self.ratings.users == row).any():
+            raise ValueError(f"user {user!r} has no ratings; choose a user with ratings")
+        rated, share = contributions(self, row, column)
+        best = np.argsort(-share, kind="stable")[:n]
+        return self.ratings.item_ids.values[rated[best]], share[best]
 
     def fold_in(self, ratings: Ratings) -> "Fitted":
         """Make a model of new users by solving for their factors; the items stay as they are.
@@ -233,17 +329,43 @@ class Fitted:
         check_process()
         moved = ratings.relabelled(ratings.user_ids, self.ratings.item_ids)
         moved = moved.select(self.known_items[moved.items])
-        if len(moved) == 0:
+        n = moved.n_users
+        described = self._use_features("user_features", moved)
+        if len(moved) == 0 and not described.any():
             problem = kind_mismatch("items", self.ratings.item_ids, ratings.item_ids.values)
             detail = "" if problem is None else f": {problem}"
             raise ValueError(f"ratings must be of items that the model knows, and none is{detail}")
-        n = moved.n_users
         padded = max(_FOLDED, power_of_two(n))
         rows = ragged_rows(moved.users, moved.items, moved.values, moved.weights, padded, few_shapes=True)
+        if described.any() and moved.user_features is not None:
+            features = np.pad(moved.user_features, ((0, padded - n), (0, 0)), constant_values=np.nan)
+            rows = replace(rows, features=jnp.asarray(features))
         users, bias = (a[:n] for a in jax.device_get(_fold_in(self.model, self.state, rows)))
-        rated = np.bincount(moved.users, minlength=moved.n_users) > 0
-        factors = self.factors._replace(users=jnp.where(rated[:, None], users, 0), user_bias=jnp.where(rated, bias, 0))
-        return replace(self, factors=factors, ratings=moved)
+        known = (np.bincount(moved.users, minlength=n) > 0) | described
+        factors = self.factors._replace(users=jnp.where(known[:, None], users, 0), user_bias=jnp.where(known, bias, 0))
+        return replace(self, factors=factors, ratings=moved, folded=True)
+
+    def _use_features(self, name: str, ratings: Ratings) -> HostArray:
+        """Return which users, or items, have features that the model knows to use: ``(n,)`` booleans."""
+        given, known = getattr(ratings, name), getattr(self.ratings, name)
+        n = ratings.n_users if name == "user_features" else ratings.n_items
+        if given is None or known is None or not _learns_prior(self.model):
+            return np.zeros(n, bool)
+        if given.shape[1] != known.shape[1]:
+            raise ValueError(f"{name} must have the {known.shape[1]} columns of the model, got {given.shape[1]}")
+        return has_features(given, n)
+
+
+def _by_parts(function: Callable[..., Array], users: HostArray, items: HostArray, most: int) -> HostArray:
+    """Apply a compiled function to pairs, a few sizes of which are compiled: ``(n,) -> (n,)``."""
+    n = len(users)
+    out = np.empty(n, np.float32)
+    size = min(most, power_of_two(n)) if n else 0
+    for first in range(0, n, size or 1):
+        part = slice(first, min(n, first + size))
+        pairs = [np.resize(a[part], size) for a in (users, items)]
+        out[part] = np.asarray(function(*pairs))[: part.stop - first]
+    return out
 
 
 def make_fitted(
@@ -256,15 +378,26 @@ def make_fitted(
 ) -> Fitted:
     """Make the fitted model of a state that was trained on ratings."""
     counts = np.bincount(ratings.items, minlength=ratings.n_items)
-    factors = without_unrated(model.factors(state), ratings)
+    factors = without_unrated(model.factors(state), ratings, _learns_prior(model))
     return Fitted(model, state, factors, ratings, counts, limits, history, stopped_by)
 
 
-def without_unrated(factors: Factors, ratings: Ratings) -> Factors:
-    """Set users and items without ratings to zero, since random initial values may be left there."""
+def _scores_clicks(model: Model) -> bool:
+    return bool(getattr(model, "scores_clicks", False))
+
+
+def _learns_prior(model: Model) -> bool:
+    return bool(getattr(model, "learns_prior", False))
+
+
+def without_unrated(factors: Factors, ratings: Ratings, by_features: bool = False) -> Factors:
+    """Set users and items without ratings to zero, except those with features if these predict the factors."""
     users, items = (
-        np.bincount(positions, minlength=size) > 0
-        for positions, size in ((ratings.users, ratings.n_users), (ratings.items, ratings.n_items))
+        (np.bincount(positions, minlength=size) > 0) | (has_features(features, size) & by_features)
+        for positions, size, features in (
+            (ratings.users, ratings.n_users, ratings.user_features),
+            (ratings.items, ratings.n_items, ratings.item_features),
+        )
     )
     return Factors(
         factors.mean,

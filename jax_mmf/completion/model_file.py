@@ -22,6 +22,7 @@ _FORMAT = "jax-mmf ratings model"
 _FORMAT_VERSION = 1
 _TEXTS = ("user_ids", "item_ids")
 _COLUMNS = ("users", "items", "values", "weights", "timestamps")
+_FEATURES = ("user_features", "item_features")
 
 
 def save_model(path: str | Path, model: Fitted) -> None:
@@ -46,7 +47,7 @@ def save_model(path: str | Path, model: Fitted) -> None:
         file.attrs["history"] = json.dumps([list(record) for record in model.history])
         for name in _TEXTS:
             _write_ids(file, name, getattr(model.ratings, name).values)
-        for name in _COLUMNS:
+        for name in _COLUMNS + _FEATURES:
             _write_column(file, f"ratings/{name}", getattr(model.ratings, name))
         for index, leaf in enumerate(jax.tree.leaves(_kept(model.state))):
             write_array(file, f"state/{index}", leaf)
@@ -80,11 +81,11 @@ def _read(file: h5py.File, model: Model | None) -> Fitted:
         raise ValueError(f"it was written by jax-mmf {file.attrs['jax_mmf_version']}; install that version or newer")
     if version < 1:
         raise ValueError(f"its format_version is {version}; the first one was 1")
-    model = build(json.loads(file.attrs["model"])) if model is None else model
+    model = build(_completed(json.loads(file.attrs["model"]))) if model is None else model
     if not isinstance(model, Model):
         raise TypeError(f"its model is a {type(model).__name__}, which is not a model of ratings")
     labels = [Labels(_read_ids(file, name)) for name in _TEXTS]
-    columns = [_read_column(file, f"ratings/{name}") for name in _COLUMNS]
+    columns = [_read_column(file, f"ratings/{name}") for name in _COLUMNS + _FEATURES]
     ratings = Ratings(*labels, *columns)  # type: ignore[arg-type]
     _check_ratings(ratings)
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), model.prepare(ratings)))
@@ -129,6 +130,10 @@ def _check_ratings(ratings: Ratings) -> None:
         column = getattr(ratings, name)
         if column.min() < 0 or column.max() >= size:
             raise ValueError(f"its ratings/{name} must be from 0 to {size - 1}")
+    for name, size in zip(_FEATURES, ratings.shape, strict=True):
+        features = getattr(ratings, name)
+        if features is not None and (features.ndim != 2 or len(features) != size or np.isinf(features).any()):
+            raise ValueError(f"its ratings/{name} must be numbers, a row for each of {size} ids")
     pairs = ratings.users.astype(np.int64) * ratings.n_items + ratings.items
     if (np.diff(pairs) <= 0).any():
         raise ValueError("its ratings must be sorted by user and item, and hold each pair once")
@@ -138,6 +143,11 @@ def _check_ratings(ratings: Ratings) -> None:
         ids = getattr(ratings, name).values
         if ids.ndim != 1 or len(set(ids.tolist())) != len(ids):
             raise ValueError(f"its {name} must differ from each other")
+
+
+def _completed(description: Any) -> Any:
+    """Add what a description lacks that was written before priors were learned."""
+    return {"learned_prior": False} | description if description["class"] == "ExplicitALS" else description
 
 
 def _described(model: Model) -> Any:

@@ -57,12 +57,14 @@ class RaggedRows:
       tiles: a `Tile` with two more leading axes: ``(n_blocks, n_tiles, ...)``.
       numbers: ``(n_blocks, m)`` int32, the row of the matrix at each place of a block; ``n_rows`` for empty places.
       places: ``(n_rows,)`` int32, the place of each row of the matrix among the places of all blocks.
+      features: ``(n_rows, p)`` features of the rows that `Ratings` hold, or None.
       mesh: mesh of the devices over which blocks are spread, or None (static).
     """
 
     tiles: Tile
     numbers: Array
     places: Array
+    features: Array | None = None
     mesh: Mesh | None = field(default=None, metadata={"static": True})
 
     @property
@@ -143,7 +145,7 @@ def ragged_rows(
     spread = None if mesh is None else NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     tiles, numbers = jax.device_put(by_block, spread)
-    return RaggedRows(tiles, numbers, jax.device_put(places.astype(np.int32), everywhere), mesh)
+    return RaggedRows(tiles, numbers, jax.device_put(places.astype(np.int32), everywhere), mesh=mesh)
 
 
 class Observed(NamedTuple):

@@ -7,6 +7,7 @@ import numpy as np
 
 from jax_mmf.completion.columns import as_float32, from_objects, real_column, time_column
 from jax_mmf.completion.labels import Labels, kind_mismatch, label_array
+from jax_mmf.completion.side_features import aligned, described, updated
 from jax_mmf.core import check_choice, check_real
 from jax_mmf.typing import HostArray
 
@@ -28,6 +29,8 @@ class Ratings:
       values: ``(n,)`` float32: ratings, counts or clicks.
       weights: ``(n,)`` float32 >= 0, weights of the entries in a loss, or None for weights of one.
       timestamps: ``(n,)`` numbers that increase with time, or dates, or None.
+      user_features: ``(n_users, p)`` float32, see `with_features`, or None.
+      item_features: ``(n_items, p)`` float32, or None.
     """
 
     user_ids: Labels
@@ -37,6 +40,8 @@ class Ratings:
     values: HostArray
     weights: HostArray | None = None
     timestamps: HostArray | None = None
+    user_features: HostArray | None = None
+    item_features: HostArray | None = None
 
     @classmethod
     def from_triplets(
@@ -250,9 +255,39 @@ class Ratings:
         if (chosen[1:] == chosen[:-1]).any():
             raise ValueError("entries holds an index twice, and no pair of a user and an item may occur twice")
         take = lambda a: None if a is None else a[chosen]  # noqa: E731
-        return Ratings(
-            self.user_ids, self.item_ids, self.users[chosen], self.items[chosen], self.values[chosen],
-            take(self.weights), take(self.timestamps),
+        return replace(
+            self, users=self.users[chosen], items=self.items[chosen], values=self.values[chosen],
+            weights=take(self.weights), timestamps=take(self.timestamps),
+        )  # fmt: skip
+
+    def with_features(
+        self, *, user_features: Any = None, users: Any = None, item_features: Any = None, items: Any = None
+    ) -> "Ratings":
+        """Add features of users and items, from which `ExplicitALS` and `BayesianMF` predict their factors.
+
+        Args:
+          user_features: ``(n, p)`` numbers: an array, a SciPy sparse matrix, or a frame without text. NaN stands for an
+            unknown feature. At most 1,000 columns.
+          users: ``(n,)`` ids of the rows, all different; by default those of ``user_ids``, in their order. New ids
+            become users without ratings.
+          item_features: as user_features.
+          items: as users.
+
+        Returns:
+          the ratings, with the features of all users and items.
+
+        Raises:
+          ValueError: for another number of rows than ids, repeated ids, infinity, and too many columns.
+          TypeError: for features that are not numbers.
+        """
+        own, theirs = (
+            described(*given)
+            for given in (("user", self.user_ids, user_features, users), ("item", self.item_ids, item_features, items))
+        )
+        return replace(
+            self, user_ids=own[0], item_ids=theirs[0],
+            user_features=aligned(self.user_features, self.user_ids, own[0]) if own[1] is None else own[1],
+            item_features=aligned(self.item_features, self.item_ids, theirs[0]) if theirs[1] is None else theirs[1],
         )  # fmt: skip
 
     def positives(self, threshold: float) -> "Ratings":
@@ -277,7 +312,10 @@ class Ratings:
         items = item_ids.positions(self.item_ids.values)[self.items]
         entries = _Entries(users, items, self.values, self.weights, self.timestamps)
         kept = entries.take(np.flatnonzero((users >= 0) & (items >= 0)))
-        return Ratings(user_ids, item_ids, *kept.sorted(len(item_ids)).columns())
+        return Ratings(
+            user_ids, item_ids, *kept.sorted(len(item_ids)).columns(),
+            aligned(self.user_features, self.user_ids, user_ids), aligned(self.item_features, self.item_ids, item_ids),
+        )  # fmt: skip
 
     def union(self, newer: "Ratings") -> "Ratings":
         """Join the entries of both, and keep the newer one of each pair. New users and items follow the others.
@@ -309,7 +347,14 @@ class Ratings:
         pairs = entries.pairs(len(items))
         # Of equal pairs, the last one in the concatenation is kept, since times may be equal or missing.
         last = len(pairs) - 1 - np.unique(pairs[::-1], return_index=True)[1]
-        return Ratings(users, items, *entries.take(last).columns())
+        features = (
+            updated(aligned(getattr(self, name), old, ids), aligned(getattr(newer, name), new, ids))
+            for name, old, new, ids in (
+                ("user_features", self.user_ids, newer.user_ids, users),
+                ("item_features", self.item_ids, newer.item_ids, items),
+            )
+        )
+        return Ratings(users, items, *entries.take(last).columns(), *features)
 
 
 @dataclass(frozen=True)

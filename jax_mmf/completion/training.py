@@ -25,6 +25,7 @@ Score = Callable[[Fitted, Ratings], float]
 """Function of a model and validation ratings that returns a number; smaller is better."""
 
 _METHODS = ("feedback", "prepare", "init", "epoch", "resume", "fold_in", "factors")
+_EPOCHS = 20
 _init = jax.jit(lambda model, key, data: model.init(key, data))
 
 
@@ -57,7 +58,7 @@ def fit(
     train: Ratings,
     *,
     key: Key,
-    n_epochs: int = 20,
+    n_epochs: int | None = None,
     validation: Ratings | None = None,
     patience: int | None = None,
     score: Score | None = None,
@@ -74,10 +75,10 @@ def fit(
     second Ctrl-C raises KeyboardInterrupt immediately.
 
     Args:
-      model: `ExplicitALS`, `ExplicitOnline`, `ImplicitALS`, `BPR`, or any `Model`.
+      model: `ExplicitALS`, `BayesianMF`, `ExplicitOnline`, `ImplicitALS`, `EASE`, `BPR`, or any `Model`.
       train: ratings to learn from.
       key: PRNG key. The same key gives the same bits.
-      n_epochs: passes over the ratings.
+      n_epochs: passes over the ratings; by default 20, one for `EASE`, and all sweeps for `BayesianMF`.
       validation: ratings on which the model is scored after each epoch. The model of the best epoch is returned.
       patience: number of epochs without a better score after which the run ends; None runs all epochs. Needs
         validation.
@@ -97,6 +98,7 @@ def fit(
       Exception: of a callback or the score. Its attribute ``result`` is the model so far, a `Fitted`.
     """
     check_process()
+    n_epochs = getattr(model, "n_epochs", _EPOCHS) if n_epochs is None else n_epochs
     _check_arguments(model, train, n_epochs, validation, patience, score)
     warn_of_blas_threads(getattr(model, "n_components", 0))
     score = default_score(model, train) if score is None else score

@@ -1,0 +1,313 @@
+"""Bayesian matrix factorization of ratings, by Gibbs sampling (Salakhutdinov and Mnih 2008; Macau, Simm et al. 2017).
+
+The model is that of `ExplicitALS` with learned priors. A sweep draws the rows of the users, their prior, the rows of
+the items, their prior, and the noise, each from its distribution given all others. Rows have Gaussian priors, whose
+mean, regression and precision have a Normal-Wishart prior, and are drawn together.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+
+from jax_mmf.completion import hierarchical
+from jax_mmf.completion.factors import Factors, carry_over
+from jax_mmf.completion.features import Features, new_features
+from jax_mmf.completion.hierarchical import Described, PriorSide, PriorState
+from jax_mmf.completion.prior import Prior, draw_prior, inverse, learn_prior, prior_means
+from jax_mmf.completion.ragged import RaggedRows, Tile, map_blocks, sum_rows
+from jax_mmf.completion.ratings import Ratings
+from jax_mmf.core import check_count, check_real, cholesky_shifted, matmul, register_configuration
+from jax_mmf.typing import Array, Float, HostArray, Key
+
+_NOISE_SHAPE = 1.0  # of the Gamma prior of the precision of the noise
+_NOISE_RATE = 1.0
+
+
+class Draws(NamedTuple):
+    """Kept samples of one side.
+
+    Attributes:
+      rows: ``(s, n, k + 1)``, prior means for rows without ratings.
+      means: ``(s, n, k + 1)``, expectations of the rows given the rest of the sample, from which predictions are
+        computed, since they vary less.
+      prior: with a leading axis of samples.
+    """
+
+    rows: Array
+    means: Array
+    prior: Prior
+
+
+class BayesianState(NamedTuple):
+    """State of the sampler.
+
+    Attributes:
+      current: the last sample; variances are not used.
+      users: `Draws`.
+      items: `Draws`.
+      noise: ``(s,)`` of the kept samples.
+      n_sweeps: int32 scalar.
+    """
+
+    current: PriorState
+    users: Draws
+    items: Draws
+    noise: Array
+    n_sweeps: Array
+
+
+@register_configuration
+@dataclass(frozen=True)
+class BayesianMF:
+    """Configuration of Bayesian matrix factorization for ratings.
+
+    An epoch is a sweep of the sampler. By default, `fit` does burn_in + n_samples of them. Nothing has to be tuned. The
+    predictions are averages over the kept samples, which are spread evenly over the n_samples sweeps. The factors of a
+    fitted model are those of all kept samples side by side, so that it has ``n_kept * n_components`` of them.
+
+    Attributes:
+      n_components: k, number of factors (static).
+      burn_in: sweeps before the first sample that counts (static).
+      n_samples: sweeps after that (static).
+      n_kept: number of samples that are kept, at most n_samples (static).
+      alpha: precision of the factors at the start, per rating of an average user or item.
+      bias_alpha: precision of the biases at the start, > 0.
+
+    Raises:
+      ValueError: for numbers out of range.
+      TypeError: for values that are not numbers.
+    """
+
+    n_components: int = field(default=32, metadata={"static": True})
+    burn_in: int = field(default=20, metadata={"static": True})
+    n_samples: int = field(default=100, metadata={"static": True})
+    n_kept: int = field(default=20, metadata={"static": True})
+    alpha: Float = 0.1
+    bias_alpha: Float = 3.0
+
+    feedback = "explicit"
+    learns_prior = True
+
+    def __post_init__(self) -> None:
+        for name in ("n_components", "n_samples", "n_kept"):
+            check_count(name, getattr(self, name))
+        check_count("burn_in", self.burn_in, low=0)
+        if self.n_kept > self.n_samples:
+            raise ValueError(f"n_kept must be at most n_samples, {self.n_samples}, got {self.n_kept}")
+        check_real("alpha", self.alpha, low=0.0)
+        check_real("bias_alpha", self.bias_alpha, low=0.0, open_low=True)
+
+    @property
+    def n_epochs(self) -> int:
+        """Number of sweeps that `fit` does by default."""
+        return self.burn_in + self.n_samples
+
+    def prepare(self, ratings: Ratings, mesh: Mesh | None = None) -> Described:
+        """Convert ratings to arrays on the device, or on the devices of a mesh, and compute features."""
+        return hierarchical.prepare(ratings, mesh)
+
+    def init(self, key: Key, data: Described) -> BayesianState:
+        """Return random factors for the items, and zeros elsewhere."""
+        current = hierarchical.init(key, data, self.n_components, self.alpha, self.bias_alpha)
+        repeat = lambda a: jnp.zeros((self.n_kept, *a.shape), a.dtype)  # noqa: E731
+        users, items = (
+            Draws(*jax.tree.map(repeat, (side.rows, side.rows, side.prior))) for side in (current.users, current.items)
+        )
+        return BayesianState(current, users, items, repeat(current.noise), jnp.zeros((), jnp.int32))
+
+    def epoch(self, key: Key, state: BayesianState, data: Described) -> BayesianState:
+        """Do one sweep, and write the sample to its place among those that are kept."""
+        keys = jax.random.split(key, 3)
+        now = state.current
+        users, user_means, _, _ = draw_side(keys[0], data.by_user, now.users, now.items, now)
+        items, item_means, error, weight = draw_side(keys[1], data.by_item, now.items, users, now)
+        shape = _NOISE_SHAPE + weight / 2
+        noise = (_NOISE_RATE + error / 2) / jax.random.gamma(keys[2], shape, dtype=error.dtype)
+        sweep = state.n_sweeps
+        after = sweep - self.burn_in
+        place = jnp.where(after < 0, sweep, after // (self.n_samples // self.n_kept)) % self.n_kept
+
+        def kept(draws: Draws, side: PriorSide, means: Array) -> Draws:
+            rows = jnp.where(side.features.rated[:, None] > 0, side.rows, means)
+            return jax.tree.map(lambda all_, one: all_.at[place].set(one), draws, Draws(rows, means, side.prior))
+
+        return BayesianState(
+            now._replace(users=users, items=items, noise=noise),
+            kept(state.users, users, user_means), kept(state.items, items, item_means),
+            state.noise.at[place].set(noise), sweep + 1,
+        )  # fmt: skip
+
+    def resume(self, old: BayesianState, new: BayesianState, users: HostArray, items: HostArray) -> BayesianState:
+        """Copy the samples of an old state into a new one; arguments as in `Model.resume`."""
+        current = hierarchical.resume(old.current, new.current, users, items)
+
+        def carried(draws: Draws, side: PriorSide, positions: HostArray) -> Draws:
+            """Regress the rows of each sample on the new features."""
+            known = side.features
+            counted = known.rated * (jnp.asarray(positions) >= 0)
+
+            def one(draw: Draws) -> Draws:
+                start = side.prior._replace(ridge=jnp.full_like(side.prior.ridge, 1))
+                rows, means = (carry_over(a, jnp.zeros_like(side.rows), positions) for a in draw[:2])
+                prior = learn_prior(start, rows, jnp.zeros_like(rows), known.rows, counted, known.basis.shape[1])
+                fresh = (jnp.asarray(positions) < 0)[:, None]
+                start_rows = prior_means(prior, known.rows)
+                return Draws(jnp.where(fresh, start_rows, rows), jnp.where(fresh, start_rows, means), prior)
+
+            return lax.map(one, draws)
+
+        return BayesianState(
+            current, carried(old.users, current.users, users), carried(old.items, current.items, items),
+            old.noise, old.n_sweeps,
+        )  # fmt: skip
+
+    def fold_in(self, state: BayesianState, rows: RaggedRows) -> tuple[Array, Array]:
+        """Compute factors ``(m, s k)`` and biases ``(m,)`` of new users: their expectations for each kept sample."""
+        features = new_features(rows, state.current.users.features)
+
+        def one(sample: tuple[Draws, Draws, Array]) -> tuple[Array, Array]:
+            users, items, noise = sample
+            now = state.current._replace(noise=noise)
+            side = now.items._replace(rows=items.rows, variance=jnp.zeros_like(items.rows))
+            means = prior_means(users.prior, features)
+            found, _, _ = hierarchical.half_step(rows, means, users.prior.precision, side, now)
+            return hierarchical.relative(found, users.prior.mean, items.prior.mean, now.scale)
+
+        empty = jnp.eye(self.n_components + 1, dtype=state.noise.dtype)
+        safe = lambda draws: draws._replace(  # noqa: E731
+            prior=draws.prior._replace(precision=jnp.where(_filled(state)[:, None, None], draws.prior.precision, empty))
+        )
+        noise = jnp.where(_filled(state), state.noise, 1)
+        factors, bias = lax.map(one, (safe(state.users), safe(state.items), noise))
+        return _side_by_side(factors, _shares(state)), _shares(state) @ bias
+
+    def factors(self, state: BayesianState) -> Factors:
+        """Return the factors of all kept samples side by side, whose predictions are the means of the samples'."""
+
+        def one(sample: tuple[Draws, Draws]) -> Factors:
+            users, items = sample
+            now = state.current
+            return hierarchical.factors(
+                now._replace(
+                    users=now.users._replace(rows=users.means, prior=users.prior),
+                    items=now.items._replace(rows=items.means, prior=items.prior),
+                )
+            )
+
+        all_, share = lax.map(one, (state.users, state.items)), _shares(state)
+        return Factors(
+            share @ all_.mean, share @ all_.user_bias, share @ all_.item_bias,
+            _side_by_side(all_.users, share), _side_by_side(all_.items, share),
+        )  # fmt: skip
+
+    def predict_std(self, state: BayesianState, users: Array, items: Array) -> Array:
+        """Return standard deviations of ratings around their predictions ``(b,)``, at positions; -1 is unknown.
+
+        They contain the noise, and how the kept samples differ. For users and items without ratings, they contain the
+        variance of the prior too.
+        """
+        now, share = state.current, _shares(state)
+        sides = ((state.users, now.users.features, users), (state.items, now.items.features, items))
+
+        def one(sample: tuple[Array, Array, Prior, Array, Prior, Array]) -> tuple[Array, Array]:
+            filled, own, own_prior, other, other_prior, noise = sample
+            (a, new_user), (d, new_item) = (
+                _row(rows, prior, features, at)
+                for rows, prior, (_, features, at) in zip((own, other), (own_prior, other_prior), sides, strict=True)
+            )
+            value = jnp.sum(a[:, :-1] * d[:, :-1], -1) + a[:, -1] + d[:, -1]
+            spread = [
+                jnp.where(new, _variance(filled, prior, with_one(row)), 0)
+                for new, prior, row in ((new_user, own_prior, d), (new_item, other_prior, a))
+            ]
+            return value, noise + spread[0] + spread[1]
+
+        with_one = lambda row: row.at[:, -1].set(1)  # noqa: E731
+        filled = _filled(state)
+        value, variance = lax.map(
+            one, (filled, state.users.rows, state.users.prior, state.items.rows, state.items.prior, state.noise)
+        )
+        mean = share @ value
+        total = share @ variance + jnp.maximum(share @ value**2 - mean**2, 0)
+        return now.scale * jnp.sqrt(total)
+
+
+def draw_side(
+    key: Key, rows: RaggedRows, own: PriorSide, other: PriorSide, state: PriorState
+) -> tuple[PriorSide, Array, Array, Array]:
+    """Draw the rows of one side given the other, and its prior given these; return as `draw_rows` does."""
+    key_rows, key_prior = jax.random.split(key)
+    means, known = prior_means(own.prior, own.features.rows), own.features
+    normal = jax.random.normal(key_rows, means.shape, means.dtype)
+    expected, found, error, weight = draw_rows(normal, rows, means, own.prior.precision, other.rows, state)
+    prior = draw_prior(key_prior, own.prior, found, known.rows, known.rated, known.basis.shape[1])
+    return own._replace(rows=found, prior=prior), expected, error, weight
+
+
+def draw_rows(
+    normal: Array, rows: RaggedRows, means: Array, precision: Array, other: Array, state: PriorState
+) -> tuple[Array, Array, Array, Array]:
+    """Draw rows ``(n, k + 1)`` from their distribution given the other side.
+
+    Args:
+      normal: ``(n, k + 1)`` standard normal numbers.
+      rows: ratings by user, or by item.
+      means: ``(n, k + 1)``, prior means.
+      precision: ``(k + 1, k + 1)``, prior precision.
+      other: ``(n_columns, k + 1)``, rows of the columns.
+      state: for mean, scale and noise.
+
+    Returns:
+      expectations of the rows, the draws, and the squared error and the weight of all ratings.
+    """
+
+    def block(shared: Any, tiles: Tile, numbers: Array) -> Any:
+        normal, means, precision, other, mean, scale, beta = shared
+        take = lambda a: a.at[numbers].get(mode="fill", fill_value=0)  # noqa: E731
+        sums = sum_rows(tiles, numbers.shape[0], lambda tile: hierarchical.chunk_sums(tile, (other, None), mean, scale))
+        gram, pull = hierarchical.joined(sums)
+        factor = cholesky_shifted(precision + beta * gram, jnp.zeros_like(beta))
+        right = beta * pull + matmul(take(means), precision)
+        half = lax.linalg.triangular_solve(factor, right[..., None], left_side=True, lower=True)
+        both = jnp.concatenate([half, half + take(normal)[..., None]], -1)
+        both = lax.linalg.triangular_solve(factor, both, left_side=True, lower=True, transpose_a=True)
+        expected, found = both[..., 0], both[..., 1]
+        product = jnp.einsum("mkl,ml->mk", gram, found, precision="highest")
+        return expected, found, sums.square + jnp.sum(found * (product - 2 * pull), -1), sums.weight
+
+    shared = (normal, means, precision, other, state.mean, state.scale, 1 / state.noise)
+    expected, found, error, weight = map_blocks(block, shared, rows)
+    return expected, found, error.sum(), weight.sum()
+
+
+def _filled(state: BayesianState) -> Array:
+    """Whether each place holds a sample: ``(s,)``."""
+    return jnp.arange(len(state.noise)) < jnp.maximum(state.n_sweeps, 1)
+
+
+def _shares(state: BayesianState) -> Array:
+    """Return the weight of each sample in averages: ``(s,)``."""
+    filled = _filled(state).astype(state.noise.dtype)
+    return filled / filled.sum()
+
+
+def _side_by_side(rows: Array, share: Array) -> Array:
+    """Join rows of all samples ``(s, n, k)`` to ``(n, s k)``, so that inner products are averages."""
+    weighted = jnp.sqrt(share)[:, None, None] * rows
+    return jnp.moveaxis(weighted, 0, 1).reshape(rows.shape[1], -1)
+
+
+def _row(rows: Array, prior: Prior, features: Features, at: Array) -> tuple[Array, Array]:
+    """Return rows at positions, the prior mean at -1, and whether each is without ratings."""
+    known = at >= 0
+    return jnp.where(known[:, None], rows[at], prior.mean), ~known | (features.rated[at] == 0)
+
+
+def _variance(filled: Array, prior: Prior, direction: Array) -> Array:
+    """Return the prior variances along directions ``(b, k + 1)``."""
+    precision = jnp.where(filled, prior.precision, jnp.eye(direction.shape[1], dtype=direction.dtype))
+    return jnp.sum(matmul(direction, inverse(precision)) * direction, -1)
