@@ -143,7 +143,7 @@ def _abundances(x: HostArray, endmembers: HostArray) -> HostArray:
         warnings.simplefilter("ignore", ConvergenceWarning)
         codes, info = encode_with_info(atoms, samples, SimplexCodes(), solver=_CODES)
     gaps = info.gap * jnp.sum(samples**2, 1) / jnp.sum(atoms**2, 1).max()
-    n_open = int(jnp.sum(~info.converged & (gaps > _LARGE_GAP)))
+    n_open = int(np.sum(~np.asarray(info.converged) & np.asarray(gaps > _LARGE_GAP)))
     if n_open:
         warn(f"abundances of {n_open} of {len(x)} pixels are not optimal: endmembers are nearly equal; use fewer")
     return np.asarray(codes, np.float64)
