@@ -19,7 +19,7 @@ from jax_mmf.typing import Array, ArrayLike, HostArray, Key
 _LOGISTIC = 1.702  # sigmoid(1.702 z) is within 0.01 of the normal distribution
 _STEPS, _SMALL_GRADIENT = 200, 1e-4
 _LEAST_NOISE = 1e-3  # as a share of the spread of the data in their narrowest direction
-_CODES = FISTA(tol=1e-5, max_iter=5000)
+_CODES = FISTA(tol=1e-5, max_iter=1000)
 _LARGE_GAP = 1e-2  # as a share of the squared norm of the longest endmember from their mean
 
 
