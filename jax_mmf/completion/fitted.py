@@ -14,7 +14,7 @@ from jax_mmf.completion.ease import click_rows
 from jax_mmf.completion.factors import Factors, predict, score_all
 from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, positions_or_warning
 from jax_mmf.completion.model import Model
-from jax_mmf.completion.neighbours import contributions, most_similar
+from jax_mmf.completion.neighbours import most_similar, without_each
 from jax_mmf.completion.ragged import ragged_rows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.side_features import has_features
@@ -310,7 +310,10 @@ class Fitted:
         (column,) = _known("items", self.ratings.item_ids, [item], "error")
         if not (self.ratings.users == row).any():
             raise ValueError(f"user {user!r} has no ratings; choose a user with ratings")
-        rated, share = contributions(self, row, column)
+        copies = replace(self, limits=None).fold_in(without_each(self.ratings, row))
+        n_copies = copies.ratings.n_users
+        scores = copies.predict_positions(np.arange(n_copies), np.full(n_copies, column)).astype(np.float64)
+        rated, share = self.ratings.items[self.ratings.users == row], scores[0] - scores[1:]
         best = np.argsort(-share, kind="stable")[:n]
         return self.ratings.item_ids.values[rated[best]], share[best]
 

@@ -1,16 +1,10 @@
-"""Similar users and items, and the ratings that a prediction comes from."""
-
-from dataclasses import replace
-from typing import TYPE_CHECKING
+"""Similar users and items, and copies of a user without one of its ratings each."""
 
 import numpy as np
 
 from jax_mmf.completion.labels import Labels
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.typing import HostArray
-
-if TYPE_CHECKING:
-    from jax_mmf.completion.fitted import Fitted
 
 
 def most_similar(vectors: HostArray, position: int, known: HostArray, n: int) -> tuple[HostArray, HostArray]:
@@ -24,21 +18,16 @@ def most_similar(vectors: HostArray, position: int, known: HostArray, n: int) ->
     return best, cosines[best]
 
 
-def contributions(fitted: "Fitted", user: int, item: int) -> tuple[HostArray, HostArray]:
-    """Return what each rating of a user adds to a prediction: positions of items, and differences, both ``(m,)``."""
-    ratings = fitted.ratings
+def without_each(ratings: Ratings, user: int) -> Ratings:
+    """Return copies of a user at a position: one with all m ratings, and then m copies, each without one of them."""
     first, end = ratings.row_starts()[user : user + 2]
     m = end - first
-    # User 0 has all ratings, and user j lacks the one before number j.
-    kept = np.arange(m) != np.arange(-1, m)[:, None]
-    users, entries = np.nonzero(kept)
+    users, entries = np.nonzero(np.arange(m) != np.arange(-1, m)[:, None])
     take = lambda column: None if column is None else column[first + entries]  # noqa: E731
     features = ratings.user_features
-    others = Ratings(
+    return Ratings(
         Labels(np.arange(m + 1)), ratings.item_ids, users.astype(np.int32), ratings.items[first + entries],
         ratings.values[first + entries], take(ratings.weights),
         user_features=None if features is None else np.repeat(features[user : user + 1], m + 1, 0),
+        item_features=ratings.item_features,
     )  # fmt: skip
-    folded = replace(fitted, limits=None).fold_in(others)
-    scores = folded.predict_positions(np.arange(m + 1), np.full(m + 1, item)).astype(np.float64)
-    return ratings.items[first:end], scores[0] - scores[1:]

@@ -51,12 +51,12 @@ def updated(old: HostArray | None, new: HostArray | None) -> HostArray | None:
         return new if old is None else old
     if old.shape != new.shape:
         raise ValueError(f"features must have the same columns in both, got {old.shape[1]} and {new.shape[1]}")
-    return np.where(np.isnan(new), old, new)
+    return np.asarray(np.where(np.isnan(new), old, new))
 
 
 def has_features(features: HostArray | None, n: int) -> HostArray:
     """Whether some feature of each of n users or items is known: ``(n,)`` booleans."""
-    return np.zeros(n, bool) if features is None else np.isfinite(features).any(1)
+    return np.zeros(n, bool) if features is None else np.asarray(np.isfinite(features).any(1))
 
 
 def _matrix(name: str, features: Any) -> HostArray:
