@@ -36,7 +36,7 @@ Examples:
 @option("--report", type=Output("a web page", (".html", ".htm")), help="Report to write (.html).")
 @option("--demo", is_flag=True, help="Make four synthetic scans, and learn from them instead of IMAGES.")
 @option("-k", "--components", type=click.IntRange(min=1), help="Number of maps. [default: 20; 10 with --demo]")
-@option("--alpha", type=Real(min=0), default=10.0, help="Sparsity of the maps; more is sparser.")
+@option("--alpha", type=Real(min=0), default=3.0, help="Sparsity of the maps; more is sparser.")
 @option("--positive", is_flag=True, help="Make the maps non-negative.")
 @option("-r", "--reduction", type=Real(min=1),
         help="Each step sees a random 1/r of the voxels. [default: chosen by the number of voxels]")  # fmt: skip

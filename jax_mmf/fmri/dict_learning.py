@@ -91,7 +91,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         self,
         n_components: int = 20,
         n_epochs: float | None = None,
-        alpha: float = 10,
+        alpha: float = 3,
         reduction_ratio: Any = "auto",
         dict_init: Any = None,
         random_state: Any = None,
