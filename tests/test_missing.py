@@ -327,3 +327,29 @@ def test_masks_without_samples_to_go_with():
         mmf.fit(solver, x, mask=iter([HERE]), key=jax.random.key(0))
     with pytest.raises(ValueError, match="mask is for samples, and init was given a dictionary"):
         solver.init(jax.random.key(0), dictionary=x[:K], mask=HERE[:K])
+
+
+@pytest.mark.parametrize("function", ["fit", "encode"])
+def test_mask_with_columns_in_another_order_is_refused(function):
+    pandas = pytest.importorskip("pandas")
+    names = [f"f{j}" for j in range(P)]
+    x, mask = pandas.DataFrame(X, columns=names), pandas.DataFrame(HERE, columns=names)
+    run = {
+        "fit": lambda mask: mmf.fit(solver_for(partial_b=True), x, mask=mask, key=jax.random.key(0)).dictionary,
+        "encode": lambda mask: mmf.encode(np.eye(K, P), x, mmf.Ridge(0.1), mask=mask),
+    }[function]
+    np.testing.assert_array_equal(run(mask), run(HERE))
+    with pytest.raises(ValueError, match="mask must have the columns of"):
+        run(mask[names[::-1]])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"sample_weight": np.zeros(len(X))}, "weights of the mini-batch are zero"),
+        ({"mask": np.zeros(P)}, "entries of the mini-batch are missing"),
+    ],
+)
+def test_warning_if_no_entry_counts(weights, message):
+    with pytest.warns(UserWarning, match=message):
+        mmf.fit(solver_for(partial_b=True), X, key=jax.random.key(0), **weights)

@@ -125,7 +125,8 @@ class Batches:
             check_shape("the permutation of x", order, (p,), "(n_features,)")
             self.dictionary = jnp.take(self.dictionary, order, axis=1)
         self._given_size, self._buffers = batch_size, Buffers(self._dtype)
-        self._mask = Mask(mask, self.n_samples, p, order, self._dtype)
+        names = getattr(self._source, "feature_names", None)
+        self._mask = Mask(mask, self.n_samples, p, order, self._dtype, names)
         self._codes = (
             None if codes is None else matrix_of_rows(name, codes, self.n_samples, k, "(n_samples, n_components)")
         )

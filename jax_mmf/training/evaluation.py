@@ -191,10 +191,15 @@ def why_nothing_is_learned(penalty: AnyPenalty, state: State, item: Item, info: 
     x = x if mask is None else mask * x
     nonneg = penalty.nonneg
     largest, l1 = float(alpha_max(dictionary, x, nonneg=nonneg)), float(jnp.min(jnp.asarray(penalty.l1)))
-    if bool(info.codes.any()):
+    if item.weights.samples is not None and not bool(jnp.any(item.weights.samples)):
+        reason = "all weights of the mini-batch are zero; check sample_weight"
+    elif mask is not None and not bool(mask.any()):
+        reason = "all entries of the mini-batch are missing; check mask"
+    elif bool(info.codes.any()):
         reason = f"the squares of the codes are too small for {state.dictionary.dtype}; scale the data up"
     elif not bool(x.any()):
-        reason = "the data are zero; check how they are read"
+        what = "zero" if state.mean is None else "equal to their mean"
+        reason = f"the data are {what}; check how they are read"
     elif not bool(dictionary.any()):
         reason = "every atom is zero; start with another key, or from your own dictionary"
     elif largest == 0:

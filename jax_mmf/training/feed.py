@@ -140,7 +140,9 @@ class Feed:
         self._mix = FeaturePermutation.random(key, self.n_features) if blocks and self._stored is None else None
         self._permutation = self._mix if self._stored is None else FeaturePermutation(self._stored)
         inside = None if self._permutation is None else self._permutation.order
-        self._weighting = Weighting(sample_weight, mask, self.n_samples, self.n_features, inside, self.dtype)
+        self._weighting = Weighting(
+            sample_weight, mask, self.n_samples, self.n_features, inside, self.dtype, self.feature_names
+        )
         self._buffers = Buffers(self.dtype)
         self._given: Array | None = None
         checksum: int | None = None

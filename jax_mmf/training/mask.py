@@ -19,16 +19,25 @@ class Mask:
       p: number of features.
       order: ``(p,)`` the original number of each feature of the samples, or None for the original order.
       dtype: of the weights.
+      names: names of the columns of the samples, in the original order, or None if they have none.
 
     Attributes:
       matrix: source ``(n, p)``, or None if the mask is None or the same for all samples.
 
     Raises:
       TypeError: for what is no matrix.
-      ValueError: for shapes that do not fit.
+      ValueError: for shapes that do not fit, and for columns with other names than those of the samples.
     """
 
-    def __init__(self, mask: Any, n_samples: int | None, p: int, order: HostArray | None, dtype: np.dtype[Any]) -> None:
+    def __init__(
+        self,
+        mask: Any,
+        n_samples: int | None,
+        p: int,
+        order: HostArray | None,
+        dtype: np.dtype[Any],
+        names: tuple[str, ...] | None = None,
+    ) -> None:
         self.matrix: Source | None = None
         self._shared: HostArray | None = None
         self._dtype, self._order = dtype, order
@@ -40,6 +49,7 @@ class Mask:
             self._shared = shared if order is None else shared[order]
             return
         self.matrix = matrix_of_rows("mask", mask, n_samples, p, "(n_features,) or the shape of x")
+        check_columns(getattr(self.matrix, "feature_names", None), names)
         if self.matrix.permutation is not None:
             place = np.argsort(self.matrix.permutation)
             self._order = place if order is None else place[order]
@@ -69,6 +79,12 @@ class Mask:
             raise ValueError("there is no mask")
         check_weights("mask", found)
         return found
+
+
+def check_columns(own: tuple[str, ...] | None, names: tuple[str, ...] | None) -> None:
+    """Raise ValueError if the columns of a mask have other names than those of the samples, or another order."""
+    if own is not None and names is not None and own != names:
+        raise ValueError(f"mask must have the columns of the samples, {names}, in this order; got {own}")
 
 
 def matrix_of_rows(name: str, value: Any, n_samples: int | None, width: int, meaning: str) -> Source:

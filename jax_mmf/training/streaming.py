@@ -27,10 +27,11 @@ import numpy as np
 
 from jax_mmf import codes as of_arrays
 from jax_mmf.codes import CodeSolver, ConvergenceWarning, SolveInfo, squares
-from jax_mmf.core import as_real_array, filled_up, warn
+from jax_mmf.core import as_real_array, feature_names, filled_up, warn
 from jax_mmf.io import BatchSource, CentredSource, Source, as_source
 from jax_mmf.penalties import AnyPenalty, Penalty, ProximalPenalty
 from jax_mmf.training.batches import Batch, Batches, is_source
+from jax_mmf.training.mask import check_columns
 from jax_mmf.typing import Array, ArrayLike, HostArray
 
 
@@ -84,6 +85,7 @@ def encode(
       [ 1.9  0.  -0.9]
     """
     if _in_memory(x, (dictionary, penalty, solver, mask, init), out=out, batch_size=batch_size):
+        check_columns(feature_names(mask), feature_names(x))
         return of_arrays.encode(dictionary, x, penalty, mask=mask, solver=solver, init=init)
     batches = Batches(x, dictionary, batch_size, mask=mask, codes=init)
     codes = _Codes(out, batches.n_samples, batches.dictionary)
@@ -110,6 +112,7 @@ def encode_with_info(
       NumPy arrays for a source.
     """
     if _in_memory(x, (dictionary, penalty, solver, mask, init), out=out, batch_size=batch_size):
+        check_columns(feature_names(mask), feature_names(x))
         return of_arrays.encode_with_info(dictionary, x, penalty, mask=mask, solver=solver, init=init)
     batches = Batches(x, dictionary, batch_size, mask=mask, codes=init)
     codes, infos = _Codes(out, batches.n_samples, batches.dictionary), list[SolveInfo]()
@@ -148,6 +151,7 @@ def objective(
       TypeError: as `encode` does.
     """
     if _in_memory(x, (dictionary, penalty, solver, mask), batch_size=batch_size):
+        check_columns(feature_names(mask), feature_names(x))
         return of_arrays.objective(dictionary, x, penalty, mask=mask, solver=solver)
     batches = Batches(x, dictionary, batch_size, mask=mask)
     total, n_samples, n_warnings = 0.0, 0, 0
@@ -201,6 +205,7 @@ def explained_variance(
       TypeError: as `encode` does.
     """
     if _in_memory(x, (dictionary, codes, solver, mask), batch_size=batch_size):
+        check_columns(feature_names(mask), feature_names(x))
         return of_arrays.explained_variance(dictionary, x, codes, mask=mask, solver=solver)
     if codes is None or isinstance(codes, str):
         raise TypeError(f"codes must be an array (n, k), or a penalty such as Lasso(0.1); got {codes!r}")

@@ -20,6 +20,7 @@ class Weighting:
       n_features: p.
       order: ``(p,)`` the original number of each feature, or None for the original order.
       dtype: of the weights.
+      names: names of the columns of the source, in the original order, or None if they have none.
 
     Raises:
       TypeError: for weights that are not real numbers.
@@ -27,7 +28,14 @@ class Weighting:
     """
 
     def __init__(
-        self, sample_weight: Any, mask: Any, n_samples: int | None, n_features: int, order: HostArray | None, dtype: Any
+        self,
+        sample_weight: Any,
+        mask: Any,
+        n_samples: int | None,
+        n_features: int,
+        order: HostArray | None,
+        dtype: Any,
+        names: tuple[str, ...] | None = None,
     ) -> None:
         self._weights: HostArray | None = None
         self._mask: Mask | None = None
@@ -43,7 +51,7 @@ class Weighting:
             check_shape("sample_weight", self._weights, (n_samples,), "(n_samples,)")
             check_weights("sample_weight", self._weights)
         if mask is not None:
-            self._mask = Mask(mask, n_samples, n_features, order, self._dtype)
+            self._mask = Mask(mask, n_samples, n_features, order, self._dtype, names)
 
     def of_samples(self, rows: HostArray, size: int) -> HostArray | None:
         """Return the weights of samples, filled up by zeros: ``(size,)``, or None."""
