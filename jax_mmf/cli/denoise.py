@@ -42,7 +42,7 @@ def command(image: Path | None, output: Path, demo: bool, **options: Any) -> Non
     check_outputs({"--output": output}, image)
     truth = demo_picture() if image is None else None
     given = None if image is None else images.read_image(image, options["dataset"])
-    noisy = given if truth is None else with_noise(truth, options["seed"])
+    noisy: Any = given if truth is None else with_noise(truth, options["seed"])
     sigma = options["sigma"]
     if sigma is None:
         sigma = images.estimate_sigma(noisy)
