@@ -41,7 +41,8 @@ def command(image: Path | None, output: Path, demo: bool, **options: Any) -> Non
         raise click.UsageError("give IMAGE, or --demo instead")
     check_outputs({"--output": output}, image)
     truth = demo_picture() if image is None else None
-    noisy = images.read_image(image or "", options["dataset"]) if truth is None else with_noise(truth, options["seed"])
+    given = None if image is None else images.read_image(image, options["dataset"])
+    noisy: Any = given if truth is None else with_noise(truth, options["seed"])
     sigma = options["sigma"]
     if sigma is None:
         sigma = images.estimate_sigma(noisy)

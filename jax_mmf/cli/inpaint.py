@@ -45,7 +45,7 @@ def command(image: Path | None, mask: Path | None, output: Path, demo: bool, **o
     truth = demo_picture() if image is None else None
     given = images.read_image(image or "", options["dataset"]) if truth is None else truth
     if truth is not None:
-        missing = np.random.default_rng(options["seed"]).random(truth.shape) < 0.5
+        missing = np.random.default_rng(abs(options["seed"])).random(truth.shape) < 0.5
     elif mask is not None:
         missing = images.read_image(mask) != 0
         if missing.ndim == 3 and missing.shape != given.shape:
