@@ -16,7 +16,8 @@ import numpy as np
 import jax_mmf as mmf
 from benchmarks.problems import Paths, cached
 from jax_mmf import completion
-from jax_mmf.completion.fitted import Fitted, without_unrated
+from jax_mmf.completion.fitted import Fitted
+from jax_mmf.completion.lookup import without_unrated
 
 LIMITS = (1.0, 5.0)
 PATIENCE = 5  # epochs of ours without a better validation score

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from completion_cases import KEY, K, make_ratings
+from jax.test_util import check_grads
 
 from jax_mmf import completion
 from jax_mmf.completion import features, hierarchical
@@ -186,6 +187,27 @@ def test_fold_in_uses_clicks_and_features_of_new_users(x64):
     assert (np.asarray(fitted.fold_in(alone).factors.users)[1] == 0).all()
     with pytest.raises(ValueError, match="user_features must have the 2 columns"):
         fitted.fold_in(alone.with_features(user_features=given[:2, :1]))
+
+
+def test_gradients_of_folding_in(x64):
+    ratings, _, _ = make_ratings()
+    state, _ = random_state(ratings)
+    columns, here = np.array([[0, 1, 2, 3], [4, 2, 0, 0]]), np.array([[1, 1, 1, 1], [1, 1, 0, 0.0]])
+    values = jnp.asarray(np.random.default_rng(4).normal(3, 1, (2, 4)))
+
+    def prediction(rows, precision, values):
+        moved = state._replace(
+            items=state.items._replace(rows=rows),
+            users=state.users._replace(prior=state.users.prior._replace(precision=(precision + precision.T) / 2)),
+        )
+        users, bias = MODEL.fold_in(moved, completion.padded_rows(columns, values, here))
+        return jnp.sum(jnp.sin(users)) + jnp.sum(jnp.cos(bias))
+
+    args = (state.items.rows, state.users.prior.precision, values)
+    check_grads(jax.jit(prediction), args, 1, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-5)
+    to_values = np.asarray(jax.grad(prediction, 2)(*args))
+    assert (to_values[here == 0] == 0).all()
+    assert (to_values[here > 0] != 0).all()
 
 
 def test_items_without_ratings_are_predicted_from_features():

@@ -1,7 +1,6 @@
 """Fitted models of ratings, which predict and recommend by the ids of users and items."""
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, overload
 
@@ -12,13 +11,14 @@ import numpy as np
 from jax_mmf.codes import power_of_two
 from jax_mmf.completion.ease import click_rows
 from jax_mmf.completion.factors import Factors, predict, score_all
-from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, positions_or_warning
+from jax_mmf.completion.labels import as_labels, kind_mismatch
+from jax_mmf.completion.lookup import by_parts, known_positions, learns_prior, scores_clicks, without_unrated
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.neighbours import most_similar, without_each
 from jax_mmf.completion.ragged import ragged_rows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.side_features import has_features
-from jax_mmf.core import check_choice, check_count, check_process
+from jax_mmf.core import check_count, check_process
 from jax_mmf.typing import Array, HostArray
 
 _SCORES = 1 << 24  # in memory at a time
@@ -127,8 +127,8 @@ class Fitted:
           UserWarning: if all users, or all items, are unknown and their ids are of another type than those of the
             model, such as text instead of numbers.
         """
-        rows = _known("users", self.ratings.user_ids, users, unknown)
-        columns = _known("items", self.ratings.item_ids, items, unknown)
+        rows = known_positions("users", self.ratings.user_ids, users, unknown)
+        columns = known_positions("items", self.ratings.item_ids, items, unknown)
         if len(rows) != len(columns) and 1 not in (len(rows), len(columns)):
             raise ValueError(f"users and items must have the same length, got {len(rows)} and {len(columns)}")
         pairs = np.broadcast_arrays(rows, columns)
@@ -137,18 +137,18 @@ class Fitted:
     def predict_positions(self, users: HostArray, items: HostArray) -> HostArray:
         """Predict by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 stands for unknown."""
         check_process()
-        most = _SCORES // self.ratings.n_items if _scores_clicks(self.model) else _PREDICTIONS
+        most = _SCORES // self.ratings.n_items if scores_clicks(self.model) else _PREDICTIONS
 
         def scores(rows: HostArray, columns: HostArray) -> Array:
             factors, rows = self._with_rows(rows)
             return _predict(factors, rows, columns)
 
-        out = _by_parts(scores, users, items, max(1, most))
+        out = by_parts(scores, users, items, max(1, most))
         return out if self.limits is None else np.clip(out, *self.limits)
 
     def _with_rows(self, users: HostArray) -> tuple[Factors, HostArray]:
         """Return factors that hold users at positions, and their places there."""
-        if not _scores_clicks(self.model):
+        if not scores_clicks(self.model):
             return self.factors, users
         rows = jnp.asarray(click_rows(self.ratings, users), self.factors.items.dtype)
         places = np.where(users >= 0, np.arange(len(users)), -1)
@@ -160,7 +160,7 @@ class Fitted:
             raise ValueError(f"return_std=True needs a model such as BayesianMF, got {type(self.model).__name__}")
         if self.folded:
             raise ValueError("return_std=True needs users of the fit, not ones that were folded in; refit with them")
-        return _by_parts(lambda *pairs: _predict_std(self.model, self.state, *pairs), users, items, _DEVIATIONS)
+        return by_parts(lambda *pairs: _predict_std(self.model, self.state, *pairs), users, items, _DEVIATIONS)
 
     def recommend(
         self, users: Any = None, n: int = 10, *, exclude_seen: bool = True, unknown: str = "bias", items: Any = None,
@@ -185,7 +185,7 @@ class Fitted:
         """
         check_count("n", n)
         ids = self.ratings.user_ids
-        rows = np.arange(len(ids)) if users is None else _known("users", ids, users, unknown)
+        rows = np.arange(len(ids)) if users is None else known_positions("users", ids, users, unknown)
         allowed = np.ones(self.ratings.n_items, bool) if items is None else self._among_items(items)
         if exclude is not None:
             allowed &= ~self._among_items(exclude)
@@ -206,7 +206,7 @@ class Fitted:
 
     def _among_items(self, items: Any) -> HostArray:
         """Whether each item is among the ids: ``(n_items,)`` booleans."""
-        at = _known("items", self.ratings.item_ids, items, "bias")
+        at = known_positions("items", self.ratings.item_ids, items, "bias")
         return np.isin(np.arange(self.ratings.n_items), at)
 
     def best_items(
@@ -258,7 +258,7 @@ class Fitted:
           ValueError: for an unknown id, an item without ratings, and n below 1.
         """
         check_count("n", n)
-        (position,) = _known("items", self.ratings.item_ids, [item], "error")
+        (position,) = known_positions("items", self.ratings.item_ids, [item], "error")
         if not self.known_items[position]:
             raise ValueError(f"item {item!r} has no ratings to compare it by; choose an item with ratings")
         best, cosines = most_similar(np.asarray(self.factors.items), position, self.known_items, n)
@@ -281,7 +281,7 @@ class Fitted:
         vectors = np.asarray(self.factors.users)
         if vectors.shape[1] == 0:
             raise ValueError(f"{type(self.model).__name__} has no factors of users to compare; use another model")
-        (position,) = _known("users", self.ratings.user_ids, [user], "error")
+        (position,) = known_positions("users", self.ratings.user_ids, [user], "error")
         known = np.bincount(self.ratings.users, minlength=self.ratings.n_users) > 0
         if not known[position]:
             raise ValueError(f"user {user!r} has no ratings to compare it by; choose a user with ratings")
@@ -306,8 +306,8 @@ class Fitted:
           ValueError: for unknown ids, users without ratings, and n below 1.
         """
         check_count("n", n)
-        (row,) = _known("users", self.ratings.user_ids, [user], "error")
-        (column,) = _known("items", self.ratings.item_ids, [item], "error")
+        (row,) = known_positions("users", self.ratings.user_ids, [user], "error")
+        (column,) = known_positions("items", self.ratings.item_ids, [item], "error")
         if not (self.ratings.users == row).any():
             raise ValueError(f"user {user!r} has no ratings; choose a user with ratings")
         copies = replace(self, limits=None).fold_in(without_each(self.ratings, row))
@@ -352,23 +352,11 @@ class Fitted:
         """Return which users, or items, have features that the model knows to use: ``(n,)`` booleans."""
         given, known = getattr(ratings, name), getattr(self.ratings, name)
         n = ratings.n_users if name == "user_features" else ratings.n_items
-        if given is None or known is None or not _learns_prior(self.model):
+        if given is None or known is None or not learns_prior(self.model):
             return np.zeros(n, bool)
         if given.shape[1] != known.shape[1]:
             raise ValueError(f"{name} must have the {known.shape[1]} columns of the model, got {given.shape[1]}")
         return has_features(given, n)
-
-
-def _by_parts(function: Callable[..., Array], users: HostArray, items: HostArray, most: int) -> HostArray:
-    """Apply a compiled function to pairs, a few sizes of which are compiled: ``(n,) -> (n,)``."""
-    n = len(users)
-    out = np.empty(n, np.float32)
-    size = min(most, power_of_two(n)) if n else 0
-    for first in range(0, n, size or 1):
-        part = slice(first, min(n, first + size))
-        pairs = [np.resize(a[part], size) for a in (users, items)]
-        out[part] = np.asarray(function(*pairs))[: part.stop - first]
-    return out
 
 
 def make_fitted(
@@ -381,34 +369,8 @@ def make_fitted(
 ) -> Fitted:
     """Make the fitted model of a state that was trained on ratings."""
     counts = np.bincount(ratings.items, minlength=ratings.n_items)
-    factors = without_unrated(model.factors(state), ratings, _learns_prior(model))
+    factors = without_unrated(model.factors(state), ratings, learns_prior(model))
     return Fitted(model, state, factors, ratings, counts, limits, history, stopped_by)
-
-
-def _scores_clicks(model: Model) -> bool:
-    return bool(getattr(model, "scores_clicks", False))
-
-
-def _learns_prior(model: Model) -> bool:
-    return bool(getattr(model, "learns_prior", False))
-
-
-def without_unrated(factors: Factors, ratings: Ratings, by_features: bool = False) -> Factors:
-    """Set users and items without ratings to zero, except those with features if these predict the factors."""
-    users, items = (
-        (np.bincount(positions, minlength=size) > 0) | (has_features(features, size) & by_features)
-        for positions, size, features in (
-            (ratings.users, ratings.n_users, ratings.user_features),
-            (ratings.items, ratings.n_items, ratings.item_features),
-        )
-    )
-    return Factors(
-        factors.mean,
-        jnp.where(users, factors.user_bias, 0),
-        jnp.where(items, factors.item_bias, 0),
-        jnp.where(users[:, None], factors.users, 0),
-        jnp.where(items[:, None], factors.items, 0),
-    )
 
 
 @functools.partial(jax.jit, static_argnames="n")
@@ -419,20 +381,3 @@ def _best(factors: Factors, users: Array, barred: Array, popularity: Array, n: i
     is_tie = is_unknown[:, None] & jnp.all(factors.item_bias == 0) & ~barred
     _, found = jax.lax.top_k(jnp.where(is_tie, popularity.astype(scores.dtype), scores), n)
     return jnp.take_along_axis(scores, found, 1), found
-
-
-def _known(name: str, labels: Labels, values: Any, unknown: str) -> HostArray:
-    check_choice("unknown", unknown, ("bias", "error"))
-    try:
-        ids = as_labels(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {error}") from error
-    if unknown == "bias":
-        return positions_or_warning(name, labels, ids)
-    positions = labels.positions(ids)
-    missing = ids[positions < 0]
-    if len(missing):
-        problem = kind_mismatch(name, labels, ids) if len(missing) == len(ids) else None
-        detail = "" if problem is None else f": {problem}"
-        raise ValueError(f"{name} has {len(missing)} ids that the model does not know, such as {missing[0]!r}{detail}")
-    return positions

@@ -1,0 +1,74 @@
+"""Parts of fitted models: positions of ids, predictions in parts, and what a model uses to predict."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jax_mmf.codes import power_of_two
+from jax_mmf.completion.factors import Factors
+from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, positions_or_warning
+from jax_mmf.completion.model import Model
+from jax_mmf.completion.ratings import Ratings
+from jax_mmf.completion.side_features import has_features
+from jax_mmf.core import check_choice
+from jax_mmf.typing import Array, HostArray
+
+
+def by_parts(function: Callable[..., Array], users: HostArray, items: HostArray, most: int) -> HostArray:
+    """Apply a compiled function to pairs, a few sizes of which are compiled: ``(n,) -> (n,)``."""
+    n = len(users)
+    out = np.empty(n, np.float32)
+    size = min(most, power_of_two(n)) if n else 0
+    for first in range(0, n, size or 1):
+        part = slice(first, min(n, first + size))
+        pairs = [np.resize(a[part], size) for a in (users, items)]
+        out[part] = np.asarray(function(*pairs))[: part.stop - first]
+    return out
+
+
+def scores_clicks(model: Model) -> bool:
+    """Whether a model scores items by the clicks of a user, and not by factors."""
+    return bool(getattr(model, "scores_clicks", False))
+
+
+def learns_prior(model: Model) -> bool:
+    """Whether a model predicts factors from features."""
+    return bool(getattr(model, "learns_prior", False))
+
+
+def without_unrated(factors: Factors, ratings: Ratings, by_features: bool = False) -> Factors:
+    """Set users and items without ratings to zero, except those with features if these predict the factors."""
+    users, items = (
+        (np.bincount(positions, minlength=size) > 0) | (has_features(features, size) & by_features)
+        for positions, size, features in (
+            (ratings.users, ratings.n_users, ratings.user_features),
+            (ratings.items, ratings.n_items, ratings.item_features),
+        )
+    )
+    return Factors(
+        factors.mean,
+        jnp.where(users, factors.user_bias, 0),
+        jnp.where(items, factors.item_bias, 0),
+        jnp.where(users[:, None], factors.users, 0),
+        jnp.where(items[:, None], factors.items, 0),
+    )
+
+
+def known_positions(name: str, labels: Labels, values: Any, unknown: str) -> HostArray:
+    """Return positions of ids, -1 for unknown ones; name is the argument of the caller, for errors."""
+    check_choice("unknown", unknown, ("bias", "error"))
+    try:
+        ids = as_labels(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    if unknown == "bias":
+        return positions_or_warning(name, labels, ids)
+    positions = labels.positions(ids)
+    missing = ids[positions < 0]
+    if len(missing):
+        problem = kind_mismatch(name, labels, ids) if len(missing) == len(ids) else None
+        detail = "" if problem is None else f": {problem}"
+        raise ValueError(f"{name} has {len(missing)} ids that the model does not know, such as {missing[0]!r}{detail}")
+    return positions
