@@ -5,8 +5,8 @@ time courses, smooth physiological noise and white noise. All contestants get th
 smoothing of 4 mm and a seed, and their own defaults, or another alpha. Each runs once, in a process of its own.
 ``first run`` is the time from files to maps, with masking and compilation, without imports. ``cpu seconds`` is what it
 took of the processor, which other programs on the machine disturb less, and ``over ours`` these seconds over those of
-jax_mmf with r = 1 on the same subjects. Masking alone, by the masker of nilearn, is part of all. nilearn 0.14.1 ignores
-the parameter reduction_ratio of DictLearning in fit, so that the ratio is set inside of it here.
+jax_mmf with r = 1 on the same subjects. "Masking alone" is by the masker of nilearn. nilearn 0.14.1 ignores the
+parameter reduction_ratio of DictLearning in fit, so that the ratio is set inside of it here.
 
 ``found`` is the share of the planted maps that a map matches with a cosine above 0.9, one to one, and ``cosine`` the
 mean over planted maps. ``held-out R2`` is the share of the variance of two other subjects that the maps explain in
