@@ -492,6 +492,18 @@ def test_other_bad_arguments(tmp_path, study):
             estimator(study).set_params(**{name: bad}).fit(study.paths)
 
 
+def test_places_that_are_something_else_are_named(tmp_path, study, fitted):
+    with pytest.raises(ValueError, match=r"is a folder; give its files"):
+        estimator(study).fit([study.paths[0], tmp_path])
+    file = tmp_path / "file"
+    file.touch()
+    for cache in (file, file / "below"):
+        with pytest.raises(NotADirectoryError, match="cache must be a folder"):
+            estimator(study, cache=cache).fit(study.paths)
+    with pytest.raises(ValueError, match=r"loadings\[1\] must have shape"):
+        fitted.inverse_transform([np.zeros((4, fitted.n_elements_)), np.zeros((4, 50))])
+
+
 def test_maps_of_zeros_have_no_time_course():
     maps = np.array([[1.0, 0, 0], [0, 0, 0]], np.float32)
     np.testing.assert_allclose(time_courses(np.array([[2.0, 5, 5]], np.float32), maps), [[2, 0]])

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from jax_mmf.core import check_count, check_real, warn
+from jax_mmf.core import check_count, check_real, check_shape, warn
 from jax_mmf.fmri.first_maps import independent_maps, scaled_to
 from jax_mmf.fmri.learning import learned, solver_of
 from jax_mmf.fmri.maps import ExplainedVariance, frames_of, time_courses, upright
@@ -217,11 +217,15 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
 
         Raises:
           TypeError: unless it is a list.
+          ValueError: for an array of another width.
         """
         check_is_fitted(self)
         if not isinstance(loadings, list):
             raise TypeError(f"loadings must be a list with an array for each image, got {type(loadings).__name__}")
-        return [self.masker_.inverse_transform(np.asarray(part) @ self.components_) for part in loadings]
+        parts = [np.asarray(part) for part in loadings]
+        for i, part in enumerate(parts):
+            check_shape(f"loadings[{i}]", part, (None, self.n_elements_), "(n_frames, n_components)")
+        return [self.masker_.inverse_transform(part @ self.components_) for part in parts]
 
     def score(
         self, imgs: Any, y: Any = None, confounds: Any = None, per_component: bool = False, sample_mask: Any = None

@@ -89,6 +89,9 @@ def _listed(imgs: Any) -> list[Any]:
 
 
 def _check_files(paths: Sequence[str | Path], name: str) -> None:
+    folders = [path for path in paths if Path(path).is_dir()]
+    if folders:
+        raise ValueError(f"{name}: {folders[0]} is a folder; give its files, such as '{folders[0]}/*.nii.gz'")
     missing = [str(path) for path in paths if not Path(path).is_file()]
     if missing:
         more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""

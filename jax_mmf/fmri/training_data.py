@@ -34,7 +34,10 @@ def folder_for(folder: Path | None) -> Iterator[Path]:
         with TemporaryDirectory(prefix="jax-mmf-") as name:
             yield Path(name)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise NotADirectoryError(f"cache must be a folder, and {folder} is, or lies in, a file") from error
     yield folder
 
 

@@ -95,8 +95,8 @@ def check_unchanged(saved: SavedRun, order: Mapping[str, Any], key: Key | None, 
     text = f"resume contradicts this run: {'; '.join(changes)}"
     if not allow_changes:
         raise ValueError(
-            f"{text}. The samples would come in another order: some would be skipped, or held-out ones learned from. "
-            "Give what the run had, or allow_changes=True (--allow-changes) to go on all the same"
+            f"{text}. The run would not go on as it began: samples may be skipped, held-out ones learned from, or "
+            "weighted in another way. Give what the run had, or allow_changes=True (--allow-changes) to go on all the same"
         )
     warn(f"{text}; going on all the same, since changes are allowed")
 
@@ -107,7 +107,7 @@ _MEANINGS = {
     "held_out": "number of held-out samples",
     "held_out_samples": "given held-out samples with the checksum",
     "sample_weight": "weights of the samples with the checksum",
-    "mask": "mask with the checksum",
+    "mask": "mask whose first, middle and last row have the checksum",
     "stretch": "number of rows read together",
     "window": "number of chunks mixed",
 }
