@@ -96,7 +96,8 @@ def check_unchanged(saved: SavedRun, order: Mapping[str, Any], key: Key | None, 
     if not allow_changes:
         raise ValueError(
             f"{text}. The run would not go on as it began: samples may be skipped, held-out ones learned from, or "
-            "weighted in another way. Give what the run had, or allow_changes=True (--allow-changes) to go on all the same"
+            "weighted in another way. Give what the run had, or allow_changes=True (--allow-changes) to go on all the "
+            "same"
         )
     warn(f"{text}; going on all the same, since changes are allowed")
 
