@@ -257,7 +257,7 @@ def test_few_samples(name):
     model = clone(LEARNERS[name])
     with pytest.raises(ValueError, match="n_components=3 is more than n_samples=2.*dict_init"):
         model.fit(X[:2])
-    with pytest.raises(ValueError, match="n_samples=1"):
+    with pytest.raises(ValueError, match="n_components=3 is more than n_samples=1 in the first mini-batch"):
         model.partial_fit(X[:1])
     model.set_params(dict_init=X[:3])
     if name != "nmf":
@@ -303,6 +303,33 @@ def test_parameters_of_another_type():
         clone(LEARNERS["sparse_pca"]).set_params(penalty="l1").fit(X)
 
 
+@pytest.mark.parametrize("value", ["nan", np.inf, True, [1.0]])
+def test_missing_values_are_a_number(value):
+    with pytest.raises(ValueError, match="missing_values must be np.nan, a finite number, or None"):
+        clone(LEARNERS["dictionary"]).set_params(missing_values=value).fit(X)
+
+
+@pytest.mark.parametrize("kind", ["array", "frame"])
+@pytest.mark.parametrize("dtype", ["datetime64[s]", "timedelta64[s]"])
+def test_dates_are_refused(kind, dtype):
+    data = np.arange(240).reshape(40, 6).astype(dtype)
+    if kind == "frame":
+        data = pytest.importorskip("pandas").DataFrame(data)
+    for name in ("sparse_pca", "completion"):
+        with pytest.raises(TypeError, match="X must hold numbers, got (datetime|timedelta)"):
+            clone(ALL[name]).fit(data)
+
+
+def test_score_needs_a_sum_of_squares():
+    model = clone(LEARNERS["sparse_pca"]).fit(X)
+    for data in (np.tile(model.mean_, (4, 1)), mmf.io.as_source(np.tile(model.mean_, (4, 1)))):
+        with pytest.raises(ValueError, match="X must have a sum of squares above zero"):
+            model.score(data)
+    gaps = clone(LEARNERS["dictionary"]).set_params(missing_values=np.nan).fit(X)
+    with pytest.raises(ValueError, match="X must have a sum of squares above zero"):
+        gaps.score(np.full_like(X, np.nan))
+
+
 def test_negative_numbers_in_nmf():
     with pytest.raises(ValueError, match="Negative values in data passed to OnlineNMF"):
         OnlineNMF(3).fit(-X)
@@ -341,6 +368,43 @@ def test_warm_start_goes_on():
     assert (np.diff(model.objective_["step"]) > 0).all()
     model.set_params(warm_start=False, max_iter=3).fit(X)
     np.testing.assert_array_equal(model.components_, first)
+
+
+def test_warm_start_makes_max_iter_passes_over_other_samples():
+    model = clone(LEARNERS["sparse_pca"]).set_params(warm_start=True, tol=0).partial_fit(X)
+    for n_samples, n_steps in ((40, 1 + 9), (32, 10 + 6), (40, 16 + 9)):  # 3 passes of 3, 2 and 3 steps
+        model.fit(X[:n_samples])
+        assert (model.n_iter_, model.n_steps_, model.objective_["step"][-1]) == (3, n_steps, n_steps)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("n_components", 4, "3, got 4"),
+        ("center", True, "False, got True"),
+        ("dtype", "float64", "float32, got float64"),
+        ("missing_values", np.nan, "None, got nan"),
+    ],
+)
+def test_what_must_not_change_while_learning_goes_on(method, name, value, message):
+    model = clone(LEARNERS["dictionary"]).set_params(warm_start=True).partial_fit(X)
+    with pytest.raises(ValueError, match=f"{name} must not change.*it was {message}. Set warm_start=False"):
+        getattr(model.set_params(**{name: value}), method)(X)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_relative_alpha_is_a_share_of_the_largest_correlation(method, missing):
+    atoms = np.linalg.qr(rng.normal(size=(6, 3)))[0].T.astype(np.float32)
+    x = X[:12] + 100  # few enough for fit to take all of them; 100 is in the mean only
+    x = np.where(rng.random(x.shape) < 0.2, np.nan, x).astype(np.float32) if missing else x
+    penalty = mmf.Lasso(mmf.RelativeAlpha(0.1))
+    options = {"missing_values": np.nan} if missing else {}
+    model = OnlineDictionaryLearning(3, penalty=penalty, center=True, dict_init=atoms, max_iter=1, **FEW, **options)
+    mean = np.nanmean(x, 0)
+    largest = np.abs((np.where(np.isnan(x), mean, x) - mean) @ atoms.T).max()
+    assert getattr(model, method)(x).solver_.penalty.alpha == pytest.approx(0.1 * largest, rel=1e-3)
 
 
 def test_the_library_goes_on_with_a_state():
@@ -383,7 +447,15 @@ def test_weights_of_samples():
     state = step.solver_.init(key_of_zero(), samples=X[:16])
     expected = step.solver_.update(state, X[:16], sample_weight=weights[:16])[0].dictionary
     np.testing.assert_array_equal(step.components_, expected)
-    for bad, message in ((weights[:3], "shape"), (-weights, ">= 0"), (weights * np.nan, "NaN"), (0 * weights, "zero")):
+    same = [clone(model).fit(X, sample_weight=weight).components_ for weight in (2, np.full(40, 2.0))]
+    np.testing.assert_array_equal(*same)
+    for bad, message in (
+        (-1.0, ">= 0"),
+        (weights[:3], "shape"),
+        (-weights, ">= 0"),
+        (weights * np.nan, "NaN"),
+        (0 * weights, "zero"),
+    ):
         with pytest.raises(ValueError, match=f"sample_weight.*{message}"):
             model.fit(X, sample_weight=bad)
 

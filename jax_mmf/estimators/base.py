@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from jax_mmf.core import is_scipy_sparse
-from jax_mmf.estimators.data import is_streamed, observed, validated
+from jax_mmf.estimators.data import check_missing_values, is_streamed, observed, validated
 from jax_mmf.estimators.settings import computing
 from jax_mmf.io import CentredSource
 from jax_mmf.penalties import AnyPenalty
@@ -69,14 +69,23 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         Returns:
           at most 1; higher is better.
+
+        Raises:
+          ValueError: if the sum of squares is zero, as of samples that are all zero, missing, or equal to the mean.
         """
         check_is_fitted(self)
         X = self._validated(X, reset=False)
         dictionary, mask = self._dictionary(X), observed(X, self.missing_values)
         with computing(dictionary.dtype, self.device):
-            return float(explained_variance(dictionary, self._centred(X), self._transform_penalty(), mask=mask))
+            share = float(explained_variance(dictionary, self._centred(X), self._transform_penalty(), mask=mask))
+        if np.isnan(share):
+            raise ValueError(
+                "X must have a sum of squares above zero to score: its samples are zero, missing, or equal to the mean"
+            )
+        return share
 
     def _validated(self, X: Any, *, reset: bool) -> Any:
+        check_missing_values(self.missing_values)
         return validated(self, X, reset=reset, allow_nan=self._allow_nan)
 
     @property

@@ -1,5 +1,6 @@
 """Samples that a user gives to an estimator: validated by scikit-learn, and read by the library."""
 
+from numbers import Real
 from typing import Any
 
 import h5py
@@ -43,6 +44,7 @@ def validated(estimator: Any, X: Any, *, reset: bool, allow_nan: bool = False) -
 
 def in_memory(estimator: Any, X: Any, *, reset: bool, allow_nan: bool = False) -> Any:
     """Validate samples as an array or a CSR matrix in memory; arguments and errors as in `validated`."""
+    _check_no_dates(X)
     X = validate_data(estimator, X, reset=reset, accept_sparse="csr", dtype=_FLOATS, ensure_all_finite=False)
     check_finite(X, allow_nan=allow_nan)
     return X
@@ -58,6 +60,14 @@ def loaded(X: Any, *, allow_nan: bool = False) -> Any:
         samples = samples[:, np.argsort(source.permutation)]
     check_finite(samples, allow_nan=allow_nan)
     return samples
+
+
+def spread_samples(X: Any, count: int) -> HostArray:
+    """Read samples that are evenly spread over validated ones, all if there are fewer, as a dense array."""
+    source: Any = as_source(X, "X")
+    rows = np.unique(np.linspace(0, source.n_samples - 1, min(count, source.n_samples)).astype(int))
+    samples = np.asarray(source.read(rows))
+    return samples if source.permutation is None else samples[:, np.argsort(source.permutation)]
 
 
 def is_streamed(X: Any) -> bool:
@@ -96,6 +106,17 @@ def n_samples_of(X: Any) -> int:
     return int(X.n_samples if isinstance(X, Source) else X.shape[0])
 
 
+def check_missing_values(missing_values: Any) -> None:
+    """Raise ValueError unless missing values are NaN, a finite number, or None."""
+    if missing_values is None:
+        return
+    number = isinstance(missing_values, Real) and not isinstance(missing_values, bool | np.bool_)
+    if not number or np.isinf(float(missing_values)):
+        raise ValueError(
+            f"missing_values must be np.nan, a finite number, or None for no missing values; got {missing_values!r}"
+        )
+
+
 def observed(X: Any, missing_values: float | None) -> Any:
     """Return the mask of the entries that are there: an array or a source of ones and zeros.
 
@@ -110,13 +131,15 @@ def observed(X: Any, missing_values: float | None) -> Any:
 
 
 def sample_weights(sample_weight: Any, n_samples: int) -> HostArray | None:
-    """Return weights of samples as an array, or None.
+    """Return weights of samples as an array, or None; a number is the weight of each sample.
 
     Raises:
       ValueError: for another shape, negative or infinite weights, and if all of them are zero.
     """
     if sample_weight is None:
         return None
+    if isinstance(sample_weight, Real):
+        sample_weight = np.full(n_samples, float(sample_weight))
     weights = check_array(sample_weight, dtype=_FLOATS, ensure_2d=False, input_name="sample_weight")
     if weights.shape != (n_samples,):
         raise ValueError(f"sample_weight must have shape (n_samples,) = ({n_samples},), got {weights.shape}")
@@ -147,6 +170,14 @@ def check_finite(X: Any, *, allow_nan: bool = False) -> None:
     raise ValueError(
         f"Input X contains {what} at sample {i}, feature {j}; {advice if np.isnan(value) else 'clean the data first'}"
     )
+
+
+def _check_no_dates(X: Any) -> None:
+    """Raise for dates and times, which would become numbers of an arbitrary unit."""
+    dtypes = getattr(X, "dtypes", None)
+    for dtype in [getattr(X, "dtype", None)] if dtypes is None else dtypes:
+        if getattr(dtype, "kind", "") in ("M", "m"):
+            raise TypeError(f"X must hold numbers, got {dtype}; convert dates and times to numbers of a unit first")
 
 
 def _not_finite(values: HostArray) -> HostArray:

@@ -5,17 +5,19 @@ from abc import abstractmethod
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.codes import power_of_two
 from jax_mmf.constraints import Constraint
 from jax_mmf.core import as_real_array, check_count, check_shape, default_device
+from jax_mmf.defaults import INITIAL_SAMPLES_PER_ATOM
 from jax_mmf.estimators.base import DictionaryTransformer
 from jax_mmf.estimators.convergence import Convergence
-from jax_mmf.estimators.data import dtype_of, loaded, n_samples_of, observed, sample_weights
+from jax_mmf.estimators.data import dtype_of, loaded, n_samples_of, observed, sample_weights, spread_samples
 from jax_mmf.estimators.settings import computing, key_of
 from jax_mmf.io import ObservedEntries
-from jax_mmf.learning import OnlineFactorization, State, default_batch_size, default_solver, default_subset
+from jax_mmf.learning import OnlineFactorization, State, default_batch_size, default_solver, default_subset, imputed
 from jax_mmf.penalties import AnyPenalty, check_penalty, has_relative_alpha, resolve_alpha
 from jax_mmf.training import fit, objective
 from jax_mmf.typing import HostArray
@@ -66,7 +68,7 @@ class OnlineEstimator(DictionaryTransformer):
         X = self._validated(X, reset=not goes_on)
         n_samples = n_samples_of(X)
         weights = sample_weights(sample_weight, n_samples)
-        dtype = self.components_.dtype if goes_on else dtype_of(X, self.dtype)
+        dtype = self._dtype(X, goes_on=goes_on)
         with computing(dtype, self.device):
             solver = self._solver(goes_on=goes_on)
             size = default_batch_size(solver) if self.batch_size is None else self.batch_size
@@ -74,9 +76,15 @@ class OnlineEstimator(DictionaryTransformer):
             check_count("max_iter", self.max_iter)
             size = min(size, power_of_two(n_samples))
             state = self.state_ if goes_on else self._first_state(solver, n_samples, dtype)
+            if state is not None and has_relative_alpha(solver.penalty):
+                few = spread_samples(X, INITIAL_SAMPLES_PER_ATOM * solver.n_components).astype(dtype)
+                solver = _with_alpha_of(solver, state, few, observed(few, self.missing_values))
             n_per_epoch = -(-n_samples // size)
             first_step = 0 if state is None else int(state.step)
             rule = Convergence(self.tol, self.max_no_improvement, size, n_samples)
+            last_step = (
+                first_step + self.max_iter * n_per_epoch
+            )  # an earlier fit may end within an epoch of these samples
             result = fit(
                 solver,
                 X,
@@ -87,7 +95,7 @@ class OnlineEstimator(DictionaryTransformer):
                 sample_weight=weights,
                 mask=None if self.missing_values is None else ObservedEntries(X, self.missing_values),
                 evaluate_every=max(1, n_per_epoch // 4) if self.max_no_improvement is None else 1,
-                callbacks=[rule] if rule.active else [],
+                callbacks=[*([rule] if rule.active else []), lambda event: event.step >= last_step],
                 shuffle=bool(self.shuffle),
                 dtype=dtype,
                 verbose=bool(self.verbose),
@@ -112,17 +120,15 @@ class OnlineEstimator(DictionaryTransformer):
         goes_on = hasattr(self, "state_")
         X = self._validated(X, reset=not goes_on)
         weights = sample_weights(sample_weight, n_samples_of(X))
-        dtype = self.components_.dtype if goes_on else dtype_of(X, self.dtype)
+        dtype = self._dtype(X, goes_on=goes_on)
         with computing(dtype, self.device):
             x = as_real_array("X", loaded(X, allow_nan=self._allow_nan), ndim=(2,), dtype=dtype)
             mask = observed(np.asarray(x), self.missing_values)
             solver = self._solver(goes_on=goes_on)
-            state = self.state_ if goes_on else self._first_state(solver, len(x), dtype)
+            state = self.state_ if goes_on else self._first_state(solver, len(x), dtype, " in the first mini-batch")
             if state is None:
                 state = solver.init(key_of(self.random_state), samples=x, mask=mask)
-            if has_relative_alpha(solver.penalty):
-                penalty = resolve_alpha(solver.penalty, state.dictionary, x)
-                solver = dataclasses.replace(solver, penalty=penalty)
+            solver = _with_alpha_of(solver, state, x, mask)
             state, _ = solver.update(state, x, sample_weight=weights, mask=mask)
             centred = x if state.mean is None else x - state.mean
             value = float(objective(state.dictionary, centred, solver.penalty, mask=mask))
@@ -160,16 +166,31 @@ class OnlineEstimator(DictionaryTransformer):
             if isinstance(self.reduction, str):
                 raise ValueError(f"reduction must be 'auto' or a number >= 1, got {self.reduction!r}")
             options["subset"] = default_subset(self.reduction, p, k, partial_b="partial_b" in options)
-        return default_solver(k, penalty, constraint, n_features=p, platform=default_device().platform, **options)
+        solver = default_solver(k, penalty, constraint, n_features=p, platform=default_device().platform, **options)
+        if goes_on:
+            _check_unchanged("n_components", self.solver_.n_components, k)
+            _check_unchanged("center", self.solver_.center, solver.center)
+            if solver.partial_b != self.solver_.partial_b:
+                now = self.missing_values
+                _check_unchanged("missing_values", "None" if now is not None else "a value", now)
+        return solver
 
-    def _first_state(self, solver: OnlineFactorization, n_samples: int, dtype: Any) -> State | None:
+    def _dtype(self, X: Any, *, goes_on: bool) -> np.dtype[Any]:
+        """Return the dtype to compute in."""
+        if not goes_on:
+            return dtype_of(X, self.dtype)
+        if self.dtype is not None:
+            _check_unchanged("dtype", self.components_.dtype.name, dtype_of(X, self.dtype).name)
+        return self.state_.dictionary.dtype
+
+    def _first_state(self, solver: OnlineFactorization, n_samples: int, dtype: Any, where: str = "") -> State | None:
         """Return the state of a given initial dictionary; None if it comes from the samples."""
         k = solver.n_components
         if self.dict_init is None:
             if n_samples < k:
                 raise ValueError(
-                    f"n_components={k} is more than n_samples={n_samples}: atoms are chosen among the samples. Use "
-                    "fewer components, give more samples, or an initial dictionary, dict_init"
+                    f"n_components={k} is more than n_samples={n_samples}{where}: atoms are chosen among the samples. "
+                    "Use fewer components, give more samples, or an initial dictionary, dict_init"
                 )
             return None
         given = as_real_array("dict_init", self.dict_init, ndim=(2,), dtype=dtype)
@@ -189,3 +210,22 @@ class OnlineEstimator(DictionaryTransformer):
         """Set or continue the history of the objective."""
         found = np.array(records, [("step", np.int64), ("objective", np.float64)])
         self.objective_ = np.concatenate([self.objective_, found]) if goes_on else found
+
+
+def _with_alpha_of(solver: OnlineFactorization, state: State, x: Any, mask: Any) -> OnlineFactorization:
+    """Replace a `RelativeAlpha` by its value for the first dictionary and some samples, as `jax_mmf.fit` does."""
+    if not has_relative_alpha(solver.penalty):
+        return solver
+    there = np.isfinite(x) if mask is None else np.isfinite(x) & (mask != 0)  # learning names what is not finite
+    samples = imputed(jnp.asarray(x), jnp.asarray(there))
+    samples = samples if state.mean is None else samples - samples.mean(0)
+    return dataclasses.replace(solver, penalty=resolve_alpha(solver.penalty, state.dictionary, samples))
+
+
+def _check_unchanged(name: str, before: Any, now: Any) -> None:
+    """Raise ValueError if a parameter that shapes the state is another one than when learning began."""
+    if before != now:
+        raise ValueError(
+            f"{name} must not change while learning goes on, with warm_start=True or partial_fit: it was {before}, got "
+            f"{now}. Set warm_start=False and call fit to start again, or clone the estimator"
+        )
