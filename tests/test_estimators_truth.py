@@ -153,6 +153,32 @@ def test_rows_and_columns_without_entries(ratings):
     assert not model.transform(alone).any()
     with pytest.raises(ValueError, match="y must hold at least one entry"):
         model.score(known, np.full_like(known, np.nan))
+    for nothing in (np.full((4, 3), np.nan), scipy.sparse.csr_array((4, 3))):
+        with pytest.raises(ValueError, match="X must hold at least one known entry"):
+            MatrixCompletion(2).fit(nothing)
+
+
+def test_one_entry_is_the_mean():
+    one = np.full((4, 3), np.nan)
+    one[1, 2] = 3.0
+    model = MatrixCompletion(2, max_iter=3, random_state=0).fit(one)
+    np.testing.assert_array_equal(model.inverse_transform(model.transform(one)), np.full((4, 3), 3.0))
+    assert model.predict_entries([], []).shape == (0,)
+
+
+def test_entries_to_score_have_the_shape_of_the_known_ones(ratings):
+    _, known, other = ratings
+    model = MatrixCompletion(2, max_iter=1, random_state=0).fit(known)
+    there = ~np.isnan(other)
+    sparse = scipy.sparse.csr_array((other[there], np.nonzero(there)), shape=other.shape)
+    assert model.score(known, sparse) == pytest.approx(model.score(known, other), rel=1e-6)
+    for y in (other[:5], other[:, :5], sparse[:, :5], np.ones((80, 1))):
+        with pytest.raises(ValueError, match=r"y must have the shape of X, \(80, 30\)"):
+            model.score(known, y)
+    with pytest.raises(ValueError, match="Input y contains infinity"):
+        model.score(known, np.full_like(known, np.inf))
+    with pytest.raises(TypeError, match="X must be an array, a frame or a SciPy sparse matrix, got ArraySource"):
+        model.transform(mmf.io.as_source(known))
 
 
 def test_search_over_completion_scores_other_entries(ratings):

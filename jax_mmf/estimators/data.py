@@ -42,11 +42,11 @@ def validated(estimator: Any, X: Any, *, reset: bool, allow_nan: bool = False) -
     return in_memory(estimator, X, reset=reset, allow_nan=allow_nan)
 
 
-def in_memory(estimator: Any, X: Any, *, reset: bool, allow_nan: bool = False) -> Any:
+def in_memory(estimator: Any, X: Any, *, reset: bool, allow_nan: bool = False, name: str = "X") -> Any:
     """Validate samples as an array or a CSR matrix in memory; arguments and errors as in `validated`."""
     _check_no_dates(X)
     X = validate_data(estimator, X, reset=reset, accept_sparse="csr", dtype=_FLOATS, ensure_all_finite=False)
-    check_finite(X, allow_nan=allow_nan)
+    check_finite(X, allow_nan=allow_nan, name=name)
     return X
 
 
@@ -150,7 +150,7 @@ def sample_weights(sample_weight: Any, n_samples: int) -> HostArray | None:
     return weights
 
 
-def check_finite(X: Any, *, allow_nan: bool = False) -> None:
+def check_finite(X: Any, *, allow_nan: bool = False, name: str = "X") -> None:
     """Raise for NaN and infinity in an array or a CSR matrix in memory.
 
     Raises:
@@ -163,13 +163,12 @@ def check_finite(X: Any, *, allow_nan: bool = False) -> None:
     i, j = _first_place(X, refused)
     value = X[i, j]
     what = "NaN" if np.isnan(value) else "infinity (inf)"
-    advice = (
+    impute = (
         "impute it, for instance with sklearn.impute.SimpleImputer, or leave the entry out: missing_values=np.nan of "
         "OnlineNMF and OnlineDictionaryLearning, and MatrixCompletion, learn from matrices with missing entries"
     )
-    raise ValueError(
-        f"Input X contains {what} at sample {i}, feature {j}; {advice if np.isnan(value) else 'clean the data first'}"
-    )
+    advice = impute if np.isnan(value) else "clean the data first"
+    raise ValueError(f"Input {name} contains {what} at sample {i}, feature {j}; {advice}")
 
 
 def _check_no_dates(X: Any) -> None:

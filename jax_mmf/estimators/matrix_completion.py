@@ -10,6 +10,7 @@ from jax_mmf.completion import ExplicitALS, Model, Ratings, fit
 from jax_mmf.core import check_count, is_scipy_sparse
 from jax_mmf.estimators.data import in_memory
 from jax_mmf.estimators.settings import computing, key_of
+from jax_mmf.io import Source
 from jax_mmf.typing import HostArray
 
 
@@ -134,10 +135,14 @@ class MatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
         check_is_fitted(self)
         pairs = [np.asarray(rows), np.asarray(columns)]
         for name, numbers, size in zip(("rows", "columns"), pairs, self.fitted_.ratings.shape, strict=True):
+            if numbers.shape == (0,):
+                continue
             if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or (numbers < 0).any() or (numbers >= size).any():
                 raise ValueError(f"{name} must be whole numbers (m,) from 0 to {size - 1}, got {numbers}")
         if len(pairs[0]) != len(pairs[1]):
             raise ValueError(f"rows and columns must have the same length, got {len(pairs[0])} and {len(pairs[1])}")
+        if len(pairs[0]) == 0:
+            return np.empty(0, np.float32)
         with computing(np.float32, self.device):
             return self.fitted_.predict_positions(*pairs)
 
@@ -146,28 +151,39 @@ class MatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
         Args:
           X: ``(n, p)`` known entries, as in `fit`, from which the factors of the rows are computed.
-          y: ``(n, p)`` matrix of other entries of the same rows, on which the error is measured. Without it, the error
-            is that of the entries of X, which is lower than that of others. Labels, which have one axis, are ignored.
+          y: ``(n, p)`` other entries of the same rows, on which the error is measured. Without it, the error is that of
+            the entries of X, which is lower than that of others. Labels, which have one axis, are ignored.
 
         Returns:
           at most 0; higher is better.
+
+        Raises:
+          ValueError: for y of another shape than X, and if there is no entry to measure the error on.
         """
-        known = self._ratings(X, reset=False)
-        asked = known if np.ndim(y) != 2 and not is_scipy_sparse(y) else self._ratings(y, reset=False)
-        if asked.n_users != known.n_users:
-            raise ValueError(f"X and y must have the same rows, got {known.n_users} and {asked.n_users}")
+        known = asked = self._ratings(X, reset=False)
+        if is_scipy_sparse(y) or np.ndim(y) == 2:
+            if np.shape(y) != known.shape:
+                raise ValueError(f"y must have the shape of X, {known.shape}, or one axis of labels; got {np.shape(y)}")
+            asked = self._ratings(y, reset=False, name="y")
         if len(asked) == 0:
             raise ValueError(f"{'X' if asked is known else 'y'} must hold at least one entry to score, got none")
         predictions = self.inverse_transform(self._codes(known))[asked.users, asked.items]
         return -float(np.sqrt(np.mean((predictions - asked.values) ** 2)))
 
-    def _ratings(self, X: Any, *, reset: bool) -> Ratings:
+    def _ratings(self, X: Any, *, reset: bool, name: str = "X") -> Ratings:
         if not reset:
             check_is_fitted(self)
-        X = in_memory(self, X, reset=reset, allow_nan=not is_scipy_sparse(X))
+        if isinstance(X, Source):
+            raise TypeError(
+                f"{name} must be an array, a frame or a SciPy sparse matrix, got {type(X).__name__}; for files of "
+                "ratings, see jax_mmf.completion"
+            )
+        X = in_memory(self, X, reset=reset, allow_nan=not is_scipy_sparse(X), name=name)
         entries = X.tocoo() if is_scipy_sparse(X) else None
         rows, columns = np.nonzero(~np.isnan(X)) if entries is None else (entries.row, entries.col)
-        if not reset and len(rows) == 0:
+        if len(rows) == 0:
+            if reset:
+                raise ValueError("X must hold at least one known entry to learn from, got none")
             return _no_ratings(X.shape)
         values = X[rows, columns] if entries is None else entries.data
         return Ratings.from_triplets(
