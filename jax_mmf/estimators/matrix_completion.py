@@ -23,7 +23,8 @@ class MatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
 
     Args:
       n_components: k, number of factors.
-      alpha: strength of the penalty on factors, >= 0, as in `jax_mmf.completion.ExplicitALS`.
+      alpha: strength of the penalty on factors in the first passes, >= 0, as in `jax_mmf.completion.ExplicitALS`, which
+        learns the strengths after that.
       max_iter: passes over the entries.
       random_state: int, `numpy.random.RandomState` or None.
       model: any model of `jax_mmf.completion` for explicit feedback, instead of n_components and alpha.
