@@ -61,8 +61,8 @@ class OnlineEstimator(DictionaryTransformer):
           the estimator.
 
         Raises:
-          ValueError: for NaN or infinity, with the first place, for fewer samples than components, and for parameters
-            out of range.
+          ValueError: for NaN or infinity, with the first place, for fewer samples than components, for parameters
+            out of range, and for another n_components, center, missing_values or dtype with ``warm_start=True``.
         """
         goes_on = self.warm_start and hasattr(self, "state_")
         X = self._validated(X, reset=not goes_on)
