@@ -20,6 +20,7 @@ from jax_mmf.core import cho_solve, cholesky_shifted, matmul
 from jax_mmf.typing import Array, Float, HostArray, Key
 
 _INITIAL_SCALE = 0.1
+_LEAST_NOISE = 8.0  # least variance of the noise, in units of the precision of the numbers
 
 
 class Described(NamedTuple):
@@ -160,7 +161,9 @@ def half_step(
         return _solve(sums, means.at[numbers].get(mode="fill", fill_value=0), precision, 1 / state.noise)
 
     found, variance, error, weight = map_blocks(block, (means, precision, other, state), rows)
-    return found, variance, error.sum() / jnp.maximum(weight.sum(), 1)
+    # Without noise, the error is lost in rounding and may be negative; ratings are standardised.
+    least = _LEAST_NOISE * jnp.finfo(found.dtype).eps
+    return found, variance, jnp.maximum(error.sum() / jnp.maximum(weight.sum(), 1), least)
 
 
 def _solve(sums: PairSums, means: Array, precision: Array, beta: Array) -> tuple[Array, Array, Array, Array]:
