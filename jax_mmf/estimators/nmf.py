@@ -74,7 +74,7 @@ class OnlineNMF(OnlineEstimator):
         reduction: float | str = "auto",
         penalty: AnyPenalty | None = None,
         constraint: Constraint | None = None,
-        tol: float = 1e-3,
+        tol: float = 1e-4,
         max_no_improvement: int | None = None,
         random_state: Any = None,
         verbose: bool = False,
