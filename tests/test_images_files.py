@@ -170,6 +170,25 @@ def test_wrong_calls_of_the_commands(run, tmp_path):
     assert run("denoise", "in.png", "-o", "out.xyz")[0] == 2
     assert run("denoise", "none.png")[0] == 1
     np.testing.assert_array_equal(read_image("in.png"), GRAY)
+    write_image(tmp_path / "mask.jpg", GRAY)
+    status, _, err = run("inpaint", "in.png", "--mask", "mask.jpg")
+    assert status == 2
+    assert "JPEG" in err
+    assert run("inpaint", "--demo", "--mask", "in.png")[0] == 2
+    write_image(tmp_path / "abundances.npy", G.random((5, 6, 7)))
+    status, _, err = run("unmix", "abundances.npy", "--endmembers", 2, "-o", ".")
+    assert status == 2
+    assert "overwritten" in err
+
+
+def test_outputs_that_cannot_hold_the_result_are_refused_before_it_is_computed(run, tmp_path, monkeypatch):
+    write_image(tmp_path / "in.npy", G.random((32, 32)))
+    monkeypatch.setattr(images, "denoise", None)
+    monkeypatch.setattr(images, "inpaint", None)
+    for command in ("denoise", "inpaint"):
+        status, _, err = run(command, "in.npy", "-o", "out.png")
+        assert status == 1
+        assert "can't hold an image of shape (32, 32) and float64" in err
 
 
 def test_figures():

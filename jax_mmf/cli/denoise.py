@@ -23,7 +23,7 @@ Example:
 @option(
     "--sigma", type=Real(min=0), help="Standard deviation of the noise, in units of the image. [default: estimated]"
 )
-@option("--patch-size", type=click.IntRange(min=1), help="Side of a patch. [default: 8, 10 or 12, by the noise]")
+@option("--patch-size", type=click.IntRange(min=2), help="Side of a patch. [default: 8, 10 or 12, by the noise]")
 @option("-k", "--components", type=click.IntRange(min=1), default=256, help="Number of atoms.")
 @option("--stride", type=click.IntRange(min=1), default=1, help="Distance of patches; 2 is faster than 1.")
 @dataset
@@ -43,6 +43,7 @@ def command(image: Path | None, output: Path, demo: bool, **options: Any) -> Non
     truth = demo_picture() if image is None else None
     given = None if image is None else images.read_image(image, options["dataset"])
     noisy: Any = given if truth is None else with_noise(truth, options["seed"])
+    images.check_writable(output, noisy.shape, noisy.dtype)
     sigma = options["sigma"]
     if sigma is None:
         sigma = images.estimate_sigma(noisy)

@@ -24,7 +24,7 @@ Example:
     "--output", "-o", type=OUTPUT, default=Path("inpainted.png"), help="File for the image: .png, .tif, .npy, .jpg."
 )
 @option("--demo", is_flag=True, help="Use a picture of scikit-image without half of its pixels instead of IMAGE.")
-@option("--patch-size", type=click.IntRange(min=1), default=8, help="Side of a patch.")
+@option("--patch-size", type=click.IntRange(min=2), default=8, help="Side of a patch.")
 @option("-k", "--components", type=click.IntRange(min=1), default=256, help="Number of atoms.")
 @option("--rounds", type=click.IntRange(min=1), default=3, help="Rounds of learning and filling.")
 @dataset
@@ -39,14 +39,17 @@ def command(image: Path | None, mask: Path | None, output: Path, demo: bool, **o
     """
     from jax_mmf import images
 
-    if demo == (image is not None):
-        raise click.UsageError("give IMAGE, or --demo instead")
+    if demo == (image is not None) or (demo and mask is not None):
+        raise click.UsageError("give IMAGE, or --demo instead, which has a mask of its own")
     check_outputs({"--output": output}, *(path for path in (image, mask) if path is not None))
     truth = demo_picture() if image is None else None
     given = images.read_image(image or "", options["dataset"]) if truth is None else truth
+    images.check_writable(output, given.shape, given.dtype)
     if truth is not None:
         missing = np.random.default_rng(abs(options["seed"])).random(truth.shape) < 0.5
     elif mask is not None:
+        if mask.suffix.lower() in (".jpg", ".jpeg"):
+            raise click.UsageError(f"{mask} can't be a mask, since JPEG changes zeros near edges; save it as .png")
         missing = images.read_image(mask) != 0
         if missing.ndim == 3 and missing.shape != given.shape:
             missing = missing.any(2)

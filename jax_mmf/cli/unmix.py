@@ -38,6 +38,8 @@ def command(cube: Path | None, endmembers: int, output: Path, demo: bool, **opti
 
     if demo == (cube is not None):
         raise click.UsageError("give CUBE, or --demo instead")
+    if cube is not None and cube.resolve() == (output / "abundances.npy").resolve():
+        raise click.UsageError(f"{cube} would be overwritten; give another folder as --output")
     values = load_indian_pines() if cube is None else images.read_image(cube, options["dataset"])
     if not options["quiet"]:
         click.echo(f"{' x '.join(map(str, values.shape))} {values.dtype}", err=True)

@@ -5,8 +5,17 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.core import check_count, check_real
-from jax_mmf.images.learning import N_ATOMS, N_PATCHES, own_dictionary, pieces, square_side, unit_atoms
+from jax_mmf.core import check_count, warn
+from jax_mmf.images.learning import (
+    N_ATOMS,
+    N_PATCHES,
+    check_patch_size,
+    checked_sigma,
+    own_dictionary,
+    pieces,
+    square_side,
+    unit_atoms,
+)
 from jax_mmf.images.noise import estimate_sigma
 from jax_mmf.images.patches import PatchAverage, PatchSource
 from jax_mmf.images.pictures import as_picture
@@ -42,7 +51,8 @@ def denoise(
         `estimate_sigma`.
       dictionary: ``(k, patch_size * patch_size * bands)``, such as that of `learn_patches`; by default it is learned
         from the image.
-      patch_size: side of a patch in pixels. By default 8, 10 or 12 as noise increases, or that of the dictionary.
+      patch_size: side of a patch in pixels, at least 2. By default 8, 10 or 12 as noise increases, or that of the
+        dictionary.
       n_components: number of atoms to learn.
       stride: distance of the patches to average; 1 takes all, 2 a quarter of them.
       n_patches: random patches to learn from.
@@ -57,7 +67,10 @@ def denoise(
     Raises:
       ValueError: for an image that is smaller than a patch, holds NaN or infinity, or looks as if it had an alpha
         channel; for a negative sigma; and for a dictionary of other patches.
-      TypeError: for an image that does not hold real numbers.
+      TypeError: for an image that does not hold real numbers, and a sigma that is not one number.
+
+    Warns:
+      UserWarning: if the image has one row or one column, which are returned as they are.
 
     Example:
       >>> flat = np.full((32, 32), 100.0)
@@ -67,22 +80,23 @@ def denoise(
       True
     """
     check_count("stride", stride)
+    check_patch_size(patch_size)
     picture = as_picture(image, least=1 if patch_size is None else patch_size)
     bands = picture.values.shape[2]
     if sigma is None:
         sigma = estimate_sigma(image)
-    check_real("sigma", sigma, low=0.0)
+    sigma = checked_sigma(sigma)
     offset, spread = picture.values.mean(), picture.values.std()
     if spread == 0 or sigma <= np.finfo(np.float32).eps * spread:
-        return picture.restored(picture.values)
+        return picture.given.copy()
     # Learning and coding see values without offset, in sigmas.
     values = ((picture.values - offset) / sigma).astype(np.float32)
     if patch_size is None:
         patch_size = _default_size(sigma / spread) if dictionary is None else square_side(dictionary, bands)
         patch_size = min(patch_size, *values.shape[:2]) if dictionary is None else patch_size
-    check_count("patch_size", patch_size)
-    if patch_size == 1:  # a row or a column of pixels
-        return picture.restored(picture.values)
+    if patch_size == 1:
+        warn(f"image of shape {picture.shape} has no patches of 2 x 2 pixels, and is returned with its noise")
+        return picture.given.copy()
     source = PatchSource(values, patch_size, stride=min(stride, patch_size))
     if dictionary is None:
         dictionary = own_dictionary(values, patch_size, n_components, n_patches, ALPHA, key)

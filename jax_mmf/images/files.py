@@ -73,15 +73,11 @@ def write_image(path: str | Path, image: HostArray) -> None:
       ValueError: for another ending, and for an image that the format can't hold.
     """
     path = Path(path)
+    check_writable(path, image.shape, image.dtype)
     ending = path.suffix.lower()
-    if ending not in _WRITABLE:
-        raise ValueError(f"{path} must end in one of {', '.join(_WRITABLE)}")
+    pictures = ending not in (".npy", ".tif", ".tiff")
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[..., 0]
-    pictures = ending not in (".npy", ".tif", ".tiff")
-    wide = ending == ".png" and image.dtype == np.uint16 and image.ndim == 2
-    if pictures and not (wide or (image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2] == 3))):
-        raise ValueError(f"{path} can't hold an image of shape {image.shape} and {image.dtype}; write .tif or .npy")
     with written_aside(path) as aside:
         if ending == ".npy":
             with aside.open("wb") as file:
@@ -92,6 +88,17 @@ def write_image(path: str | Path, image: HostArray) -> None:
             bands = {"planarconfig": "contig"} if image.ndim == 3 else {}
             color = "rgb" if image.ndim == 3 and image.shape[2] == 3 else "minisblack"
             _library("tifffile").imwrite(aside, image, photometric=color, **bands)
+
+
+def check_writable(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise ValueError unless `write_image` can write an image of a shape and a dtype to a file of this name."""
+    ending = path.suffix.lower()
+    if ending not in _WRITABLE:
+        raise ValueError(f"{path} must end in one of {', '.join(_WRITABLE)}")
+    bands = shape[2] if len(shape) == 3 else 1
+    wide = ending == ".png" and dtype == np.uint16 and bands == 1
+    if ending not in (".npy", ".tif", ".tiff") and not (wide or (dtype == np.uint8 and bands in (1, 3))):
+        raise ValueError(f"{path} can't hold an image of shape {shape} and {dtype}; write .tif or .npy")
 
 
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP"}

@@ -6,8 +6,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_mmf.core import check_count, check_real
-from jax_mmf.images.learning import N_ATOMS, own_dictionary, pieces, square_side, unit_atoms
+from jax_mmf.core import check_count
+from jax_mmf.images.learning import (
+    N_ATOMS,
+    check_patch_size,
+    checked_sigma,
+    own_dictionary,
+    pieces,
+    square_side,
+    unit_atoms,
+)
 from jax_mmf.images.patches import PatchAverage, PatchSource
 from jax_mmf.images.pictures import as_missing, as_picture
 from jax_mmf.images.pursuit import pursue
@@ -43,7 +51,7 @@ def inpaint(
       mask: ``(rows, columns)`` or the shape of the image; True or nonzero for missing pixels, as in
         ``skimage.restoration.inpaint_biharmonic``.
       dictionary: ``(k, patch_size * patch_size * bands)``; by default it is learned from the image.
-      patch_size: side of a patch in pixels; 8 by default, or that of the dictionary.
+      patch_size: side of a patch in pixels, at least 2; 8 by default, or that of the dictionary.
       sigma: standard deviation of the noise of observed pixels, in units of the image. Observed pixels are returned as
         they are, with their noise.
       n_components: number of atoms to learn.
@@ -69,17 +77,17 @@ def inpaint(
       True
     """
     check_count("n_rounds", n_rounds)
-    check_real("sigma", sigma, low=0.0)
+    check_patch_size(patch_size)
+    sigma = checked_sigma(sigma)
     missing = as_missing(mask, np.shape(image))
     picture = as_picture(image, missing=missing, least=1 if patch_size is None else patch_size)
     bands = picture.values.shape[2]
     if patch_size is None:
         patch_size = min(8, *picture.values.shape[:2]) if dictionary is None else square_side(dictionary, bands)
-    check_count("patch_size", patch_size)
     observed = picture.values[~missing]
     low, high, offset, spread = observed.min(), observed.max(), observed.mean(), observed.std()
     if spread == 0 or patch_size == 1 or not missing.any():
-        return picture.restored(np.where(missing, offset, picture.values))
+        return picture.restored(np.where(missing, offset, picture.values), missing)
     values = np.where(missing, 0, (picture.values - offset) / spread)
     filled = _smoothly_filled(values, missing)
     error = patch_size**2 * bands * (_ERROR**2 + (sigma / spread) ** 2)
@@ -92,7 +100,7 @@ def inpaint(
         told = None if progress is None else _told(progress, number, rounds)
         filled = _filled(values, missing, filled, unit_atoms(atoms, patch_size, bands), error, told)
     filled = np.clip(filled * spread + offset, low, high)
-    return picture.restored(np.where(missing, filled, picture.values))
+    return picture.restored(np.where(missing, filled, picture.values), missing)
 
 
 def _filled(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_mmf.core import as_real_array, check_shape
+from jax_mmf.core import as_real_array, check_count, check_real, check_shape
 from jax_mmf.images.patches import PatchSource
 from jax_mmf.io import JoinedSource
 from jax_mmf.learning import OnlineFactorization
@@ -53,6 +53,8 @@ def learn_patches(
       >>> learn_patches(image, key=jax.random.key(0), patch_size=4, n_components=6).dictionary.shape
       (6, 16)
     """
+    if isinstance(images, list | tuple) and len(images) == 0:
+        raise ValueError("images must hold at least one image, got none")
     many = list(images) if isinstance(images, list | tuple) and np.ndim(images[0]) > 1 else [images]
     patch_key, run_key = jax.random.split(key)
     sources = [
@@ -84,6 +86,25 @@ def own_dictionary(
             batch_size=min(BATCH, n),
         )
     return np.asarray(result.dictionary)
+
+
+def check_patch_size(patch_size: int | None) -> None:
+    """Raise unless the side of a patch is None or a whole number of at least 2: single pixels have no structure."""
+    if patch_size is not None:
+        check_count("patch_size", patch_size, low=2)
+
+
+def checked_sigma(sigma: Any) -> float:
+    """Return a standard deviation of the noise as a float.
+
+    Raises:
+      TypeError: unless it is one number.
+      ValueError: if it is negative or not finite.
+    """
+    if np.ndim(sigma) > 0:
+        raise TypeError(f"sigma must be one number for the whole image, got an array of shape {np.shape(sigma)}")
+    check_real("sigma", sigma, low=0.0)
+    return float(sigma)
 
 
 def unit_atoms(dictionary: Any, patch_size: int, bands: int) -> HostArray:

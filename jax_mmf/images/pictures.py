@@ -7,36 +7,49 @@ import numpy as np
 from jax_mmf.core import as_array
 from jax_mmf.typing import HostArray
 
+_SMALLEST, _LARGEST = 1e-100, 1e100
+
 
 class Picture(NamedTuple):
     """A picture as floats, with what is needed to give a result in the form of the input.
 
     Attributes:
       values: ``(rows, columns, bands)`` float64, in units of the input.
-      shape: of the input.
-      dtype: of the input, in the byte order of this machine.
+      given: the input, in the byte order of this machine.
     """
 
     values: HostArray
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    given: HostArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the input."""
+        return self.given.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the input, in the byte order of this machine."""
+        return self.given.dtype
 
     @property
     def scale(self) -> float:
         """The largest value of an integer dtype, such as 255 for 8 bits; 1 for floats."""
         return float(np.iinfo(self.dtype).max) if self.dtype.kind in "iu" else 1.0
 
-    def restored(self, values: HostArray) -> HostArray:
+    def restored(self, values: HostArray, replaced: HostArray | None = None) -> HostArray:
         """Return values ``(rows, columns, bands)`` in the shape and dtype of the input.
 
-        Integers are rounded and clipped to the range of their dtype.
+        Integers are rounded and clipped to the range of their dtype. Pixels outside of ``replaced`` are those of the
+        input, bit for bit.
         """
         values = values.reshape(self.shape)
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
-            values = np.clip(np.rint(values.astype(np.float64)), limits.min, limits.max)
+            high = float(limits.max)
+            high = high if int(high) <= limits.max else np.nextafter(high, 0)  # 2^64 - 1 rounds to 2^64
+            values = np.clip(np.rint(values.astype(np.float64)), limits.min, high)
         restored: HostArray = values.astype(self.dtype)
-        return restored
+        return restored if replaced is None else np.where(replaced.reshape(self.shape), restored, self.given)
 
 
 def as_picture(
@@ -56,8 +69,8 @@ def as_picture(
 
     Raises:
       TypeError: for anything but integers and floats.
-      ValueError: for another number of axes, an image without pixels or smaller than a patch, NaN and infinity, and an
-        alpha channel.
+      ValueError: for another number of axes, an image without pixels or smaller than a patch, NaN and infinity, values
+        whose squares overflow or vanish, and an alpha channel.
     """
     values = np.asarray(as_array(name, image))
     if values.dtype.kind not in "iuf":
@@ -76,8 +89,8 @@ def as_picture(
             f"{name} of {values.shape[0]} x {values.shape[1]} pixels is smaller than a patch of {least} x {least}; "
             "use a smaller patch_size"
         )
-    shape, dtype = values.shape, values.dtype.newbyteorder("=")
-    cube = values.reshape(*shape[:2], -1).astype(np.float64)
+    given = values.astype(values.dtype.newbyteorder("="), copy=False)
+    cube = values.reshape(*values.shape[:2], -1).astype(np.float64)
     if missing is not None:
         cube[missing] = 0
     bad = np.argwhere(~np.isfinite(cube))
@@ -87,7 +100,13 @@ def as_picture(
             f"{name} must be finite, but holds {cube[row, column, band]} at row {row}, column {column}; such "
             "pixels can be filled by jax_mmf.images.inpaint(image, np.isnan(image))"
         )
-    return Picture(cube, shape, dtype)
+    largest = np.abs(cube).max()
+    if largest > 0 and not _SMALLEST < largest < _LARGEST:
+        raise ValueError(
+            f"{name} must be in units where its largest value is between {_SMALLEST:g} and {_LARGEST:g}, since squares "
+            f"are computed; got {largest:g}"
+        )
+    return Picture(cube, given)
 
 
 def as_missing(mask: Any, shape: tuple[int, ...], name: str = "mask") -> HostArray:
@@ -102,9 +121,12 @@ def as_missing(mask: Any, shape: tuple[int, ...], name: str = "mask") -> HostArr
       ``(rows, columns, bands)`` bool, True for missing pixels.
 
     Raises:
+      TypeError: for anything but booleans and numbers.
       ValueError: for another shape, and if nothing is left to learn from.
     """
     values = np.asarray(mask)
+    if values.dtype.kind not in "biuf" or (values.dtype.kind == "f" and np.isnan(values).any()):
+        raise TypeError(f"{name} must hold booleans or numbers, nonzero for missing pixels; got {_kind(values)}")
     if values.shape not in (tuple(shape), tuple(shape[:2])):
         raise ValueError(
             f"{name} must have the shape of the image, {tuple(shape)}, or {tuple(shape[:2])}; got {values.shape}"
@@ -115,3 +137,7 @@ def as_missing(mask: Any, shape: tuple[int, ...], name: str = "mask") -> HostArr
         raise ValueError(f"{name} marks every pixel as missing (in some band); nonzero means missing, zero observed")
     full: HostArray = np.broadcast_to(missing, (*shape[:2], bands)).copy()
     return full
+
+
+def _kind(values: HostArray) -> str:
+    return "NaN" if values.dtype.kind == "f" else f"dtype {values.dtype}"
