@@ -705,3 +705,11 @@ def test_ids_that_are_none_are_named(numbered, bad):
             numbered.recommend(bad)
     with pytest.raises(ValueError, match="items: ids must not be"):
         numbered.predict(1, bad)
+
+
+def test_booleans_are_not_ids_of_items():
+    ratings = completion.Ratings.from_triplets([0, 0, 1], [0, 1, 2], [1.0, 2.0, 3.0])
+    fitted = completion.fit(completion.EASE(), ratings, key=KEY)
+    for name in ("items", "exclude"):
+        with pytest.raises(TypeError, match="ids of items, got booleans"):
+            fitted.recommend(0, **{name: np.array([True, False, True])})

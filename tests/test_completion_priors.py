@@ -240,11 +240,25 @@ def test_items_without_ratings_are_predicted_from_features():
         (ValueError, "at most 1000 columns", {"item_features": scipy.sparse.csr_array((5, 1001))}),
         (ValueError, "must be given too", {"users": [1]}),
         (ValueError, "different", {"user_features": np.ones((2, 1)), "users": [1, 1]}),
+        (TypeError, "real numbers", {"user_features": np.full((6, 1), 1j)}),
+        (ValueError, "fit into float32", {"user_features": np.full((6, 1), 1e39)}),
+        (TypeError, "ids must be a list or an array", {"user_features": np.ones((1, 1)), "users": 3}),
     ],
 )
 def test_wrong_features_are_named(error, words, given):
     with pytest.raises(error, match=words):
         make_ratings()[0].with_features(**given)
+
+
+def test_masked_features_are_unknown():
+    given = np.ma.masked_array(np.arange(6.0)[:, None], np.arange(6)[:, None] == 2)
+    found = make_ratings()[0].with_features(user_features=given).user_features[:, 0]
+    np.testing.assert_array_equal(found, [0, 1, np.nan, 3, 4, 5])
+
+
+def test_features_of_ids_of_another_type_give_a_warning():
+    with pytest.warns(UserWarning, match="none of the 2 users is known: they are text"):
+        make_ratings()[0].with_features(user_features=np.ones((2, 1)), users=["0", "1"])
 
 
 def test_features_follow_their_users():

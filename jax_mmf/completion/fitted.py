@@ -182,6 +182,7 @@ class Fitted:
 
         Raises:
           ValueError: for unknown ids with ``unknown="error"``, and n below 1.
+          TypeError: for booleans instead of the ids of items.
         """
         check_count("n", n)
         ids = self.ratings.user_ids
@@ -206,6 +207,8 @@ class Fitted:
 
     def _among_items(self, items: Any) -> HostArray:
         """Whether each item is among the ids: ``(n_items,)`` booleans."""
+        if getattr(getattr(items, "dtype", None), "kind", "") == "b" and self.ratings.item_ids.values.dtype.kind != "O":
+            raise TypeError("items and exclude must be ids of items, got booleans; pass item_ids.values[booleans]")
         at = known_positions("items", self.ratings.item_ids, items, "bias")
         return np.isin(np.arange(self.ratings.n_items), at)
 

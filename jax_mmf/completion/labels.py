@@ -18,7 +18,7 @@ def label_array(values: Any) -> HostArray:
     Whole numbers and dates become arrays of these types. Text and other ids become an array of objects, since NumPy's
     arrays of strings drop trailing NULs, and use the space of the longest string for every element.
     """
-    if isinstance(values, str | bytes | Mapping | Set):
+    if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable) or _is_scalar_array(values):
         raise TypeError(f"ids must be a list or an array with one for each entry, got a {type(values).__name__}")
     if hasattr(values, "to_numpy"):  # a column of a frame
         values = values.to_numpy()

@@ -266,8 +266,8 @@ class Ratings:
         """Add features of users and items, from which `ExplicitALS` and `BayesianMF` predict their factors.
 
         Args:
-          user_features: ``(n, p)`` numbers: an array, a SciPy sparse matrix, or a frame without text. NaN stands for an
-            unknown feature. At most 1,000 columns.
+          user_features: ``(n, p)`` numbers: an array, a SciPy sparse matrix, or a frame without text. NaN, or a masked
+            entry, stands for an unknown feature. At most 1,000 columns. The index of a frame is not used.
           users: ``(n,)`` ids of the rows, all different; by default those of ``user_ids``, in their order. New ids
             become users without ratings.
           item_features: as user_features.
@@ -279,6 +279,9 @@ class Ratings:
         Raises:
           ValueError: for another number of rows than ids, repeated ids, infinity, and too many columns.
           TypeError: for features that are not numbers.
+
+        Warns:
+          UserWarning: if all ids are unknown and of another type than those of the ratings.
         """
         own, theirs = (
             described(*given)

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.completion.labels import Labels
+from jax_mmf.completion.labels import Labels, positions_or_warning
 from jax_mmf.typing import HostArray
 
 _MOST = 1000  # columns
@@ -27,6 +27,7 @@ def described(name: str, labels: Labels, features: Any, ids: Any) -> tuple[Label
             raise ValueError(f"{name}s are the ids of {name}_features, which must be given too")
         return labels, None
     rows = labels if ids is None else Labels(ids)
+    positions_or_warning(f"{name}s", labels, rows.values)
     values = _matrix(f"{name}_features", features)
     if len(values) != len(rows):
         raise ValueError(
@@ -70,10 +71,15 @@ def _matrix(name: str, features: Any) -> HostArray:
             "sklearn.decomposition.TruncatedSVD"
         )
     features = features.toarray() if hasattr(features, "toarray") else features
+    masked = np.ma.getmaskarray(features) if isinstance(features, np.ma.MaskedArray) else None
+    if np.iscomplexobj(features):
+        raise TypeError(f"{name} must be real numbers, got complex ones; use real and imaginary parts as two features")
     try:
-        array = np.asarray(features, np.float32)
+        with np.errstate(over="ignore"):  # infinity is an error below
+            array = np.asarray(features, np.float32)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be numbers: {error}; encode text, for example with pandas.get_dummies") from error
+    array = array if masked is None else np.where(masked, np.float32(np.nan), array)
     if np.isinf(array).any():
         raise ValueError(f"{name} must be finite numbers that fit into float32, or NaN where they are unknown")
     return array
