@@ -233,6 +233,32 @@ def test_choices_that_do_not_exist(planted, solver):
         choose(solver, train, test, key=KEY, alphas=[0.1], n_components=[])
 
 
+@pytest.mark.parametrize(
+    ("error", "message", "changed"),
+    [
+        (TypeError, r"alphas must be a list, got 0.1; write \[0.1\]", {"alphas": 0.1}),
+        (TypeError, "alphas must be numbers, got RelativeAlpha", {"alphas": [mmf.RelativeAlpha(0.1)]}),
+        (TypeError, "n_components must be a list, got 3", {"n_components": 3}),
+        (TypeError, "can't be an iterator", {"source": iter([np.ones((9, 4))])}),
+        (ValueError, "at least two samples", {"held_out": np.ones((1, 4))}),
+        (ValueError, "squares fit into float32", {"held_out": np.full((2, 4), 1e25)}),
+        (ValueError, "n_folds must be at most the number of features, 4", {}),
+    ],
+)
+def test_choices_are_checked_before_anything_is_learned(error, message, changed, monkeypatch):
+    monkeypatch.setattr("jax_mmf.selection.path.fit", None)
+    given = {"source": np.ones((9, 4)), "held_out": np.ones((2, 4)), "alphas": [0.1], "n_folds": 4 if changed else 5}
+    solver = mmf.OnlineFactorization(n_components=2, penalty=mmf.Lasso(0.1))
+    with pytest.raises(error, match=message):
+        choose(solver, key=KEY, **given | changed)
+
+
+def test_strengths_may_be_an_iterator(planted, solver):
+    train, test, _, _ = planted
+    found = choose(solver, train, test, key=KEY, alphas=iter([0.2, 0.1]), n_components=iter([4, 6]), **RUN)
+    assert [(c.n_components, c.alpha) for c in found.candidates] == [(4, 0.2), (4, 0.1), (6, 0.2), (6, 0.1)]
+
+
 @pytest.fixture(scope="module")
 def stabilities(planted, solver, choice):
     alphas = [c.alpha for c in choice.candidates[:6] if c.alpha >= choice.chosen.alpha]

@@ -12,8 +12,8 @@ from jax_mmf.codes import decode, encode
 from jax_mmf.core import as_real_array, check_choice
 from jax_mmf.learning import OnlineFactorization
 from jax_mmf.penalties import penalty_value
-from jax_mmf.selection.hidden import hidden_errors
-from jax_mmf.selection.path import alpha_path
+from jax_mmf.selection.hidden import check_folds, hidden_errors
+from jax_mmf.selection.path import alpha_path, as_list
 from jax_mmf.training import FitResult
 from jax_mmf.typing import Array, ArrayLike, Key
 
@@ -107,16 +107,23 @@ def choose(
       the table and the choice.
 
     Raises:
-      ValueError: for an unknown rule, empty lists, held-out samples that are zero, and as `alpha_path` does.
+      ValueError: for an unknown rule, empty lists, held-out samples that are zero or not finite, a single one with the
+        rule of one standard error, and as `alpha_path` and `hidden_errors` do.
+      TypeError: as `alpha_path` does.
     """
     check_choice("rule", rule, _RULES)
     x = as_real_array("held_out", held_out, ndim=(2,))
     total = float(np.square(np.asarray(x, np.float64)).sum())
-    if not total > 0:
+    if total == 0:
         raise ValueError(f"held_out must hold samples that are not all zero, got shape {x.shape}")
-    numbers = [solver.n_components] if n_components is None else sorted(n_components)
-    if not numbers:
-        raise ValueError("n_components must hold at least one number of atoms, got none")
+    if not np.isfinite(total) or total > float(np.finfo(x.dtype).max):
+        raise ValueError(f"held_out must hold finite numbers whose squares fit into {x.dtype}; clean or scale the data")
+    if rule != "best" and len(x) < 2:
+        raise ValueError(f"held_out must hold at least two samples for a standard error, got {len(x)}; use rule='best'")
+    check_folds(n_folds, x.shape[1])
+    given = [solver.n_components] if n_components is None else n_components
+    numbers = sorted(as_list("n_components", given, "number of atoms"))
+    alphas = as_list("alphas", alphas, "strength")
     run_key, fold_key = jax.random.split(key)
     found: list[Candidate] = []
     errors = []

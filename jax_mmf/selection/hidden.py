@@ -38,15 +38,20 @@ def hidden_errors(dictionary: ArrayLike, x: ArrayLike, penalty: AnyPenalty, *, k
     dictionary, x = as_real_array("dictionary", dictionary, ndim=(2,)), as_real_array("x", x, ndim=(2,))
     p = dictionary.shape[1]
     check_shape("x", x, (None, p), "(n_samples, n_features)")
-    check_count("n_folds", n_folds, low=2)
-    if n_folds > p:
-        raise ValueError(f"n_folds must be at most the number of features, {p}, got {n_folds}")
+    check_folds(n_folds, p)
     fold = jax.random.permutation(key, jnp.arange(p) % n_folds)
     total = np.zeros(x.shape[0])
     for number in range(n_folds):
         hidden = fold == number
         total += np.asarray(_errors_of_fold(dictionary, x, penalty, hidden), np.float64)
     return total
+
+
+def check_folds(n_folds: int, n_features: int) -> None:
+    """Raise unless features can be divided into a number of folds."""
+    check_count("n_folds", n_folds, low=2)
+    if n_folds > n_features:
+        raise ValueError(f"n_folds must be at most the number of features, {n_features}, got {n_folds}")
 
 
 def _errors_of_fold(dictionary: Array, x: Array, penalty: AnyPenalty, hidden: Array) -> Array:

@@ -1,14 +1,14 @@
 """Regularisation paths: dictionaries for a decreasing sequence of strengths."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 
 from jax_mmf.core import check_count, check_real
 from jax_mmf.learning import OnlineFactorization
-from jax_mmf.penalties import alpha_max, is_weighted
+from jax_mmf.penalties import RelativeAlpha, alpha_max, is_weighted
 from jax_mmf.training import FitResult, fit
 from jax_mmf.typing import ArrayLike, Key
 
@@ -23,6 +23,27 @@ def with_alpha(solver: OnlineFactorization, alpha: float) -> OnlineFactorization
     if not dataclasses.is_dataclass(penalty) or "alpha" not in {f.name for f in dataclasses.fields(penalty)}:
         raise TypeError(f"the penalty must have an attribute alpha, such as Lasso(0.1); got {type(penalty).__name__}")
     return dataclasses.replace(solver, penalty=replaced(penalty, alpha=float(alpha)))
+
+
+def as_list(name: str, values: Any, what: str) -> list[Any]:
+    """Return values to try as a list.
+
+    Raises:
+      TypeError: if there is one value instead of several.
+      ValueError: if there is none.
+    """
+    if not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
+        raise TypeError(f"{name} must be a list, got {values!r}; write [{values!r}]")
+    values = list(values)
+    if not values:
+        raise ValueError(f"{name} must hold at least one {what}, got none")
+    return values
+
+
+def check_not_iterator(source: Any) -> None:
+    """Raise TypeError if a source can be read only once."""
+    if isinstance(source, Iterator):
+        raise TypeError(f"source is read several times and can't be an iterator, got a {type(source).__name__}")
 
 
 def alpha_grid(
@@ -103,11 +124,13 @@ def alpha_path(
 
     Raises:
       ValueError: for an empty list of strengths, and as `jax_mmf.fit` does.
-      TypeError: if the penalty has no attribute ``alpha``.
+      TypeError: if the penalty has no attribute ``alpha``, if alphas are not numbers, and for an iterator as source.
     """
-    if len(alphas) == 0:
-        raise ValueError("alphas must hold at least one strength, got none")
+    check_not_iterator(source)
+    alphas = as_list("alphas", alphas, "strength")
     for alpha in alphas:
+        if isinstance(alpha, RelativeAlpha):
+            raise TypeError(f"alphas must be numbers, got {alpha!r}; alpha_grid computes shares of alpha_max")
         check_real("alphas", alpha, low=0.0)
     results: list[FitResult] = []
     for alpha in sorted(map(float, alphas), reverse=True):

@@ -11,7 +11,7 @@ import numpy as np
 from jax_mmf.codes import match_atoms
 from jax_mmf.core import as_real_array, check_count, check_shape
 from jax_mmf.learning import OnlineFactorization
-from jax_mmf.selection.path import alpha_path
+from jax_mmf.selection.path import alpha_path, as_list, check_not_iterator
 from jax_mmf.training import fit
 from jax_mmf.typing import ArrayLike, HostArray, Key
 
@@ -102,10 +102,12 @@ def stability(
 
     Raises:
       ValueError: for fewer than two seeds, an empty list, and as `jax_mmf.fit` does.
+      TypeError: for an iterator as source, and as `alpha_path` does.
     """
     check_count("n_seeds", n_seeds, low=2)
-    if len(n_components) == 0:
-        raise ValueError("n_components must hold at least one number of atoms, got none")
+    check_not_iterator(source)
+    n_components = as_list("n_components", n_components, "number of atoms")
+    alphas = None if alphas is None else as_list("alphas", alphas, "strength")
     found = []
     for number in n_components:
         own = dataclasses.replace(solver, n_components=number)
