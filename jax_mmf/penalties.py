@@ -231,6 +231,7 @@ class SimplexCodes:
 
     Raises:
       ValueError: if total is known on the host and not positive.
+      TypeError: for a `RelativeAlpha`, and at the first code for an array of totals.
 
     Example:
       >>> import jax_mmf as mmf
@@ -241,11 +242,19 @@ class SimplexCodes:
     total: Float = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.total, RelativeAlpha):
+            raise TypeError(f"total must be a number, got {self.total!r}: codes on the simplex have no strength")
         check_real("total", self.total, low=0.0, open_low=True)
+
+    def _total_like(self, code: Array) -> Array:
+        total = jnp.asarray(self.total, code.dtype)
+        if total.ndim > 0:
+            raise TypeError(f"total must be one number for all samples, got an array of shape {total.shape}")
+        return total
 
     def value(self, code: Array) -> Array:
         """Return 0 on the simplex, up to rounding, and infinity elsewhere: ``(k,) -> ()``."""
-        total = jnp.asarray(self.total, code.dtype)
+        total = self._total_like(code)
         near = jnp.abs(code.sum() - total) <= jnp.sqrt(jnp.finfo(code.dtype).eps) * total
         return jnp.where(near & (code >= 0).all(), jnp.zeros((), code.dtype), jnp.inf)
 
@@ -255,7 +264,7 @@ class SimplexCodes:
         # matrix product with k^2 numbers follows anyway.
         code = code - lax.stop_gradient(code.max())
         above = code[None, :] >= code[:, None]
-        threshold = (jnp.sum(jnp.where(above, code, 0), 1) - self.total) / jnp.sum(above, 1)
+        threshold = (jnp.sum(jnp.where(above, code, 0), 1) - self._total_like(code)) / jnp.sum(above, 1)
         return jnp.maximum(code - threshold.max(), 0)
 
     def gap(self, code: Array, gradient: Array) -> Array:

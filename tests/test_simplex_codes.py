@@ -171,3 +171,13 @@ def test_fit_finds_mixtures():
     np.testing.assert_allclose(
         float(mmf.objective(result.dictionary, x, mmf.SimplexCodes(), batch_size=300)), want, rtol=1e-3
     )
+
+
+def test_total_is_one_number():
+    with pytest.raises(TypeError, match="total must be a number, got RelativeAlpha"):
+        mmf.SimplexCodes(mmf.RelativeAlpha(0.1))
+    with pytest.raises(TypeError, match=r"one number for all samples, got an array of shape \(3,\)"):
+        mmf.encode(np.eye(3), np.ones((3, 3)), mmf.SimplexCodes(np.ones(3)))
+    totals = jnp.array([1.0, 2.0])  # those of several calls may be mapped over
+    codes = jax.vmap(lambda t: mmf.encode(jnp.eye(3), jnp.ones(3), mmf.SimplexCodes(t)))(totals)
+    np.testing.assert_allclose(codes, [[1 / 3] * 3, [2 / 3] * 3], rtol=1e-6)
