@@ -713,3 +713,10 @@ def test_booleans_are_not_ids_of_items():
     for name in ("items", "exclude"):
         with pytest.raises(TypeError, match="ids of items, got booleans"):
             fitted.recommend(0, **{name: np.array([True, False, True])})
+
+
+@pytest.mark.parametrize("model", [completion.ExplicitALS, completion.ImplicitALS, completion.EASE])
+def test_strengths_relative_to_a_dictionary_are_an_error(model):
+    ratings = completion.Ratings.from_triplets([0, 0, 1], [0, 1, 2], [1.0, 2.0, 3.0])
+    with pytest.raises(TypeError, match="alpha of a model of ratings must be a number"):
+        completion.fit(model(alpha=mmf.RelativeAlpha(0.1)), ratings, key=KEY)

@@ -107,7 +107,7 @@ def test_edge_cases_of_cubes():
     np.testing.assert_allclose(pixel.endmembers, [[1, 2]])
     np.testing.assert_allclose(pixel.abundances, [[[1]]], atol=1e-6)
     band = images.unmix(np.arange(6.0).reshape(2, 3, 1), 1, key=KEY)
-    assert band.endmembers.shape == (1, 1)
+    np.testing.assert_allclose(band.endmembers, [[2.5]])  # the constant of least squared error
     two_bands = images.unmix(np.random.default_rng(0).random((8, 8, 2)), 2, key=KEY)
     np.testing.assert_allclose(two_bands.abundances.sum(-1), 1, atol=1e-5)
 
@@ -135,3 +135,30 @@ def test_bad_initializations():
         images.unmix(cube, 3, key=KEY, initialization="nfindr")
     with pytest.raises(ValueError, match="initialization"):
         images.unmix(cube, 3, key=KEY, initialization=np.ones((2, 40)))
+
+
+@pytest.mark.parametrize(
+    ("message", "spectra", "m"),
+    [
+        (r"\(n, bands\)", np.ones((3, 4, 5)), 2),
+        ("finite", np.full((6, 4), np.nan), 2),
+        ("at most the 6 spectra and the 4 bands, got 5", np.ones((6, 4)), 5),
+    ],
+)
+def test_spectra_without_extreme_pixels_are_named(message, spectra, m):
+    with pytest.raises(ValueError, match=message):
+        images.successive_projection(spectra, m)
+    with pytest.raises(ValueError, match=message):
+        images.vertex_components(spectra, m, np.random.default_rng(0))
+
+
+def test_arguments_that_give_no_endmembers_are_named():
+    cube = np.random.default_rng(0).random((5, 6, 4)) + 0.1
+    key = jax.random.key(0)
+    with pytest.raises(TypeError, match="numpy.random.default_rng"):
+        images.vertex_components(cube.reshape(-1, 4), 2, key)
+    with pytest.raises(ValueError, match="no endmember with positive values"):
+        images.unmix(-cube, 2, key=key, refine=False)
+    for message, spectra in (("different spectra", np.ones((2, 4))), ("finite", np.full((2, 4), np.nan))):
+        with pytest.raises(ValueError, match=f"initialization must .*{message}"):
+            images.unmix(cube, 2, key=key, initialization=spectra)

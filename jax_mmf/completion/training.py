@@ -18,6 +18,7 @@ from jax_mmf.completion.labels import positions_or_warning
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.core import Stream, check_count, check_methods, check_process, stream_key, warn_of_blas_threads
+from jax_mmf.penalties import RelativeAlpha
 from jax_mmf.training import deferred_interrupt
 from jax_mmf.typing import Key
 
@@ -175,6 +176,8 @@ def refit(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> F
 
 def _check_arguments(model: Any, train: Any, n_epochs: Any, validation: Any, patience: Any, score: Any) -> None:
     check_methods("model", model, "model of ratings", _METHODS)
+    if isinstance(getattr(model, "alpha", None), RelativeAlpha):
+        raise TypeError(f"alpha of a model of ratings must be a number, got {model.alpha!r}; tune it with search")
     for name, ratings in (("train", train), ("validation", validation)):
         if ratings is not None and not isinstance(ratings, Ratings):
             raise TypeError(f"{name} must be Ratings, got {type(ratings).__name__}; see Ratings.from_triplets")

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from jax_mmf.core import check_count
+from jax_mmf.images.pictures import as_picture
 from jax_mmf.typing import HostArray
 
 
@@ -17,8 +19,12 @@ def successive_projection(spectra: HostArray, n_endmembers: int) -> HostArray:
 
     Returns:
       ``(m,)`` row numbers.
+
+    Raises:
+      ValueError: for another number of axes, NaN and infinity, and too many endmembers.
+      TypeError: for spectra that are not real numbers.
     """
-    left = np.asarray(spectra, np.float64).copy()
+    left = _checked(spectra, n_endmembers).copy()
     chosen = np.empty(n_endmembers, np.intp)
     for i in range(n_endmembers):
         energy = np.einsum("ij,ij->i", left, left)
@@ -44,8 +50,14 @@ def vertex_components(spectra: HostArray, n_endmembers: int, generator: np.rando
 
     Returns:
       ``(m,)`` row numbers.
+
+    Raises:
+      ValueError: as `successive_projection` does.
+      TypeError: as `successive_projection` does, and for another generator, such as a key of JAX.
     """
-    x = np.asarray(spectra, np.float64)
+    if not isinstance(generator, np.random.Generator):
+        raise TypeError(f"generator must be that of numpy.random.default_rng, got a {type(generator).__name__}")
+    x = _checked(spectra, n_endmembers)
     n, m = len(x), n_endmembers
     mean = x.mean(0)
     _, vectors = np.linalg.eigh(x.T @ x / n)
@@ -71,3 +83,15 @@ def vertex_components(spectra: HostArray, n_endmembers: int, generator: np.rando
         chosen[i] = np.argmax(reach)
         basis[:, i] = y[chosen[i]]
     return chosen
+
+
+def _checked(spectra: HostArray, n_endmembers: int) -> HostArray:
+    """Return spectra as ``(n, bands)`` float64."""
+    check_count("n_endmembers", n_endmembers)
+    values = as_picture(spectra, name="spectra").values
+    if values.shape[2] != 1:
+        raise ValueError(f"spectra must be (n, bands), got shape {values.shape}; reshape a cube to (-1, bands)")
+    if n_endmembers > min(values.shape[:2]):
+        n, bands = values.shape[:2]
+        raise ValueError(f"n_endmembers must be at most the {n} spectra and the {bands} bands, got {n_endmembers}")
+    return values[..., 0]

@@ -53,7 +53,7 @@ def unmix(
       key: PRNG key of the initialization.
       initialization: ``"vca"`` for vertex component analysis [Nascimento and Dias 2005], ``"spa"`` for successive
         projection [Araujo et al. 2001], or spectra ``(m, bands)``.
-      refine: whether the initial endmembers are refined.
+      refine: whether the initial endmembers are refined. A single endmember becomes the mean of the pixels.
 
     Returns:
       an `Unmixing`.
@@ -81,9 +81,11 @@ def unmix(
             f"{n_endmembers}"
         )
     endmembers = _first_endmembers(x, n_endmembers, key, initialization)
-    if refine and n_endmembers > 1:
+    if refine:
         endmembers = _refined(x, endmembers)
     endmembers = np.maximum(endmembers, 0)
+    if not endmembers.any() and x.any():
+        raise ValueError("cube has no endmember with positive values; shift or negate it, since spectra are >= 0")
     abundances = _abundances(x, endmembers)
     order = np.argsort(-abundances.mean(0), kind="stable")
     endmembers, abundances = endmembers[order], abundances[:, order]
@@ -124,6 +126,10 @@ def _first_endmembers(x: HostArray, m: int, key: Key, initialization: str | Arra
     if not isinstance(initialization, str):
         given = np.asarray(as_real_array("initialization", initialization, ndim=(2,)), np.float64)
         check_shape("initialization", given, (m, x.shape[1]), "(n_endmembers, bands)")
+        if not np.isfinite(given).all():
+            raise ValueError("initialization must be finite, got NaN or infinity")
+        if len(np.unique(given, axis=0)) < m:
+            raise ValueError("initialization must hold different spectra; some are equal")
         return given
     if initialization == "vca":
         return x[vertex_components(x, m, host_generator(key, HostStream.DRAW))]
@@ -154,6 +160,8 @@ def _refined(x: HostArray, endmembers: HostArray) -> HostArray:
     n, bands = x.shape
     m = len(endmembers)
     mean = x.mean(0)
+    if m == 1:
+        return mean[None]
     variances, vectors = np.linalg.eigh((x - mean).T @ (x - mean) / n)
     spread = np.sqrt(np.maximum(variances[::-1][: m - 1], 0))
     directions = vectors[:, ::-1][:, : m - 1]
