@@ -275,7 +275,7 @@ def test_features_follow_their_users():
 # Scale, files and the switch
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1e3])
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1e3, 1e25])
 def test_predictions_scale_with_the_ratings(scale):
     ratings, _, _ = make_ratings(counts=True)
     fit = lambda by: completion.fit(

@@ -107,8 +107,11 @@ def init(key: Key, data: Described, k: int, strength: Float, bias_strength: Floa
     total = total_weight(data.by_user)
     mean = total_weight(data.by_user, values=True) / total
     tiles, dtype = data.by_user.tiles, mean.dtype
-    variance = jnp.sum(jnp.sum(tiles.weights * (tiles.values - mean) ** 2, (1, 2, 3))) / total
-    scale = jnp.where(variance > 0, jnp.sqrt(variance), 1)
+    # A power of two keeps squares in range and changes no bit.
+    unit = jnp.ldexp(jnp.ones((), dtype), jnp.frexp(jnp.abs(tiles.values).max())[1] - 1)
+    squares = jnp.sum(tiles.weights * ((tiles.values - mean) / unit) ** 2, (1, 2, 3))
+    variance = jnp.sum(squares) / total
+    scale = jnp.where(variance > 0, unit * jnp.sqrt(variance), 1)
 
     def side(factors: Array, features: Features) -> PriorSide:
         (n, _), p = factors.shape, features.rows.shape[1]
