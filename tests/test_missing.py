@@ -250,7 +250,7 @@ def test_a_resumed_run_is_the_same(tmp_path):
     for name in ("dictionary", "mean", "mean_weight", "surrogate"):
         for a, b in zip(*(jax.tree.leaves(getattr(r.state, name)) for r in (resumed, whole)), strict=True):
             np.testing.assert_array_equal(a, b)
-    with pytest.raises(ValueError, match="mask with the checksum"):
+    with pytest.raises(ValueError, match="mask whose first, middle and last row"):
         mmf.fit(solver, x, resume=half, n_epochs=2, **options | {"mask": np.ones_like(HERE) * HERE[::-1]})
 
 

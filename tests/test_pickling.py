@@ -48,6 +48,7 @@ OBJECTS = {
     "L1Ball": mmf.L1Ball(2.0),
     "L2Ball": mmf.L2Ball(2.0),
     "Lasso": mmf.Lasso(0.1),
+    "SimplexCodes": mmf.SimplexCodes(2.0),
     "MaskedStatistics": mmf.MaskedStatistics(),
     "SubsampledStatistics": mmf.SubsampledStatistics(mmf.UniformSubset(2.0)),
     "Memory": mmf.AveragedStatistics().init_memory(4, 3, jnp.dtype("float32")),
