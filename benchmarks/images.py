@@ -85,7 +85,8 @@ def _denoised(method: str, noisy: np.ndarray, truth: np.ndarray, sigma: float) -
     from skimage import restoration
 
     if method == "wavelets":
-        return restoration.denoise_wavelet(noisy, sigma=sigma, rescale_sigma=True, wavelet="db2")
+        options = {"sigma": sigma, "rescale_sigma": True, "wavelet": "db2"}
+        return restoration.cycle_spin(noisy, restoration.denoise_wavelet, max_shifts=3, func_kw=options)
     if method == "total_variation":
         tried = [restoration.denoise_tv_chambolle(noisy, weight=w * sigma) for w in (0.6, 0.8, 1.0, 1.2, 1.5)]
     else:

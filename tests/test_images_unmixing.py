@@ -80,7 +80,7 @@ def test_abundances_are_constrained_least_squares():
     for row, column in ((0, 0), (3, 7), (29, 49)):
         stacked = np.r_[found.endmembers.T, np.full((1, 3), weight)]
         expected = nnls(stacked, np.r_[cube[row, column], weight])[0]
-        np.testing.assert_allclose(found.abundances[row, column], expected, atol=5e-3)
+        np.testing.assert_allclose(found.abundances[row, column], expected, atol=1e-5)
         left = cube[row, column] - found.abundances[row, column] @ found.endmembers
         assert found.error[row, column] == pytest.approx(np.sqrt(np.mean(left**2)))
 
@@ -99,7 +99,7 @@ def test_dtypes_and_units_do_not_matter(dtype, scale):
     cube, _ = scene(3)
     one = images.unmix(cube, 3, key=KEY)
     other = images.unmix((cube * scale).astype(dtype), 3, key=KEY)
-    np.testing.assert_allclose(other.endmembers / scale, one.endmembers, atol=3)
+    np.testing.assert_allclose(other.endmembers / scale, one.endmembers, atol=0.2)
 
 
 def test_edge_cases_of_cubes():

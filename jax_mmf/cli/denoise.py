@@ -6,7 +6,7 @@ from typing import Any
 import click
 import jax
 
-from jax_mmf.cli.image_steps import OUTPUT, dataset, demo_picture, progress_bar, psnr, with_noise
+from jax_mmf.cli.image_steps import OUTPUT, dataset, demo_picture, progress_bar, psnr, with_noise, write_result
 from jax_mmf.cli.options import Command, Real, cache, option, quiet, seed
 from jax_mmf.io import check_outputs
 
@@ -53,7 +53,6 @@ def command(image: Path | None, output: Path, demo: bool, **options: Any) -> Non
             noisy, sigma, patch_size=options["patch_size"], n_components=options["components"],
             stride=options["stride"], key=jax.random.key(options["seed"]), progress=told,
         )  # fmt: skip
-    images.write_image(output, found)
-    click.echo(f"{output}: {' x '.join(map(str, found.shape))} {found.dtype}")
+    write_result(output, found)
     if truth is not None:
         click.echo(f"PSNR: {psnr(noisy, truth):.2f} dB with noise, {psnr(found, truth):.2f} dB denoised")

@@ -5,15 +5,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from tqdm import tqdm
 
 from jax_mmf.cli.options import Output, option
-from jax_mmf.images import Unmixing, write_image
+from jax_mmf.images import WRITABLE, Unmixing, write_image
 from jax_mmf.io import written_aside
 from jax_mmf.typing import HostArray
 
-OUTPUT = Output("an image", (".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp"))
+OUTPUT = Output("an image", WRITABLE)
 dataset = option("--dataset", metavar="NAME", help="Array inside of a .mat or .h5 file. [default: the only one]")
 
 
@@ -49,6 +50,12 @@ def progress_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], Any]]:
             bar.update(done - bar.n)
 
         yield told
+
+
+def write_result(path: Path, found: HostArray) -> None:
+    """Write an image, and say what it is."""
+    write_image(path, found)
+    click.echo(f"{path}: {' x '.join(map(str, found.shape))} {found.dtype}")
 
 
 def write_unmixing(folder: Path, found: Unmixing) -> list[Path]:

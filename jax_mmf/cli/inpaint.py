@@ -7,7 +7,7 @@ import click
 import jax
 import numpy as np
 
-from jax_mmf.cli.image_steps import OUTPUT, dataset, demo_picture, progress_bar, psnr
+from jax_mmf.cli.image_steps import OUTPUT, dataset, demo_picture, progress_bar, psnr, write_result
 from jax_mmf.cli.options import Command, cache, option, quiet, seed
 from jax_mmf.io import check_outputs
 
@@ -63,7 +63,6 @@ def command(image: Path | None, mask: Path | None, output: Path, demo: bool, **o
             given, missing, patch_size=options["patch_size"], n_components=options["components"],
             n_rounds=options["rounds"], key=jax.random.key(options["seed"]), progress=told,
         )  # fmt: skip
-    images.write_image(output, found)
-    click.echo(f"{output}: {' x '.join(map(str, found.shape))} {found.dtype}")
+    write_result(output, found)
     if truth is not None:
         click.echo(f"PSNR: {psnr(found, truth):.2f} dB")

@@ -14,6 +14,7 @@ from sklearn.utils.extmath import randomized_svd
 from jax_mmf.fmri.maps import upright
 from jax_mmf.io import Source
 from jax_mmf.learning import OnlineFactorization
+from jax_mmf.penalties import has_relative_alpha
 from jax_mmf.typing import HostArray
 
 _FRAMES = 1000  # at least, if there are as many
@@ -85,5 +86,5 @@ def _gains(solver: OnlineFactorization, maps: HostArray, frames: HostArray) -> H
     """Return by how much each map alone reduces the sum of the objectives of frames, with ridge codes."""
     squares = np.square(maps).sum(axis=1)
     energies = np.square(frames @ maps.T).sum(axis=0)
-    alpha = float(getattr(solver.penalty, "alpha", 0.0))
+    alpha = 0.0 if has_relative_alpha(solver.penalty) else float(getattr(solver.penalty, "alpha", 0.0))
     return energies / np.maximum(squares + alpha, np.finfo(np.float32).tiny)

@@ -87,7 +87,8 @@ def learned(
     if folder is None:
         state = solver.init(jax.random.key(seed), dictionary=maps)
         return fit(solver, source, state=state, callbacks=callbacks, **options)
-    place = folder / f"run-{joblib.hash([repr(solver), np.asarray(maps), seed, batch_size, source.n_samples])}"
+    names = [Path(path).name for path in getattr(source, "paths", ())]  # with the hash of scans, mask and options
+    place = folder / f"run-{joblib.hash([repr(solver), np.asarray(maps), seed, batch_size, names])}"
     saved = load_checkpoint(place) if place.is_dir() else None
     start = {"resume": saved} if saved else {"state": solver.init(jax.random.key(seed), dictionary=maps)}
     result = fit(solver, source, callbacks=[*callbacks, Checkpoint(place)], **start, **options)

@@ -49,7 +49,7 @@ class ExplainedVariance:
         y = (x @ self._projector).astype(np.float64)
         self._moments += y.T @ y
         self._sums += y.sum(axis=0)
-        self._squares += float(np.vdot(x, x).real) if x.dtype == np.float64 else float(np.square(x).sum(dtype="f8"))
+        self._squares += float(np.square(x).sum(dtype=np.float64))
         self._count += x.size
         return self
 

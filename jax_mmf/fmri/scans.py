@@ -158,7 +158,7 @@ def _number_kept(mask: Any, n_frames: int, name: str) -> int:
     if mask.dtype == bool:
         if mask.shape != (n_frames,):
             raise ValueError(f"{name} must hold {n_frames} booleans, one for each frame; got shape {mask.shape}")
-        return int(mask.sum())
+        mask = np.flatnonzero(mask)
     if mask.ndim != 1 or mask.size == 0 or mask.min() < 0 or mask.max() >= n_frames:
         raise ValueError(f"{name} must hold frame numbers from 0 to {n_frames - 1}, got {mask}")
     return int(mask.size)

@@ -2,6 +2,7 @@
 
 from jax_mmf.images.denoising import denoise
 from jax_mmf.images.endmembers import successive_projection, vertex_components
+from jax_mmf.images.files import WRITABLE as WRITABLE
 from jax_mmf.images.files import check_writable as check_writable
 from jax_mmf.images.files import read_image, write_image
 from jax_mmf.images.inpainting import inpaint

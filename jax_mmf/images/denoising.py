@@ -16,7 +16,7 @@ from jax_mmf.images.learning import (
     square_side,
     unit_atoms,
 )
-from jax_mmf.images.noise import estimate_sigma
+from jax_mmf.images.noise import sigma_of
 from jax_mmf.images.patches import PatchAverage, PatchSource
 from jax_mmf.images.pictures import as_picture
 from jax_mmf.images.pursuit import pursue
@@ -84,7 +84,7 @@ def denoise(
     picture = as_picture(image, least=1 if patch_size is None else patch_size)
     bands = picture.values.shape[2]
     if sigma is None:
-        sigma = estimate_sigma(image)
+        sigma = sigma_of(picture.values)
     sigma = checked_sigma(sigma)
     offset, spread = picture.values.mean(), picture.values.std()
     if spread == 0 or sigma <= np.finfo(np.float32).eps * spread:
@@ -102,7 +102,7 @@ def denoise(
         dictionary = own_dictionary(values, patch_size, n_components, n_patches, ALPHA, key)
     atoms = unit_atoms(dictionary, patch_size, bands)
     average = PatchAverage((values.shape[0], values.shape[1], bands), patch_size)
-    for rows in pieces(source.n_samples):
+    for rows in pieces(source.n_samples, source.n_features):
         patches, means, _ = source.read_with_means(rows)
         estimates, n_atoms = pursue(atoms, patches, np.full(len(rows), _noise_energy(patches.shape[1]), np.float32),
                                     max_atoms=min(_MAX_ATOMS, patches.shape[1]))  # fmt: skip

@@ -4,14 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 
 from jax_mmf.core import warn
-from jax_mmf.io import BadFileError, written_aside
+from jax_mmf.io import MAX_EXPANSION, BadFileError, NoDataSetError, check_data_set, written_aside
 from jax_mmf.typing import HostArray
 
 _EXTRA = "pip install 'jax-mmf[images]'"
-_WRITABLE = (".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp")
+WRITABLE = (".png", ".tif", ".tiff", ".npy", ".jpg", ".jpeg", ".bmp")
 
 
 def read_image(path: str | Path, dataset: str | None = None) -> HostArray:
@@ -37,8 +38,9 @@ def read_image(path: str | Path, dataset: str | None = None) -> HostArray:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: for an unknown ending, and if the array is ambiguous or has other than two or three axes.
-      BadFileError: if the file can't be read.
+      ValueError: for an unknown ending, and if the array has other than two or three axes.
+      BadFileError: if the file can't be read, refers to other files, or lacks some of its numbers.
+      NoDataSetError: a `BadFileError` and a KeyError, if there is no array of this name, or it is ambiguous.
       ImportError: if the library is not installed.
     """
     path = Path(path)
@@ -51,7 +53,7 @@ def read_image(path: str | Path, dataset: str | None = None) -> HostArray:
         array = read(path, dataset)
     except ImportError as missing:
         raise ImportError(f"{path} needs {missing.name}; {_EXTRA}") from missing
-    except (KeyError, MemoryError, FileNotFoundError):
+    except (NoDataSetError, MemoryError, FileNotFoundError):
         raise
     except Exception as error:  # libraries raise errors of any kind for damaged files
         raise BadFileError(f"{path} can't be read: {error}") from error
@@ -93,8 +95,8 @@ def write_image(path: str | Path, image: HostArray) -> None:
 def check_writable(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """Raise ValueError unless `write_image` can write an image of a shape and a dtype to a file of this name."""
     ending = path.suffix.lower()
-    if ending not in _WRITABLE:
-        raise ValueError(f"{path} must end in one of {', '.join(_WRITABLE)}")
+    if ending not in WRITABLE:
+        raise ValueError(f"{path} must end in one of {', '.join(WRITABLE)}")
     bands = shape[2] if len(shape) == 3 else 1
     wide = ending == ".png" and dtype == np.uint16 and bands == 1
     if ending not in (".npy", ".tif", ".tiff") and not (wide or (dtype == np.uint8 and bands in (1, 3))):
@@ -147,22 +149,28 @@ def _numpy(path: Path, _: str | None) -> HostArray:
 
 
 def _matlab(path: Path, dataset: str | None) -> HostArray:
-    from scipy.io import loadmat
-
-    try:
-        arrays = loadmat(path)
-    except NotImplementedError:  # version 7.3, an HDF5 file with the axes of Fortran
+    if h5py.is_hdf5(path):  # version 7.3, with the axes of Fortran
         return _hdf5(path, dataset).T
-    return np.asarray(_chosen(path, {k: v for k, v in arrays.items() if not k.startswith("__")}, dataset))
+    from scipy.io import loadmat, whosmat
+
+    name = _chosen(path, {name: shape for name, shape, _ in whosmat(path)}, dataset)
+    return np.asarray(loadmat(path, variable_names=[name])[name])
 
 
 def _hdf5(path: Path, dataset: str | None) -> HostArray:
-    import h5py
-
     with h5py.File(path, "r") as file:
-        arrays: dict[str, Any] = {}
-        file.visititems(lambda name, item: arrays.update({name: item}) if isinstance(item, h5py.Dataset) else None)
-        array: HostArray = _chosen(path, arrays, dataset)[()]
+        shapes: dict[str, tuple[int, ...]] = {}
+
+        def note(name: str, item: Any) -> None:
+            if isinstance(item, h5py.Dataset) and item.shape is not None:
+                shapes[name] = item.shape
+
+        file.visititems(note)
+        found = file[_chosen(path, shapes, dataset)]
+        check_data_set(
+            found, f"{found.name} of {path}", follow_external=False, fill_missing=False, max_expansion=MAX_EXPANSION
+        )
+        array: HostArray = found[()]
     return array
 
 
@@ -179,17 +187,19 @@ def _envi(path: Path, _: str | None) -> HostArray:
     return np.array(image.open_memmap(interleave="bip"))
 
 
-def _chosen(path: Path, arrays: dict[str, Any], dataset: str | None) -> Any:
-    """Return the array of a name, or the only one with two or three axes."""
+def _chosen(path: Path, shapes: dict[str, tuple[int, ...]], dataset: str | None) -> str:
+    """Return the name that is asked for, or that of the only array with two or three axes."""
     if dataset is not None:
-        if dataset not in arrays:
-            raise KeyError(f"{path} has no array {dataset!r}; it has {', '.join(arrays)}")
-        return arrays[dataset]
-    fitting = {k: v for k, v in arrays.items() if getattr(v, "ndim", 0) in (2, 3) and min(v.shape) > 1}
+        if dataset not in shapes:
+            raise NoDataSetError(f"{path} has no array {dataset!r}; it has {', '.join(shapes)}")
+        return dataset
+    fitting = {name: shape for name, shape in shapes.items() if len(shape) in (2, 3) and min(shape) > 1}
     if len(fitting) != 1:
-        found = ", ".join(f"{k} {v.shape}" for k, v in fitting.items()) or "none"
-        raise ValueError(f"pass dataset (--dataset), the name of the array with the image; candidates: {found}")
-    return next(iter(fitting.values()))
+        found = ", ".join(f"{name} {shape}" for name, shape in fitting.items()) or "none"
+        raise NoDataSetError(
+            f"{path}: pass dataset (--dataset), the name of the array with the image; candidates: {found}"
+        )
+    return next(iter(fitting))
 
 
 _READERS: dict[str, Callable[[Path, str | None], HostArray]] = {

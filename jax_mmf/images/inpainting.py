@@ -86,12 +86,12 @@ def inpaint(
         patch_size = min(8, *picture.values.shape[:2]) if dictionary is None else square_side(dictionary, bands)
     observed = picture.values[~missing]
     low, high, offset, spread = observed.min(), observed.max(), observed.mean(), observed.std()
-    if spread == 0 or patch_size == 1 or not missing.any():
+    if spread == 0 or not missing.any():
         return picture.restored(np.where(missing, offset, picture.values), missing)
     values = np.where(missing, 0, (picture.values - offset) / spread)
     filled = _smoothly_filled(values, missing)
     error = patch_size**2 * bands * (_ERROR**2 + (sigma / spread) ** 2)
-    rounds = n_rounds if dictionary is None else 1
+    rounds = 0 if patch_size == 1 else n_rounds if dictionary is None else 1  # single pixels have no structure
     for number in range(rounds):
         atoms = dictionary
         if dictionary is None:
@@ -120,14 +120,17 @@ def _filled(
     flat = np.tile(np.eye(bands, dtype=np.float32) / size, size * size)
     atoms = np.concatenate([flat, atoms])
     average = PatchAverage((values.shape[0], values.shape[1], bands), size)
-    for rows in pieces(source.n_samples):
+    windows = np.lib.stride_tricks.sliding_window_view(missing, (size, size), (0, 1))
+    near = np.flatnonzero(windows.any((2, 3, 4)))  # patches without a hole fill nothing
+    for part in pieces(len(near), source.n_features):
+        rows = near[part]
         patches, means, _ = source.read_with_means(rows)
         mask = weights.read(rows)
         allowed = (error * mask.mean(1)).astype(np.float32)
         estimates, n_atoms = pursue(atoms, patches, allowed, max_atoms=min(_MAX_ATOMS, patches.shape[1]), mask=mask)
         average.add(estimates + means, source.places[rows], mask.mean(1) ** 2 / (1 + n_atoms) + 1e-6)
         if progress is not None:
-            progress(int(rows[-1]) + 1, source.n_samples)
+            progress(int(part[-1]) + 1, len(near))
     return np.where(missing, average.image(before), values)
 
 

@@ -16,6 +16,7 @@ from jax_mmf.training import FitResult, fit
 from jax_mmf.typing import HostArray, Key
 
 N_ATOMS, N_PATCHES, BATCH = 256, 40_000, 512
+_NUMBERS = 1 << 24  # of the patches that are in memory together: 64 MB
 
 
 def learn_patches(
@@ -128,7 +129,7 @@ def square_side(dictionary: Any, bands: int) -> int:
     """Return the side of the patches of a dictionary."""
     n_pixels = np.shape(dictionary)[-1] if np.ndim(dictionary) == 2 else 0
     side = round((n_pixels / bands) ** 0.5)
-    if side < 1 or side**2 * bands != n_pixels:
+    if side < 2 or side**2 * bands != n_pixels:
         raise ValueError(
             f"dictionary must be (n_components, side * side * {bands}), the square patches of an image of {bands} "
             f"band(s); got shape {np.shape(dictionary)}"
@@ -136,6 +137,7 @@ def square_side(dictionary: Any, bands: int) -> int:
     return side
 
 
-def pieces(n: int, size: int = 1 << 16) -> Sequence[HostArray]:
-    """Split row numbers into pieces that fit into memory."""
+def pieces(n: int, n_features: int) -> Sequence[HostArray]:
+    """Split the numbers of patches into pieces that fit into memory."""
+    size = max(1, min(1 << 16, _NUMBERS // n_features))
     return [np.arange(first, min(first + size, n)) for first in range(0, n, size)]

@@ -31,14 +31,13 @@ def estimate_sigma(image: Any) -> float:
       >>> print(round(estimate_sigma(5.0 * noise), 1))
       5.0
     """
-    values = as_picture(image).values
-    if min(values.shape[:2]) < 3:
-        raise ValueError(f"sigma can't be estimated from {values.shape[0]} x {values.shape[1]} pixels; pass sigma")
-    return sigma_of(values)
+    return sigma_of(as_picture(image).values)
 
 
 def sigma_of(values: HostArray) -> float:
-    """Estimate sigma from checked values ``(rows, columns, bands)``."""
+    """Estimate sigma from finite values ``(rows, columns, bands)``."""
+    if min(values.shape[:2]) < 3:
+        raise ValueError(f"sigma can't be estimated from {values.shape[0]} x {values.shape[1]} pixels; pass sigma")
     for axis in (0, 1):
         values = np.diff(values, 2, axis)
     return float(np.mean(np.median(np.abs(values), axis=(0, 1)))) / (6 * _MAD)

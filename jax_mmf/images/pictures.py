@@ -98,7 +98,7 @@ def as_picture(
         row, column, band = bad[0]
         raise ValueError(
             f"{name} must be finite, but holds {cube[row, column, band]} at row {row}, column {column}; such "
-            "pixels can be filled by jax_mmf.images.inpaint(image, np.isnan(image))"
+            "pixels can be filled by jax_mmf.images.inpaint(image, ~np.isfinite(image))"
         )
     largest = np.abs(cube).max()
     if largest > 0 and not _SMALLEST < largest < _LARGEST:

@@ -46,13 +46,12 @@ def pursue(
     estimates, n_atoms = np.empty_like(patches), np.empty(n, np.int32)
     fitting = max(16, _NUMBERS // (max_atoms * patches.shape[1]))
     chunk = 1 << min(_CHUNK.bit_length() - 1, fitting.bit_length() - 1, (n - 1).bit_length())
+    atoms = jnp.asarray(dictionary)
     for first in range(0, n, chunk):
         rows = order[first : first + chunk]
         filled = np.resize(rows, chunk)
         own = None if mask is None else jnp.asarray(mask[filled])
-        found = _pursue(
-            jnp.asarray(dictionary), jnp.asarray(patches[filled]), jnp.asarray(error[filled]), own, max_atoms
-        )
+        found = _pursue(atoms, jnp.asarray(patches[filled]), jnp.asarray(error[filled]), own, max_atoms)
         estimates[rows], n_atoms[rows] = (np.asarray(part)[: len(rows)] for part in found)
     return estimates, n_atoms
 

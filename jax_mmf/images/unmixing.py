@@ -169,11 +169,14 @@ def _refined(x: HostArray, endmembers: HostArray) -> HostArray:
         raise ValueError(
             f"the spectra of the cube are mixtures of fewer than n_endmembers={m}; use fewer, or refine=False"
         )
-    left = max(float(variances[: bands - m + 1].sum()), 0.0) / max(bands - m + 1, 1)
+    left = max(float(variances[: bands - m + 1].sum()), 0.0) / (bands - m + 1)
     noise = max(left**0.5, _LEAST_NOISE * float(spread[-1]))
     samples, start = (jnp.asarray((part - mean) @ directions / spread, jnp.float32) for part in (x, endmembers))
     found = np.asarray(_maximise(start, samples, jnp.asarray(noise / spread, jnp.float32)), np.float64)
-    return mean + (found * spread) @ directions.T if np.isfinite(found).all() else endmembers
+    if not np.isfinite(found).all():
+        warn("endmembers could not be refined; they are the initial ones")
+        return endmembers
+    return mean + (found * spread) @ directions.T
 
 
 @jax.jit

@@ -2,6 +2,7 @@
 
 from jax_mmf.core import renamed
 from jax_mmf.io.bad_file import BadFileError
+from jax_mmf.io.bad_file import NoDataSetError as NoDataSetError
 from jax_mmf.io.chunk_cache import ChunkCache as ChunkCache
 from jax_mmf.io.compression import COMPRESSIONS as COMPRESSIONS
 from jax_mmf.io.conversion.convert import Conversion, convert, write_permuted
@@ -11,6 +12,8 @@ from jax_mmf.io.device_source import DeviceSource
 from jax_mmf.io.files import files_of as files_of
 from jax_mmf.io.files import open_source
 from jax_mmf.io.hdf5 import HDF5Source
+from jax_mmf.io.hdf5_checks import MAX_EXPANSION as MAX_EXPANSION
+from jax_mmf.io.hdf5_checks import check_data_set as check_data_set
 from jax_mmf.io.hdf5_checks import find_data_set as find_data_set
 from jax_mmf.io.joined import JoinedSource
 from jax_mmf.io.matrix_source import MatrixSource
