@@ -172,6 +172,17 @@ def test_samples_are_spread_over_the_sweeps():
     np.testing.assert_array_equal(np.asarray(short.factors.users)[:, 4:], 0)  # places without samples
 
 
+@pytest.mark.parametrize(("n_epochs", "sweeps"), [(10, [4, 6, 8, 9]), (7, [4, 6]), (3, [0, 1, 2])])
+def test_samples_are_spread_evenly_and_those_of_the_burn_in_do_not_count(n_epochs, sweeps):
+    ratings, _, _ = make_ratings(counts=True, n_users=9)
+    model, noises = completion.BayesianMF(2, burn_in=3, n_samples=7, n_kept=4), []
+    note = lambda event: noises.append(float(event.state.current.noise))
+    state = completion.fit(model, ratings, key=KEY, n_epochs=n_epochs, callbacks=[note]).state
+    share = np.asarray(bayesian._shares(model, state))
+    np.testing.assert_allclose(share, [1 / len(sweeps)] * len(sweeps) + [0] * (4 - len(sweeps)))
+    np.testing.assert_allclose(state.noise[: len(sweeps)], [noises[i] for i in sweeps])
+
+
 def test_unknown_users_and_items_have_wider_intervals(fitted):
     _, known = fitted.predict(0, fitted.ratings.items[:2], return_std=True)
     _, std = fitted.predict([77, 0, 77], [0, 77, 77], return_std=True)
@@ -193,18 +204,21 @@ def test_intervals_cover_what_they_say():
 
 def test_fold_in_is_the_expectation_for_each_sample(x64):
     ratings, _, _ = make_ratings(counts=True)
-    result = completion.fit(MODEL, ratings, key=KEY, n_epochs=5)
+    result = completion.fit(MODEL, ratings, key=KEY)
     state, data = result.state, MODEL.prepare(ratings)
     folded = result.fold_in(ratings)
-    now, place = state.current, 0
-    own = jax.tree.map(lambda a: a[place], state.users)
-    items = now.items._replace(rows=state.items.rows[place], variance=jnp.zeros_like(now.items.rows))
-    means = prior_means(own.prior, now.users.features.rows)
-    expected, _, _ = jax.jit(hierarchical.half_step)(
-        data.by_user, means, own.prior.precision, items, now._replace(noise=state.noise[place])
-    )
-    expected = np.sqrt(float(now.scale) / 4) * (np.asarray(expected) - np.asarray(own.prior.mean))[:, :2]
-    np.testing.assert_allclose(folded.factors.users[:, :2], expected, rtol=1e-5, atol=1e-6)
+    now, bias = state.current, 0
+    for place in range(4):
+        own, other = (jax.tree.map(lambda a, place=place: a[place], side) for side in (state.users, state.items))
+        items = now.items._replace(rows=other.rows, variance=jnp.zeros_like(now.items.rows))
+        means = prior_means(own.prior, now.users.features.rows)
+        found, _, _ = jax.jit(hierarchical.half_step)(
+            data.by_user, means, own.prior.precision, items, now._replace(noise=state.noise[place])
+        )
+        expected = np.sqrt(float(now.scale) / 4) * (np.asarray(found) - np.asarray(own.prior.mean))[:, :2]
+        np.testing.assert_allclose(folded.factors.users[:, 2 * place : 2 * place + 2], expected, rtol=1e-5, atol=1e-6)
+        bias += hierarchical.relative(found, own.prior.mean, other.prior.mean, now.scale)[1] / 4
+    np.testing.assert_allclose(folded.factors.user_bias, bias, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="folded in"):
         folded.predict(0, 0, return_std=True)
 
@@ -216,3 +230,30 @@ def test_errors():
     als = completion.fit(completion.ExplicitALS(1), ratings, key=KEY, n_epochs=1)
     with pytest.raises(ValueError, match="BayesianMF, got ExplicitALS"):
         als.predict(0, 0, return_std=True)
+
+
+@pytest.mark.parametrize("p", [120, 240])
+def test_draws_of_priors_are_finite_for_features_that_explain_nearly_all(p):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(30_000, 120)).astype(np.float32)
+    rows = features @ rng.normal(size=(120, 3)) + 0.01 * rng.normal(size=(30_000, 3))
+    features = np.tile(features, p // 120)  # all of them twice
+    features -= features.mean(0)
+    start = Prior(jnp.zeros(3), jnp.zeros((p, 3)), jnp.eye(3), jnp.ones(p))
+    draw = jax.jit(lambda key, prior: draw_prior(key, prior, rows.astype(np.float32), features, np.ones(30_000), p))
+    prior = start
+    for key in jax.random.split(KEY, 5):
+        prior = draw(key, prior)
+    assert all(bool(jnp.isfinite(array).all()) for array in prior)
+    np.testing.assert_allclose(np.linalg.inv(prior.precision).diagonal(), 1e-4, rtol=0.5)
+
+
+def test_a_refit_knows_the_new_ratings():
+    ratings, *_ = make_ratings()
+    fitted = completion.fit(completion.BayesianMF(2, burn_in=10, n_samples=20, n_kept=10), ratings, key=KEY)
+    likes = completion.Ratings.from_triplets([99] * 4, ratings.item_ids.values[:4], [5.0, 5.0, 1.0, 1.0])
+    items = ratings.item_ids.values[[0, 2]]
+    again = completion.refit(fitted, likes, key=jax.random.key(1))
+    folded = fitted.fold_in(likes).predict([99] * 2, items)
+    found = again.predict([99] * 2, items)
+    assert (found[0] - found[1]) > 0.5 * (folded[0] - folded[1])

@@ -225,6 +225,8 @@ def test_items_without_ratings_are_predicted_from_features():
     assert (predicted[taste == kind[20]] > 4).all()
     assert (predicted[taste != kind[20]] < 2).all()
     assert 20 in fitted.recommend(0, n=20).items
+    folded = fitted.fold_in(completion.Ratings.from_triplets([100, 100], [0, 1], [5.0, 1.0]))
+    assert 20 in folded.recommend(100, n=21).items
     assert 20 not in completion.fit(completion.ExplicitALS(2, learned_prior=False), ratings, key=KEY).recommend(
         0, n=20
     ).items.tolist()  # fmt: skip

@@ -553,3 +553,10 @@ def test_without_scikit_learn_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ImportError, match=r"pip install 'jax-mmf\[sklearn\]'"):
         importlib.reload(estimators)
+
+
+def test_transform_alpha_keeps_the_penalty():
+    penalty = mmf.Lasso(0.5, nonneg=True)
+    model = OnlineDictionaryLearning(3, penalty=penalty, transform_alpha=0.05, max_iter=2, random_state=0).fit(X - 1)
+    expected = mmf.encode(model.components_, X - 1, mmf.Lasso(0.05, nonneg=True))
+    np.testing.assert_allclose(model.transform(X - 1), expected, atol=1e-5)

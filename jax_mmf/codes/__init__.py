@@ -6,6 +6,7 @@ from jax_mmf.codes.compaction import SolveInfo
 from jax_mmf.codes.duality import relative_gap
 from jax_mmf.codes.encoding import decode, encode, encode_with_info
 from jax_mmf.codes.metrics import explained_variance, match_atoms, objective
+from jax_mmf.codes.metrics import objective_per_sample as objective_per_sample
 from jax_mmf.codes.metrics import squares as squares
 from jax_mmf.codes.problem import CodeProblem
 from jax_mmf.codes.problem import gram_per_sample as gram_per_sample

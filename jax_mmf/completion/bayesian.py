@@ -129,7 +129,7 @@ class BayesianMF:
         noise = (_NOISE_RATE + error / 2) / jax.random.gamma(keys[2], shape, dtype=error.dtype)
         sweep = state.n_sweeps
         after = sweep - self.burn_in
-        place = jnp.where(after < 0, sweep, after // (self.n_samples // self.n_kept)) % self.n_kept
+        place = jnp.where(after < 0, sweep, after * self.n_kept // self.n_samples) % self.n_kept
 
         def kept(draws: Draws, side: PriorSide, means: Array) -> Draws:
             rows = jnp.where(side.features.rated[:, None] > 0, side.rows, means)
@@ -177,13 +177,13 @@ class BayesianMF:
             found, _, _ = hierarchical.half_step(rows, means, users.prior.precision, side, now)
             return hierarchical.relative(found, users.prior.mean, items.prior.mean, now.scale)
 
-        empty = jnp.eye(self.n_components + 1, dtype=state.noise.dtype)
+        empty, filled = jnp.eye(self.n_components + 1, dtype=state.noise.dtype), _filled(self, state)
         safe = lambda draws: draws._replace(  # noqa: E731
-            prior=draws.prior._replace(precision=jnp.where(_filled(state)[:, None, None], draws.prior.precision, empty))
+            prior=draws.prior._replace(precision=jnp.where(filled[:, None, None], draws.prior.precision, empty))
         )
-        noise = jnp.where(_filled(state), state.noise, 1)
+        noise = jnp.where(filled, state.noise, 1)
         factors, bias = lax.map(one, (safe(state.users), safe(state.items), noise))
-        return _side_by_side(factors, _shares(state)), _shares(state) @ bias
+        return _side_by_side(factors, _shares(self, state)), _shares(self, state) @ bias
 
     def factors(self, state: BayesianState) -> Factors:
         """Return the factors of all kept samples side by side, whose predictions are the means of the samples'."""
@@ -198,7 +198,7 @@ class BayesianMF:
                 )
             )
 
-        all_, share = lax.map(one, (state.users, state.items)), _shares(state)
+        all_, share = lax.map(one, (state.users, state.items)), _shares(self, state)
         return Factors(
             share @ all_.mean, share @ all_.user_bias, share @ all_.item_bias,
             _side_by_side(all_.users, share), _side_by_side(all_.items, share),
@@ -210,7 +210,7 @@ class BayesianMF:
         They contain the noise, and how the kept samples differ. For users and items without ratings, they contain the
         variance of the prior too.
         """
-        now, share = state.current, _shares(state)
+        now, share = state.current, _shares(self, state)
         sides = ((state.users, now.users.features, users), (state.items, now.items.features, items))
 
         def one(sample: tuple[Array, Array, Prior, Array, Prior, Array]) -> tuple[Array, Array]:
@@ -227,7 +227,7 @@ class BayesianMF:
             return value, noise + spread[0] + spread[1]
 
         with_one = lambda row: row.at[:, -1].set(1)  # noqa: E731
-        filled = _filled(state)
+        filled = _filled(self, state)
         value, variance = lax.map(
             one, (filled, state.users.rows, state.users.prior, state.items.rows, state.items.prior, state.noise)
         )
@@ -284,14 +284,17 @@ def draw_rows(
     return expected, found, error.sum(), weight.sum()
 
 
-def _filled(state: BayesianState) -> Array:
-    """Whether each place holds a sample: ``(s,)``."""
-    return jnp.arange(len(state.noise)) < jnp.maximum(state.n_sweeps, 1)
+def _filled(model: BayesianMF, state: BayesianState) -> Array:
+    """Whether each place holds a sample that counts: ``(s,)``. Before the end of the burn-in, all samples count."""
+    after = state.n_sweeps - model.burn_in
+    places = (after - 1) * model.n_kept // model.n_samples + 1
+    n = jnp.where(after > 0, places, jnp.maximum(state.n_sweeps, 1))
+    return jnp.arange(model.n_kept) < n
 
 
-def _shares(state: BayesianState) -> Array:
+def _shares(model: BayesianMF, state: BayesianState) -> Array:
     """Return the weight of each sample in averages: ``(s,)``."""
-    filled = _filled(state).astype(state.noise.dtype)
+    filled = _filled(model, state).astype(state.noise.dtype)
     return filled / filled.sum()
 
 

@@ -334,7 +334,7 @@ class Fitted:
         """
         check_process()
         moved = ratings.relabelled(ratings.user_ids, self.ratings.item_ids)
-        moved = moved.select(self.known_items[moved.items])
+        moved = replace(moved.select(self.known_items[moved.items]), item_features=self.ratings.item_features)
         n = moved.n_users
         described = self._use_features("user_features", moved)
         if len(moved) == 0 and not described.any():
@@ -372,8 +372,13 @@ def make_fitted(
 ) -> Fitted:
     """Make the fitted model of a state that was trained on ratings."""
     counts = np.bincount(ratings.items, minlength=ratings.n_items)
-    factors = without_unrated(model.factors(state), ratings, learns_prior(model))
+    factors = without_unrated(_factors(model, state), ratings, learns_prior(model))
     return Fitted(model, state, factors, ratings, counts, limits, history, stopped_by)
+
+
+@jax.jit
+def _factors(model: Model, state: Any) -> Factors:
+    return model.factors(state)
 
 
 @functools.partial(jax.jit, static_argnames="n")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jax_mmf.core import matmul
+from jax_mmf.core import cholesky, matmul
 from jax_mmf.typing import Array, Key
 
 
@@ -98,15 +98,15 @@ def draw_prior(key: Key, prior: Prior, rows: Array, features: Array, rated: Arra
     n = rated.sum()
     mean = (mask * rows).sum(0) / jnp.maximum(n, 1)
     centred, features = mask * (rows - mean), mask * features
-    system = (
-        jnp.linalg.cholesky(matmul(features.T, features) + jnp.diag(prior.ridge)) if p else jnp.zeros((0, 0), dtype)
-    )
+    # That of the core adds to the diagonal where features are collinear.
+    system = cholesky(matmul(features.T, features) + jnp.diag(prior.ridge)) if p else jnp.zeros((0, 0), dtype)
     pull = matmul(features.T, centred)
     weights = jax.scipy.linalg.cho_solve((system, True), pull) if p else pull
-    scatter = matmul(centred.T, centred) - matmul(pull.T, weights) + jnp.eye(k, dtype=dtype)
+    rest = centred - matmul(features, weights)
+    scatter = matmul(rest.T, rest) + matmul(weights.T, prior.ridge[:, None] * weights) + jnp.eye(k, dtype=dtype)
     scatter += n / (n + 1) * jnp.outer(mean, mean)
     precision = draw_wishart(keys[0], scatter, k + n)
-    factor = jnp.linalg.cholesky(precision)
+    factor = cholesky(precision)
 
     def spread(key: Key, n_rows: int) -> Array:
         """Draw rows ``(n_rows, K)`` of the covariance ``precision^-1``."""
@@ -142,5 +142,5 @@ def draw_wishart(key: Key, inverse_scale: Array, degrees: Array) -> Array:
     shape = (degrees - jnp.arange(k, dtype=dtype)) / 2
     diagonal = jnp.sqrt(2 * jax.random.gamma(key_diagonal, shape, dtype=dtype))
     lower = jnp.tril(jax.random.normal(key_rest, (k, k), dtype), -1) + jnp.diag(diagonal)
-    half = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(inverse_scale), lower, lower=True, trans=1)
+    half = jax.scipy.linalg.solve_triangular(cholesky(inverse_scale), lower, lower=True, trans=1)
     return matmul(half, half.T)

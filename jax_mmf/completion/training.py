@@ -152,14 +152,15 @@ def fit(
     return learned
 
 
-def refit(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> Fitted:
+def refit(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int | None = None) -> Fitted:
     """Refit a model to its ratings and new ones, also of new users and items, starting from what it has learned.
 
     Args:
       previous: the model.
       newer: new ratings. They replace earlier ratings of the same pairs.
       key: PRNG key.
-      n_epochs: passes over all ratings, old and new.
+      n_epochs: passes over all ratings, old and new. By default 1, and for `BayesianMF` as many as replace all of its
+        samples, ``n_samples``.
 
     Returns:
       a model of all users and items.
@@ -168,6 +169,7 @@ def refit(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int = 1) -> F
       UserWarning: if all users, or all items, of the new ratings are unknown and their ids are of another type than
         those of the model, such as text instead of numbers.
     """
+    n_epochs = getattr(previous.model, "n_samples", 1) if n_epochs is None else n_epochs
     known = previous.ratings
     positions_or_warning("users", known.user_ids, newer.user_ids.values)
     positions_or_warning("items", known.item_ids, newer.item_ids.values)

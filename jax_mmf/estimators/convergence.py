@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from jax_mmf.core import check_count, check_real
-from jax_mmf.training import Event, Start
+from jax_mmf.training import Event
 
 _MOST_FIRST_STEPS = 100
 
@@ -43,10 +43,6 @@ class Convergence:
     def active(self) -> bool:
         """Whether the rule can end a run."""
         return self.tol > 0 or self.max_no_improvement is not None
-
-    def on_start(self, start: Start) -> None:
-        """Reset the counts."""
-        self.average, self.lowest, self.stale, self.n_calls, self.dictionary = 0.0, np.inf, 0, 0, None
 
     def __call__(self, event: Event, /) -> bool:
         """Return whether to stop."""

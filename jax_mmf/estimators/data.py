@@ -158,7 +158,8 @@ def check_finite(X: Any, *, allow_nan: bool = False, name: str = "X") -> None:
     """
     values = X.data if is_scipy_sparse(X) else X
     refused = np.isinf if allow_nan else _not_finite
-    if np.isfinite(np.sum(values)) or not refused(values).any():
+    # Both propagate NaN.
+    if np.isfinite([values.min(initial=0), values.max(initial=0)]).all() or not refused(values).any():
         return
     i, j = _first_place(X, refused)
     value = X[i, j]

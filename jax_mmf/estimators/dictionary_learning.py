@@ -5,6 +5,7 @@ from typing import Any
 from jax_mmf.constraints import Constraint, L2Ball
 from jax_mmf.estimators.online import OnlineEstimator
 from jax_mmf.penalties import AnyPenalty, ElasticNet, Lasso
+from jax_mmf.selection import with_alpha
 
 
 class OnlineDictionaryLearning(OnlineEstimator):
@@ -111,14 +112,12 @@ class OnlineDictionaryLearning(OnlineEstimator):
         self.device = device
 
     def _penalty(self) -> AnyPenalty:
-        return self._with_alpha(self.alpha)
+        nonneg = bool(self.positive_code)
+        return Lasso(self.alpha, nonneg) if self.l1_ratio == 1 else ElasticNet(self.alpha, self.l1_ratio, nonneg)
 
     def _constraint(self) -> Constraint:
         return L2Ball(nonneg=bool(self.positive_dict))
 
     def _transform_penalty(self) -> AnyPenalty:
-        return super()._transform_penalty() if self.transform_alpha is None else self._with_alpha(self.transform_alpha)
-
-    def _with_alpha(self, alpha: float) -> AnyPenalty:
-        nonneg = bool(self.positive_code)
-        return Lasso(alpha, nonneg) if self.l1_ratio == 1 else ElasticNet(alpha, self.l1_ratio, nonneg)
+        solver = self.solver_
+        return (solver if self.transform_alpha is None else with_alpha(solver, self.transform_alpha)).penalty

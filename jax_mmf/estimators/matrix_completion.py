@@ -168,7 +168,11 @@ class MatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             asked = self._ratings(y, reset=False, name="y")
         if len(asked) == 0:
             raise ValueError(f"{'X' if asked is known else 'y'} must hold at least one entry to score, got none")
-        predictions = self.inverse_transform(self._codes(known))[asked.users, asked.items]
+        with computing(np.float32, self.device):
+            folds = bool(self.fitted_.known_items[known.items].any())
+            fitted = self.fitted_.fold_in(known) if folds else self.fitted_
+            users = asked.users if folds else np.full(len(asked), -1)  # rows that nothing is known of
+            predictions = fitted.predict_positions(users, asked.items)
         return -float(np.sqrt(np.mean((predictions - asked.values) ** 2)))
 
     def _ratings(self, X: Any, *, reset: bool, name: str = "X") -> Ratings:
@@ -180,16 +184,12 @@ class MatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
                 "ratings, see jax_mmf.completion"
             )
         X = in_memory(self, X, reset=reset, allow_nan=not is_scipy_sparse(X), name=name)
-        entries = X.tocoo() if is_scipy_sparse(X) else None
-        rows, columns = np.nonzero(~np.isnan(X)) if entries is None else (entries.row, entries.col)
-        if len(rows) == 0:
+        sparse = is_scipy_sparse(X)
+        if not (X.nnz if sparse else (~np.isnan(X)).any()):
             if reset:
                 raise ValueError("X must hold at least one known entry to learn from, got none")
             return _no_ratings(X.shape)
-        values = X[rows, columns] if entries is None else entries.data
-        return Ratings.from_triplets(
-            rows, columns, values, user_ids=np.arange(X.shape[0]), item_ids=np.arange(X.shape[1])
-        )
+        return Ratings.from_scipy(X) if sparse else Ratings.from_dense(X)
 
     def _codes(self, ratings: Ratings) -> HostArray:
         known = self.fitted_.known_items[ratings.items]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.codes import power_of_two
+from jax_mmf.codes import objective_per_sample, power_of_two
 from jax_mmf.constraints import Constraint
 from jax_mmf.core import as_real_array, check_count, check_shape, default_device
 from jax_mmf.defaults import INITIAL_SAMPLES_PER_ATOM
@@ -19,7 +19,7 @@ from jax_mmf.estimators.settings import computing, key_of
 from jax_mmf.io import ObservedEntries
 from jax_mmf.learning import OnlineFactorization, State, default_batch_size, default_solver, default_subset, imputed
 from jax_mmf.penalties import AnyPenalty, check_penalty, has_relative_alpha, resolve_alpha
-from jax_mmf.training import fit, objective
+from jax_mmf.training import fit
 from jax_mmf.typing import HostArray
 
 
@@ -129,9 +129,10 @@ class OnlineEstimator(DictionaryTransformer):
             if state is None:
                 state = solver.init(key_of(self.random_state), samples=x, mask=mask)
             solver = _with_alpha_of(solver, state, x, mask)
-            state, _ = solver.update(state, x, sample_weight=weights, mask=mask)
+            state, info = solver.update(state, x, sample_weight=weights, mask=mask)
             centred = x if state.mean is None else x - state.mean
-            value = float(objective(state.dictionary, centred, solver.penalty, mask=mask))
+            each = objective_per_sample(state.dictionary, centred, info.codes, solver.penalty, mask)
+            value = float(each.mean())
             self._learned(solver, state)
         self._remember([(self.n_steps_, value)], goes_on=goes_on)
         self.n_iter_ = 1

@@ -33,8 +33,8 @@ def _device(name: str | None) -> Any:
         return settings.jax_default_device
     platform, _, index = str(name).partition(":")
     try:
-        return jax.devices(platform)[int(index or 0)]
-    except (RuntimeError, ValueError, IndexError) as error:
+        return {str(device.id): device for device in jax.devices(platform)}[index or "0"]
+    except (RuntimeError, KeyError) as error:
         here = ", ".join(f"{device.platform}:{device.id}" for device in jax.devices())
         raise ValueError(
             f"device must be a device of JAX, such as 'cpu' or 'gpu:0'; got {name!r}, has {here}"

@@ -6,6 +6,7 @@ from jax_mmf.selection.choice import choose as choose
 from jax_mmf.selection.hidden import hidden_errors as hidden_errors
 from jax_mmf.selection.path import alpha_grid as alpha_grid
 from jax_mmf.selection.path import alpha_path as alpha_path
+from jax_mmf.selection.path import with_alpha as with_alpha
 from jax_mmf.selection.stability import Stability as Stability
 from jax_mmf.selection.stability import amari_distance as amari_distance
 from jax_mmf.selection.stability import stability as stability
