@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import itertools
 import pickle
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from sklearn.utils.estimator_checks import check_estimator
 import jax_mmf as mmf
 from jax_mmf import estimators
 from jax_mmf.estimators import MatrixCompletion, OnlineDictionaryLearning, OnlineNMF, OnlineSparsePCA, SparseCoder
+from jax_mmf.estimators.settings import key_of
 
 rng = np.random.default_rng(0)
 X = np.abs(rng.normal(size=(40, 6))).astype(np.float32)
@@ -101,8 +103,9 @@ def test_text_and_html(name):
     model = clone(ALL[name])
     assert repr(model).startswith(type(model).__name__)
     assert type(model).__name__ in model._repr_html_()
-    with pytest.raises(NotFittedError):
-        MatrixCompletion().transform(X)
+    if name != "coder":  # which has its dictionary from the start
+        with pytest.raises(NotFittedError):
+            model.transform(X)
 
 
 @every
@@ -421,6 +424,17 @@ def test_random_state():
     np.testing.assert_array_equal(components(np.random.RandomState(3)), components(3))
     assert not np.array_equal(components(4), components(3))
     assert not np.array_equal(components(None), components(None))
+
+
+@pytest.mark.parametrize("tol", [0.28, 0.1, 0.02])
+def test_tol_ends_a_fit_at_the_first_small_step_after_the_first_pass(tol):
+    model = clone(LEARNERS["sparse_pca"]).set_params(tol=tol, max_iter=60).fit(X)
+    seen = []
+    note = lambda event: seen.append(np.array(event.state.dictionary))
+    mmf.fit(model.solver_, X, key=key_of(0), batch_size=16, n_epochs=60, dtype="float32", callbacks=[note])
+    changes = [np.linalg.norm(b - a) / np.linalg.norm(a) for a, b in itertools.pairwise(seen)]
+    small = [i + 2 for i, change in enumerate(changes) if i >= 1 and change <= tol]  # a pass has 40 // 16 whole steps
+    assert model.n_steps_ == small[0]
 
 
 def test_the_run_ends_when_nothing_changes():
