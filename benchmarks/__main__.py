@@ -55,7 +55,7 @@ def _threads(_: click.Context, __: click.Parameter, value: str) -> tuple[int, ..
 @click.option("--quick", is_flag=True, help="Small problems: whether all works, not how fast it is.")
 @click.option("--threads", default="1", show_default=True, callback=_threads, help="Numbers of threads, as in 1,2.")
 @click.option("--repeats", default=5, show_default=True, type=click.IntRange(1), help="Turns of each contestant.")
-@click.option("--output", default="docs/benchmarks", show_default=True, type=click.Path(path_type=Path))
+@click.option("--output", default="docs/notes/benchmarks", show_default=True, type=click.Path(path_type=Path))
 @click.option("--cache", envvar="JAX_MMF_BENCHMARK_CACHE", default=default_cache, type=click.Path(path_type=Path))
 @click.option("--redraw", is_flag=True, help="Figures and report from results.json; run nothing.")
 @click.option("--device", default="cpu", show_default=True, help="JAX platform of the contestants: cpu, cuda, tpu.")

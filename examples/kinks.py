@@ -1,4 +1,6 @@
-"""Codes along a path of alpha, and their derivatives at the kinks, which follow the conventions of docs/derivatives.md.
+"""Codes along a path of alpha, and their derivatives at the kinks.
+
+The derivatives follow the conventions of docs/guides/derivatives.md.
 
 The first dictionary has 6 atoms. The second one has a copy of one of them too.
 """

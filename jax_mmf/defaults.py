@@ -1,4 +1,4 @@
-"""Defaults that were chosen by measurement, in one table. docs/defaults.md has the figures."""
+"""Defaults that were chosen by measurement, in one table. docs/notes/defaults.md has the figures."""
 
 from typing import Final
 

@@ -1,7 +1,7 @@
 """Parts of a solver that tests loop over: those of the library, and one of a user's own for each protocol.
 
-A class of a user's own is made as docs/extending.md says, with no more than its protocol asks for. It stands in the
-same tables as the others, so that what tests promise of the library's parts holds for it too.
+A class of a user's own is made as docs/guides/extending.md says, with no more than its protocol asks for. It stands in
+the same tables as the others, so that what tests promise of the library's parts holds for it too.
 """
 
 from dataclasses import dataclass, field

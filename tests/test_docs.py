@@ -12,14 +12,17 @@ import pytest
 import jax_mmf
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SLOW = ("README.md", "guide.md", "derivatives.md", "extending.md")
+PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
+SLOW = ("README.md", "steps.md", "derivatives.md", "extending.md")
 MODULES = [m.name for m in pkgutil.walk_packages(jax_mmf.__path__, "jax_mmf.") if not m.name.endswith("__main__")]
 
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, marks=[pytest.mark.slow] * (page.name in SLOW), id=page.name) for page in PAGES],
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page.name in SLOW), id=str(page.relative_to(ROOT)))
+        for page in PAGES
+    ],
 )
 def test_code_of_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Conversions of docs/migrating.md: converted problems have the same solution and the same objective, to 1e-6."""
+"""Conversions of docs/learn/migrating.md: converted problems have the same solution and the same objective, to 1e-6."""
 
 import jax
 import numpy as np

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-RESULTS = [ROOT / "docs/benchmarks/results.json", ROOT / "docs/benchmarks/h100/results.json"]
+RESULTS = [ROOT / "docs/notes/benchmarks/results.json", ROOT / "docs/notes/benchmarks/h100/results.json"]
 RECORD = {
     "part": "codes", "problem": "k = 4", "setting": "lasso", "contestant": "ours", "threads": 1, "device": "cpu",
     "setup_rss_bytes": 7, "kernels": ["old"], "seconds": {"median": 0.123456789, "min": 0.1, "q1": 0.1, "q3": 0.2},
@@ -59,7 +59,7 @@ def test_the_pythons_of_the_matrix_are_those_of_the_package():
 
 def test_oldest_versions_are_those_of_the_page():
     bounds = dict(line.split(">=") for line in project()["dependencies"])  # the form that .ci/matrix pins
-    table = re.findall(r"^\| ([\w ]+?) \| ([\d.]+) \| [\d.]+ \|$", read("docs/support.md"), re.MULTILINE)
+    table = re.findall(r"^\| ([\w ]+?) \| ([\d.]+) \| [\d.]+ \|$", read("docs/reference/support.md"), re.MULTILINE)
     page = {name.split()[0].lower(): oldest for name, oldest in table}
     assert page.pop("python") == project()["requires-python"].removeprefix(">=")
     assert page["jax"].startswith(bounds["jax"])

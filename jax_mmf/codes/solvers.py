@@ -120,7 +120,7 @@ class ActiveSet:
     The work grows with the number of active atoms and not with the correlation of the atoms. This is the fastest
     solver of sparse codes on CPU, where it is one compiled loop over the samples. A compiled program runs it on one
     core. Outside of transformations, `encode` distributes the samples over threads; in a program,
-    `jax.shard_map` over CPU devices does so (docs/numerics.md). On accelerators, where sequential steps are slow,
+    `jax.shard_map` over CPU devices does so (docs/notes/numerics.md). On accelerators, where sequential steps are slow,
     `FISTA` takes its place, with the same tolerance. Where atoms are nearly equal, coordinate descent closes the rest
     of the gap.
 

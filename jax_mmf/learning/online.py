@@ -61,7 +61,7 @@ class OnlineFactorization:
       subset: which features a step sees: `FullSubset` (default), `BlockSubset`, `UniformSubset`.
       forgetting: weight of a mini-batch: `ScaledForgetting`, `PowerForgetting`, `ConstantForgetting`. None (default)
         stands for ``ScaledForgetting(c)``, with c = 4 for ridge codes and full B, 32 for non-negative codes without an
-        l1 penalty, and 8 otherwise (docs/defaults.md has the figures). `step_forgetting` is the rule that is used.
+        l1 penalty, and 8 otherwise (figures: docs/notes/defaults.md). `step_forgetting` is the rule that is used.
       statistics: estimators that codes are computed from: `MaskedStatistics` (default), `FullStatistics`,
         `SubsampledStatistics` (for many more features than atoms, see `default_solver`), or `AveragedStatistics`.
       partial_b: whether B is updated on the subset only, with counters per feature [ICML16] (static). Then a step needs
@@ -165,7 +165,7 @@ class OnlineFactorization:
 
         By default, non-negative codes without an l1 penalty are solved by a few sweeps from zero, to a tolerance that
         follows the weight. Such codes have fewer zeros than the optimal ones, and atoms are learned faster
-        (docs/defaults.md has the figures). For other penalties this makes no difference, and exact codes cost no more.
+        (figures: docs/notes/defaults.md). For other penalties this makes no difference, and exact codes cost no more.
         """
         if self.code_solver is not None:
             return self.code_solver
@@ -257,7 +257,7 @@ class OnlineFactorization:
             leaves no trace in the moments. Means still divide by the number of samples, forgetting counts samples, and
             the code of a sample does not depend on its weight.
           mask: ``(b, p)``, or ``(p,)`` for all samples: weights >= 0 of the squared error of each entry, zero for a
-            missing one, whose value in ``x`` may be NaN. It needs ``partial_b=True`` (docs/missing_data.md).
+            missing one, whose value in ``x`` may be NaN. It needs ``partial_b=True`` (docs/guides/missing_data.md).
 
         Returns:
           the state after the step, and an `Info`.

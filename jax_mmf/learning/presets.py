@@ -1,4 +1,4 @@
-"""Solvers by the shape and the storage of the data, and by the kind of machine. docs/subsampling.md has the figures."""
+"""Solvers by the shape and the storage of the data, and by the kind of machine. Figures: docs/notes/subsampling.md."""
 
 from typing import Any
 

@@ -127,7 +127,7 @@ class SubsampledStatistics:
 
     Attributes:
       subset: `UniformSubset`, or any `FeatureSubset` that does not need permuted data. 100 to 200 times as many
-        features as atoms are enough (docs/subsampling.md).
+        features as atoms are enough (docs/notes/subsampling.md).
 
     Raises:
       TypeError: for a subset that lacks a method.

@@ -105,7 +105,7 @@ def fit(
       mask: ``(n, p)``, in anything that can be a source, or ``(p,)`` for all samples: weights >= 0 of the squared error
         of each entry, zero for a missing one, whose value in the source may be NaN. Its rows are read together with the
         samples. It needs ``partial_b=True`` and a source with numbered samples. Evaluations use the mask of their
-        samples; separate held-out samples must be complete. See `docs/missing_data.md`.
+        samples; separate held-out samples must be complete. See `docs/guides/missing_data.md`.
       evaluate_every: steps between evaluations; by default about 40 evaluations per run, or one every 50 steps if the
         length of the run is not known.
       callbacks: called with an `Event` after each step; one that returns a true value ends the run. See `Callback`.
@@ -117,7 +117,7 @@ def fit(
       read_ahead: largest number of mini-batches that are read in advance; 0 reads without a thread.
       mesh: devices to spread a run over, of this process or of all processes of `jax.distributed`: mini-batches over
         the axis ``"data"`` of the mesh, features over its axis ``"features"``. A mesh may have one of the two only.
-        Results are on one device again. See `docs/devices.md`.
+        Results are on one device again. See `docs/guides/devices.md`.
       verbose: whether to show a `ProgressBar`.
 
     Returns:
