@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.core import check_count, matmul
+from jax_mmf.core import check_count, check_key, matmul
 from jax_mmf.typing import Array, HostArray, Key
 
 
@@ -89,6 +89,7 @@ def make_sparse_codes(
     Returns:
       data, dictionary and codes.
     """
+    check_key(key)
     key_atoms, key_support, key_size, key_sign, key_noise = jax.random.split(key, 5)
     atoms = jax.random.normal(key_atoms, (n_components, n_features))
     atoms = atoms / jnp.linalg.norm(atoms, axis=1, keepdims=True)

@@ -338,6 +338,23 @@ def test_negative_numbers_in_nmf():
         OnlineNMF(3).fit(-X)
 
 
+def test_negative_numbers_of_a_file_in_nmf(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, X)
+    model = OnlineNMF(3, max_iter=1, random_state=0).fit(np.load(path, mmap_mode="r"))
+    assert np.isfinite(model.components_).all()
+    broken = X.copy()
+    broken[-1, 2] = -1
+    np.save(path, broken)
+    with pytest.raises(ValueError, match=r"Negative values in data: -1\.0 in feature 2"):
+        model.fit(np.load(path, mmap_mode="r"))
+    with pytest.raises(ValueError, match=r"Negative values in data: -1\.0 in feature 2"):
+        model.transform(np.load(path, mmap_mode="r"))
+    np.save(path, np.where(broken < 0, -1, broken))
+    gaps = clone(model).set_params(missing_values=-1)
+    assert (gaps.fit(np.load(path, mmap_mode="r")).components_ >= 0).all()
+
+
 # Steps and states
 
 

@@ -191,3 +191,18 @@ def test_streams_of_a_run_are_those_of_before():
         assert host_generator(KEY, stream).random() == np.random.default_rng([*words, *tags]).random()
     for tag, stream in ((2, HostStream.EPOCH), (3, HostStream.DRAW)):
         assert host_generator(KEY, stream, 7).random() == np.random.default_rng([*words, tag, 7]).random()
+
+
+@pytest.mark.parametrize("seed", [0, np.int64(3), jnp.asarray(1)])
+def test_an_integer_is_no_key(seed):
+    x = np.ones((8, 6), np.float32)
+    solver = mmf.OnlineFactorization(n_components=2)
+    for call in (
+        lambda: mmf.fit(solver, x, key=seed),
+        lambda: solver.init(seed, samples=x),
+        lambda: mmf.datasets.make_sparse_codes(seed, 8, 6, 2),
+        lambda: mmf.selection.choose(solver, x, x, key=seed, alphas=[0.1]),
+        lambda: mmf.selection.hidden_errors(x[:2], x, mmf.Lasso(0.1), key=seed),
+    ):
+        with pytest.raises(TypeError, match=r"key"):
+            call()

@@ -30,7 +30,7 @@ from jax_mmf.core.pytrees import (
     short,
     short_fields,
 )
-from jax_mmf.core.random import HostStream, Stream, host_generator, is_typed_key, stream_key
+from jax_mmf.core.random import HostStream, Stream, check_key, host_generator, is_typed_key, stream_key
 from jax_mmf.core.thread_settings import n_cores, with_settings_of_this_thread
 from jax_mmf.core.user_warnings import renamed, warn, warn_of_blas_threads
 from jax_mmf.core.validation import (
@@ -58,6 +58,7 @@ __all__ = [
     "by_platform",
     "check_choice",
     "check_count",
+    "check_key",
     "check_methods",
     "check_process",
     "check_real",

@@ -5,6 +5,7 @@ are drawn from, or that is split, has no other use.
 """
 
 from enum import IntEnum
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +37,22 @@ class HostStream(IntEnum):
     RATINGS = 21
 
 
+def check_key(key: Any) -> None:
+    """Raise TypeError unless an argument is a PRNG key. An integer is not one, also if a transformation traces it."""
+    if not isinstance(key, jax.Array) or (key.ndim == 0 and not is_typed_key(key)):
+        raise TypeError(f"key must be a PRNG key, such as jax.random.key(0); got {key!r}")
+
+
 def stream_key(key: Key, stream: Stream, number: int | Array | None = None) -> Key:
     """The key of a stream, or that of one step, epoch or trial in it, by its number."""
+    check_key(key)
     key = jax.random.fold_in(key, stream)
     return key if number is None else jax.random.fold_in(key, number)
 
 
 def host_generator(key: Key, stream: HostStream, *numbers: int) -> np.random.Generator:
     """A NumPy generator of a stream, or of one epoch or draw in it, for orders that are made on the host."""
-    if not isinstance(key, jax.Array):
-        raise TypeError(f"key must be a key of jax.random.key, got {key!r}")
+    check_key(key)
     data = jax.random.key_data(key) if is_typed_key(key) else key
     return np.random.default_rng([*np.asarray(data).ravel().tolist(), stream, *numbers])
 

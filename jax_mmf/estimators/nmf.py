@@ -6,6 +6,7 @@ from jax_mmf.constraints import Constraint, L2Ball
 from jax_mmf.core import check_real, is_scipy_sparse
 from jax_mmf.estimators.data import is_streamed
 from jax_mmf.estimators.online import OnlineEstimator
+from jax_mmf.io import NonNegativeSource
 from jax_mmf.penalties import AnyPenalty, ElasticNet, Ridge
 
 
@@ -113,7 +114,9 @@ class OnlineNMF(OnlineEstimator):
 
     def _validated(self, X: Any, *, reset: bool) -> Any:
         X = super()._validated(X, reset=reset)
-        if not is_streamed(X):
+        if is_streamed(X):  # its numbers are seen when it is read
+            X = NonNegativeSource(X, self.missing_values)
+        else:
             values = X.data if is_scipy_sparse(X) else X
             negative = values < 0 if self.missing_values is None else (values < 0) & (values != self.missing_values)
             if negative.any():

@@ -7,7 +7,7 @@ from jax_mmf.io.chunk_cache import ChunkCache as ChunkCache
 from jax_mmf.io.compression import COMPRESSIONS as COMPRESSIONS
 from jax_mmf.io.conversion.convert import Conversion, convert, write_permuted
 from jax_mmf.io.conversion.partial_file import folder_of as folder_of
-from jax_mmf.io.derived import CentredSource, ObservedEntries
+from jax_mmf.io.derived import CentredSource, NonNegativeSource, ObservedEntries
 from jax_mmf.io.device_source import DeviceSource
 from jax_mmf.io.files import files_of as files_of
 from jax_mmf.io.files import open_source
@@ -53,6 +53,7 @@ __all__ = [
     "HDF5Source",
     "JoinedSource",
     "MatrixSource",
+    "NonNegativeSource",
     "ObservedEntries",
     "RawSource",
     "Record",

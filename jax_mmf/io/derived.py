@@ -61,6 +61,32 @@ class ObservedEntries(_DerivedSource):
         out[:] = ~np.isnan(x) if np.isnan(self._missing) else x != self._missing
 
 
+class NonNegativeSource(_DerivedSource):
+    """The same matrix, in which a negative number is an error when it is read.
+
+    Args:
+      data: the matrix ``(n, p)``, or a source.
+      missing_values: a value that may be negative, because it marks missing entries; None if there are none.
+
+    Raises:
+      TypeError: as `ObservedEntries` does.
+      ValueError: as `as_source` does, and when a negative number is read.
+    """
+
+    def __init__(self, data: Any, missing_values: float | None = None) -> None:
+        super().__init__(data, "data")
+        self._missing = missing_values
+
+    def _compute(self, out: HostArray, x: HostArray, columns: HostArray | None) -> None:
+        negative = x < 0 if self._missing is None else (x < 0) & (x != self._missing)
+        if negative.any():
+            i, j = np.argwhere(negative)[0]
+            feature = j if columns is None else columns[j]
+            feature = feature if self.permutation is None else self.permutation[feature]
+            raise ValueError(f"Negative values in data: {x[i, j]} in feature {feature}; all numbers must be >= 0")
+        out[:] = x
+
+
 class CentredSource(_DerivedSource):
     """A matrix minus the mean of each column.
 

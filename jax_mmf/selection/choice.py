@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.codes import decode, encode
-from jax_mmf.core import as_real_array, check_choice
+from jax_mmf.core import as_real_array, check_choice, check_key
 from jax_mmf.learning import OnlineFactorization
 from jax_mmf.penalties import penalty_value
 from jax_mmf.selection.hidden import check_folds, hidden_errors
@@ -112,6 +112,7 @@ def choose(
       TypeError: as `alpha_path` does.
     """
     check_choice("rule", rule, _RULES)
+    check_key(key)
     x = as_real_array("held_out", held_out, ndim=(2,))
     total = float(np.square(np.asarray(x, np.float64)).sum())
     if total == 0:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.codes import decode, encode
-from jax_mmf.core import as_real_array, check_count, check_shape
+from jax_mmf.core import as_real_array, check_count, check_key, check_shape
 from jax_mmf.penalties import AnyPenalty
 from jax_mmf.typing import Array, ArrayLike, HostArray, Key
 
@@ -39,6 +39,7 @@ def hidden_errors(dictionary: ArrayLike, x: ArrayLike, penalty: AnyPenalty, *, k
     p = dictionary.shape[1]
     check_shape("x", x, (None, p), "(n_samples, n_features)")
     check_folds(n_folds, p)
+    check_key(key)
     fold = jax.random.permutation(key, jnp.arange(p) % n_folds)
     total = np.zeros(x.shape[0])
     for number in range(n_folds):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jax_mmf.codes import match_atoms
-from jax_mmf.core import as_real_array, check_count, check_shape
+from jax_mmf.core import as_real_array, check_count, check_key, check_shape
 from jax_mmf.learning import OnlineFactorization
 from jax_mmf.selection.path import alpha_path, as_list, check_not_iterator
 from jax_mmf.training import fit
@@ -104,6 +104,7 @@ def stability(
       ValueError: for fewer than two seeds, an empty list, and as `jax_mmf.fit` does.
       TypeError: for an iterator as source, and as `alpha_path` does.
     """
+    check_key(key)
     check_count("n_seeds", n_seeds, low=2)
     check_not_iterator(source)
     n_components = as_list("n_components", n_components, "number of atoms")
