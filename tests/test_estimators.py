@@ -312,14 +312,16 @@ def test_missing_values_are_a_number(value):
         clone(LEARNERS["dictionary"]).set_params(missing_values=value).fit(X)
 
 
-@pytest.mark.parametrize("kind", ["array", "frame"])
-@pytest.mark.parametrize("dtype", ["datetime64[s]", "timedelta64[s]"])
+@pytest.mark.parametrize("kind", ["array", "frame", "polars"])
+@pytest.mark.parametrize("dtype", ["datetime64[ms]", "timedelta64[ms]"])
 def test_dates_are_refused(kind, dtype):
     data = np.arange(240).reshape(40, 6).astype(dtype)
     if kind == "frame":
         data = pytest.importorskip("pandas").DataFrame(data)
+    if kind == "polars":
+        data = pytest.importorskip("polars").DataFrame(data)
     for name in ("sparse_pca", "completion"):
-        with pytest.raises(TypeError, match="X must hold numbers, got (datetime|timedelta)"):
+        with pytest.raises(TypeError, match="(?i)X must hold numbers, got (datetime|timedelta|duration)"):
             clone(ALL[name]).fit(data)
 
 
@@ -388,6 +390,13 @@ def test_warm_start_goes_on():
     assert (np.diff(model.objective_["step"]) > 0).all()
     model.set_params(warm_start=False, max_iter=3).fit(X)
     np.testing.assert_array_equal(model.components_, first)
+
+
+def test_warm_start_keeps_the_value_of_a_relative_alpha():
+    model = OnlineDictionaryLearning(3, penalty=mmf.Lasso(mmf.RelativeAlpha(0.1)), warm_start=True, max_iter=1)
+    first = model.fit(X).solver_.penalty.alpha
+    model.set_params(penalty=mmf.Lasso(mmf.RelativeAlpha(0.1), nonneg=True)).fit(100 * X)
+    assert model.solver_.penalty == mmf.Lasso(first, nonneg=True)
 
 
 def test_warm_start_makes_max_iter_passes_over_other_samples():

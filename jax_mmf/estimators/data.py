@@ -176,7 +176,8 @@ def _check_no_dates(X: Any) -> None:
     """Raise for dates and times, which would become numbers of an arbitrary unit."""
     dtypes = getattr(X, "dtypes", None)
     for dtype in [getattr(X, "dtype", None)] if dtypes is None else dtypes:
-        if getattr(dtype, "kind", "") in ("M", "m"):
+        temporal = getattr(dtype, "is_temporal", None)  # of polars
+        if getattr(dtype, "kind", "") in ("M", "m") or (temporal is not None and temporal()):
             raise TypeError(f"X must hold numbers, got {dtype}; convert dates and times to numbers of a unit first")
 
 

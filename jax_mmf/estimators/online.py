@@ -154,9 +154,11 @@ class OnlineEstimator(DictionaryTransformer):
         p = self.n_features_in_
         k = p if self.n_components is None else self.n_components
         check_count("n_components", k)
-        penalty = self._penalty() if self.penalty is None else self.penalty
+        penalty: Any = self._penalty() if self.penalty is None else self.penalty
         if has_relative_alpha(penalty):
-            penalty = self.solver_.penalty if goes_on else penalty
+            if goes_on:  # the value that learning began with
+                known = getattr(self.solver_.penalty, "alpha", penalty.alpha)
+                penalty = dataclasses.replace(penalty, alpha=known)
         else:
             check_penalty(penalty)
         constraint = self._constraint() if self.constraint is None else self.constraint
