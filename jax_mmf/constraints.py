@@ -23,7 +23,14 @@ from jax_mmf.typing import Array, Float
 
 @runtime_checkable
 class Constraint(Protocol):
-    """A constraint set of atoms, as the dictionary update needs it. Every method takes one atom ``(p,)``."""
+    """A constraint set of atoms, as the dictionary update needs it. Every method takes one atom ``(p,)``.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> ball = mmf.L1Ball(radius=2.0)
+      >>> float(ball.gauge(jnp.array([3.0, -1.0]))), float(ball.radius)
+      (4.0, 2.0)
+    """
 
     @property
     def radius(self) -> Float:
@@ -55,6 +62,12 @@ class ElasticNetBall:
 
     Raises:
       ValueError: if a value known on the host is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> ball = mmf.ElasticNetBall(l1_ratio=0.5)
+      >>> float(ball.gauge(jnp.array([2.0, 0.0]))), float(ball.gauge(ball.project(jnp.array([2.0, 0.0]))))
+      (3.0, 1.0)
     """
 
     l1_ratio: Float = 0.5
@@ -107,6 +120,11 @@ class L2Ball:
 
     Raises:
       ValueError: if radius is known on the host and not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.L2Ball().project(jnp.array([3.0, 4.0])))
+      [0.6 0.8]
     """
 
     radius: Float = 1.0
@@ -159,6 +177,11 @@ class L1Ball:
 
     Raises:
       ValueError: if radius is known on the host and not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.L1Ball().project(jnp.array([2.0, 0.5])))
+      [1. 0.]
     """
 
     radius: Float = 1.0
@@ -191,6 +214,11 @@ class Simplex:
 
     Raises:
       ValueError: if radius is known on the host and not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.Simplex().project(jnp.array([1.0, 0.5])))
+      [0.75 0.25]
     """
 
     radius: Float = 1.0

@@ -13,7 +13,7 @@ STEP_MAX_ITER: Final = 200
 # are stopped early have fewer zeros than the best ones, and atoms are learned faster.
 NONNEG_RIDGE_STEP_TOL: Final = (1e-3, 0.1)
 
-# Scale c of `ScaledForgetting`: the one that learned soonest, or nearly so, wherever it was measured.
+# Scale c of `ScaledForgetting`: the one that learned fastest, or nearly so, in all measurements.
 FORGETTING_SCALE: Final = 8.0
 FORGETTING_SCALE_RIDGE: Final = 4.0  # with full B
 FORGETTING_SCALE_NONNEG_RIDGE: Final = 32.0
@@ -24,7 +24,7 @@ FEWEST_BLOCKS: Final = 16  # with fewer, partial statistics end measurably highe
 SLOW_STORAGE_REDUCTION: Final = 8
 GROUP_WIDTH: Final = 16  # features in a group: a cache line of float32 numbers
 GROUPS_PER_ATOM: Final = 15  # groups in a subset, from which groups learn like single features
-# Codes from a subset of their own: features for each atom, and limits of the reduction. Below the lower limit, a step
+# Codes from a separate subset: features for each atom, and limits of the reduction. Below the lower limit, a step
 # gains little; the upper one is the largest that was measured.
 CODE_FEATURES_PER_ATOM: Final = 100
 CODE_REDUCTIONS: Final = (4.0, 12.0)

@@ -4,10 +4,11 @@ All of them except `SimplexCodes` are weighted elastic nets::
 
     Omega(a) = alpha (l1_ratio |a|_1 + (1 - l1_ratio) / 2 |a|_2^2),     optionally with a >= 0,
 
-and the code solvers ask such a `Penalty` for three things only: the weights `l1` and `l2`, and `nonneg`. Any class with
-these three attributes, registered as a pytree, works wherever these do.
+and the code solvers use only three attributes of such a `Penalty`: the weights `l1` and `l2`, and `nonneg`. Any class
+with these three attributes, registered as a pytree, can be used in the same places.
 
-Any other penalty is a `ProximalPenalty`, a value and a proximal operator. `FISTA` and `UnrolledFISTA` solve it.
+Any other penalty is a `ProximalPenalty`: it has a value and a proximal operator. Use it with `FISTA` or
+`UnrolledFISTA`.
 """
 
 import dataclasses
@@ -26,9 +27,15 @@ from jax_mmf.typing import Array, ArrayLike, Float
 class Penalty(Protocol):
     """A weighted elastic net: ``l1 |a|_1 + l2 / 2 |a|_2^2``, optionally with ``a >= 0``.
 
-    A penalty may have one more static attribute, ``ridge``: True if ``l1`` is zero whatever its numbers are. Without
-    ``nonneg``, its codes then have a closed form; with it, they get the defaults of non-negative ridge. A penalty
-    without this attribute is taken for one that may have an l1 part.
+    A penalty may have one more static attribute, ``ridge``: True if ``l1`` is always zero. Without ``nonneg``, its
+    codes then have a closed form; with it, they get the defaults of non-negative ridge. A penalty without this
+    attribute may have an l1 part.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> penalty = mmf.ElasticNet(alpha=1.0, l1_ratio=0.25)
+      >>> penalty.l1, penalty.l2, penalty.nonneg
+      (0.25, 0.75, False)
     """
 
     @property
@@ -54,6 +61,11 @@ class ProximalPenalty(Protocol):
     A penalty may have one more method, ``gap(code, gradient)``: an upper bound, at a code ``(k,)`` that ``prox``
     returned, of the difference between the objective and its minimum, given the gradient ``(k,)`` of the squared error.
     Without it there is no duality gap, and solvers stop on the residual of the fixed-point equation instead.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.SimplexCodes().prox(jnp.array([1.0, 0.5]), 1.0))
+      [0.75 0.25]
     """
 
     def value(self, code: Array) -> Array:
@@ -66,18 +78,16 @@ class ProximalPenalty(Protocol):
 AnyPenalty = Penalty | ProximalPenalty
 PenaltyT = TypeVar("PenaltyT", bound=AnyPenalty)
 
-_NO_SCALE = (
-    "ridge takes a number as alpha, not a RelativeAlpha: no finite alpha makes its codes zero, so there is no alpha_max"
-)
+_NO_SCALE = "alpha of ridge must be a number, got a RelativeAlpha: no finite alpha makes ridge codes zero"
 
 
 @register_configuration
 @dataclass(frozen=True)
 class RelativeAlpha:
-    """A strength as a share of `alpha_max`, whatever the scale of the data: ``Lasso(RelativeAlpha(0.1))``.
+    """A strength as a share of `alpha_max`, independent of the scale of the data: ``Lasso(RelativeAlpha(0.1))``.
 
-    `jax_mmf.fit` turns it into a number once, at the start of a new run, with the initial dictionary and the first
-    samples: ``result.solver`` has that number. In a loop of your own, `resolve_alpha` does. Until then a penalty has no
+    `jax_mmf.fit` replaces it by a number once, at the start of a new run, with the initial dictionary and the first
+    samples: ``result.solver`` has that number. In your own loop, call `resolve_alpha`. Before that, the penalty has no
     weights, and encoding with it is an error.
 
     Attributes:
@@ -150,7 +160,7 @@ class Ridge:
 
     Raises:
       ValueError: if alpha is known on the host and negative.
-      TypeError: if it is a `RelativeAlpha`.
+      TypeError: if alpha is a `RelativeAlpha`.
 
     Example:
       >>> Ridge(0.1)
@@ -223,8 +233,8 @@ class SimplexCodes:
     With these codes, a sample is a convex combination of atoms, and encoding is fully constrained least squares
     [Heinz and Chang 2001]. It is a `ProximalPenalty` with a duality gap: that of Frank and Wolfe.
 
-    Atoms that are similar, as spectra are, lose digits in float32. With ``total`` 1, the same vector may be subtracted
-    from samples and atoms, such as the mean of the atoms: the codes are the same, and more accurate.
+    Codes on similar atoms, such as spectra, lose digits in float32. With ``total=1``, you may subtract the same vector,
+    such as the mean of the atoms, from samples and atoms: the codes are the same, and more accurate.
 
     Attributes:
       total: sum of a code, > 0.
@@ -259,8 +269,8 @@ class SimplexCodes:
         return jnp.where(near & (code >= 0).all(), jnp.zeros((), code.dtype), jnp.inf)
 
     def prox(self, code: Array, step: Array) -> Array:
-        """Return the nearest point of the simplex, whatever the step: ``(k,) -> (k,)``."""
-        # All pairs are compared: for the numbers of atoms of mixtures, this is faster than to sort or to search, and a
+        """Return the nearest point of the simplex, which does not depend on the step: ``(k,) -> (k,)``."""
+        # All pairs are compared: for the numbers of atoms of mixtures, this is faster than sorting or searching, and a
         # matrix product with k^2 numbers follows anyway.
         code = code - lax.stop_gradient(code.max())
         above = code[None, :] >= code[:, None]
@@ -276,7 +286,7 @@ class SimplexCodes:
 def _number(alpha: Float | RelativeAlpha) -> Float:
     if isinstance(alpha, RelativeAlpha):
         raise TypeError(
-            "alpha is a RelativeAlpha, which has no value yet: take the penalty of the run, result.solver.penalty, or "
+            "alpha is a RelativeAlpha, which has no value yet: use the penalty of the run, result.solver.penalty, or "
             "call jax_mmf.resolve_alpha(penalty, dictionary, x) first"
         )
     return alpha
@@ -294,17 +304,17 @@ def is_weighted(penalty: Any) -> TypeGuard[Penalty]:
 
 
 def is_ridge(penalty: AnyPenalty) -> bool:
-    """Whether a penalty is known to have no l1 part, whatever its numbers are."""
+    """Whether a penalty is known to have no l1 part, for all values of its numbers."""
     return is_weighted(penalty) and bool(getattr(penalty, "ridge", False))
 
 
 def has_closed_form(penalty: AnyPenalty) -> TypeGuard[Penalty]:
-    """Whether a penalty is known to give codes in closed form, whatever its numbers are."""
+    """Whether a penalty is known to give codes in closed form, for all values of its numbers."""
     return is_weighted(penalty) and is_ridge(penalty) and not penalty.nonneg
 
 
 def check_penalty(penalty: Any) -> None:
-    """Raise TypeError unless an argument is a `Penalty` or a `ProximalPenalty`, and name the methods that it lacks."""
+    """Raise TypeError, with the missing methods, unless an argument is a `Penalty` or a `ProximalPenalty`."""
     proximal = [callable(getattr(type(penalty), name, None)) for name in ("value", "prox")]
     if any(proximal) and not is_weighted(penalty):
         check_methods("penalty", penalty, "proximal penalty", ("value", "prox"))
@@ -321,6 +331,11 @@ def penalty_value(penalty: AnyPenalty, codes: ArrayLike) -> Array:
 
     Returns:
       ``(...)``: the value per sample; infinite where a code breaks ``nonneg``.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> float(mmf.penalty_value(mmf.Lasso(0.5), jnp.array([1.0, -3.0])))
+      2.0
     """
     codes = as_real_array("codes", codes, ndim=tuple(range(1, 9)))
     if not is_weighted(penalty):
@@ -349,6 +364,11 @@ def penalty_prox(penalty: AnyPenalty, codes: ArrayLike, step: ArrayLike = 1.0) -
 
     Returns:
       ``(..., k)``.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.penalty_prox(mmf.Lasso(0.5), jnp.array([1.0, -3.0])))
+      [ 0.5 -2.5]
     """
     codes = as_real_array("codes", codes, ndim=tuple(range(9)))
     step = jnp.asarray(step, codes.dtype)
@@ -364,11 +384,16 @@ def alpha_max(dictionary: ArrayLike, x: ArrayLike, *, l1_ratio: ArrayLike = 1.0,
     Args:
       dictionary: ``(k, p)``.
       x: ``(p,)`` or ``(n, p)``.
-      l1_ratio: of the elastic net; 1 is the lasso. Ridge, 0, never gives zero codes: infinity.
+      l1_ratio: of the elastic net; 1 is the lasso. For 0, ridge, the result is infinity: ridge codes are never zero.
       nonneg: whether codes are non-negative.
 
     Returns:
       a scalar: the maximum over all samples.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> float(mmf.alpha_max(jnp.eye(2), jnp.array([1.0, -4.0])))
+      4.0
     """
     dictionary = as_real_array("dictionary", dictionary, ndim=(2,))
     x = as_real_array("x", x, ndim=(1, 2), dtype=dictionary.dtype)

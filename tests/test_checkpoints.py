@@ -103,7 +103,7 @@ def test_results_and_models_go_on_too(tmp_path):
     assert_same_bits(fit(FULL, X, key=None, resume=model, **OPTIONS).state, want.state)
     with pytest.raises(TypeError, match=r"resume must be what .* got State"):
         fit(FULL, X, key=None, resume=half.state)
-    with pytest.raises(ValueError, match="resume has the state"):
+    with pytest.raises(ValueError, match="resume includes the state"):
         fit(FULL, X, state=half.state, resume=half)
 
 

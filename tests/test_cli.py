@@ -308,7 +308,7 @@ def test_models_that_do_not_tell_of_their_run(held_out, run, data, tmp_path):
         assert "--batch-size 128" in err
     code, _, err = run(*again, "--held-out", held_out, "--batch-size", 16)
     assert code == 0
-    assert "m.h5 does not tell the order of its samples" in err
+    assert "m.h5 does not contain the order of its samples" in err
     assert mmf.load_model("n.h5").run["held_out"] == (held_out or None)
 
 

@@ -788,11 +788,11 @@ def test_the_command_ends_at_a_signal_and_goes_on(number, status, run, tmp_path,
     monkeypatch.setattr(RawSource, "_read_into", signalled)
     code, out, err = run(*arguments)
     assert (code, out) == (status, "")
-    assert "x.h5.partial holds what is written; the same command goes on" in err
+    assert "x.h5.partial holds the rows written so far; the same command resumes" in err
     monkeypatch.setattr(RawSource, "_read_into", read)
     code, out, err = run(*arguments)
     assert (code, err) == (0, "")
-    assert "90 samples, of which 48 were there, 14 features" in out
+    assert "90 samples, of which 48 were kept, 14 features" in out
     check_file(tmp_path / "x.h5", X)
 
 
@@ -801,7 +801,7 @@ def test_the_command_ends_at_a_signal_and_goes_on(number, status, run, tmp_path,
     [
         (["none.npy", "-o", "x.h5"], 1, "no file none.npy"),
         (["in.npy", "-o", "x.npy"], 2, "must end in .h5 or .hdf5"),
-        (["in.npy", "-o", "none/x.h5"], 1, "no folder none"),
+        (["in.npy", "-o", "none/x.h5"], 1, "the folder none of"),
         (["in.npy", "other.npy", "-o", "x.h5"], 1, "other.npy has 3 features, and in.npy has 14"),
         (["in.npy", "-o", "x.h5", "--dtype", "float16"], 1, "another dtype"),
         (["in.npy", "-o", "x.h5", "-r", 99], 1, "reduction"),
@@ -824,7 +824,7 @@ def test_the_command_does_not_replace_its_input_and_warns_of_nan(run, tmp_path):
     assert run("convert", "x.h5", "-o", "x.h5", "-q")[0] == 1
     code, _, err = run("convert", "x.h5", "-o", "y.h5", "-q")
     assert code == 0
-    assert "NaN or infinity among them, the first is in sample 4, feature 2" in err
+    assert "the data contain NaN or infinity; the first is in sample 4, feature 2" in err
 
 
 def test_info_tells_what_data_are_and_verifies_their_checksums(run, tmp_path):

@@ -112,7 +112,7 @@ def test_external_links_and_storage_are_followed_only_if_asked_for(tmp_path, mon
     (tmp_path / "raw").write_bytes(b"short")
     (tmp_path / "x.h5").unlink()
     for name in ("storage", "virtual"):
-        bad(path, "not there or is truncated", dataset=name, follow_external=True)
+        bad(path, "which does not exist or is truncated", dataset=name, follow_external=True)
     with open_source(path, "virtual", follow_external=True, fill_missing=True) as source:
         np.testing.assert_array_equal(source.read(np.arange(2)), 0)
 
@@ -208,7 +208,7 @@ def test_a_member_that_is_shorter_than_its_header(tmp_path):
         bad(path, "y in .* is not a NumPy array")
         with zipfile.ZipFile(path, "w", method) as archive:
             archive.writestr("X.npy", (tmp_path / "x.npy").read_bytes()[:-400])
-        bad(path, "its header tells of 9,600 bytes of numbers, and it holds 9,200")
+        bad(path, "its header announces 9,600 bytes of numbers, and it holds 9,200")
 
 
 @pytest.mark.parametrize("order", [np.arange(10), np.zeros(40, int), np.arange(40) - 1, np.arange(40.0), None])

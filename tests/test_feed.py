@@ -62,7 +62,7 @@ def test_whole_numbers_are_samples_and_others_are_shares(held_out, count):
 @pytest.mark.parametrize(
     ("held_out", "error", "words"),
     [
-        (1.0, ValueError, "share.*below 1; got 1.0. Give an int"),
+        (1.0, ValueError, "share.*below 1; got 1.0. Pass an int"),
         (np.float32(1), ValueError, "share.*below 1"),
         (2.0, ValueError, "share"),
         (0.0, ValueError, "share.*above 0.*None to hold none out"),
@@ -73,7 +73,7 @@ def test_whole_numbers_are_samples_and_others_are_shares(held_out, count):
         (-1, ValueError, "number of samples"),
         (100, ValueError, "below the 100 of source"),
         (np.array(100), ValueError, "below the 100 of source"),
-        (0.004, ValueError, "held_out=0.004 of 100 samples is less than one; give another share"),
+        (0.004, ValueError, "held_out=0.004 of 100 samples is less than one; pass another share"),
         (0.996, ValueError, "held_out=0.996 of 100 samples is all of them"),
         (True, TypeError, "got True"),
         (np.True_, TypeError, "True"),
@@ -462,7 +462,10 @@ def test_an_error_does_not_wait_for_a_read_that_hangs(hanging):
         assert hanging.hangs.wait(60)
         raise RuntimeError("broken")
 
-    with pytest.warns(UserWarning, match="has not come back"), pytest.raises(RuntimeError, match="broken") as caught:
+    with (
+        pytest.warns(UserWarning, match="its thread is abandoned"),
+        pytest.raises(RuntimeError, match="broken") as caught,
+    ):
         fit(hanging, callbacks=[fail])
     assert int(caught.value.result.state.step) == 1
 
@@ -474,7 +477,7 @@ def test_ctrl_c_ends_a_run_that_waits_for_a_read_that_hangs(hanging):
 
     thread = threading.Thread(target=press)
     thread.start()
-    with pytest.warns(UserWarning, match="has not come back"):
+    with pytest.warns(UserWarning, match="its thread is abandoned"):
         result = fit(hanging)
     thread.join()
     assert result.stopped_by == "interrupt"

@@ -333,7 +333,7 @@ def test_damaged_file_of_masked_frames_is_written_again(tmp_path, study, fitted)
     estimator(study, cache=tmp_path, n_epochs=1).fit(study.paths)
     (path,) = tmp_path.iterdir()
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.warns(UserWarning, match="is written again, since it is damaged"):
+    with pytest.warns(UserWarning, match="is damaged and written again"):
         again = estimator(study, cache=tmp_path).fit(study.paths)
     np.testing.assert_array_equal(again.components_, fitted.components_)
 
@@ -494,7 +494,7 @@ def test_other_bad_arguments(tmp_path, study):
 
 
 def test_places_that_are_something_else_are_named(tmp_path, study, fitted):
-    with pytest.raises(ValueError, match=r"is a folder; give its files"):
+    with pytest.raises(ValueError, match=r"is a folder; pass its files"):
         estimator(study).fit([study.paths[0], tmp_path])
     file = tmp_path / "file"
     file.touch()

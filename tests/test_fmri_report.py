@@ -227,7 +227,7 @@ def test_masked_frames_are_kept(run, tmp_path, study):
     [
         ([], 2, "give IMAGES, or --demo instead"),
         (["SCAN", "--demo"], 2, "give IMAGES, or --demo instead"),
-        (["SCAN"], 2, "give the image to write"),
+        (["SCAN"], 2, "the image to write is missing"),
         (["SCAN", "-o", "maps.h5"], 2, "must end in .nii or .gz"),
         (["SCAN", "-o", "m.nii", "--low-pass", "0.1"], 2, "need the repetition time"),
         (["SCAN", "-o", "m.nii", "--confounds", "SCAN", "SCAN"], 2, "1 tables for 2 images"),
@@ -235,7 +235,7 @@ def test_masked_frames_are_kept(run, tmp_path, study):
         (["@none.txt", "-o", "m.nii"], 1, "none.txt"),
         (["SCAN", "absent.nii", "-o", "m.nii"], 1, "no file absent.nii; 1 of 2 are missing"),
         (["SCAN", "-o", "SCAN"], 1, "is an input too"),
-        (["SCAN", "-o", "none/m.nii"], 1, "no folder none"),
+        (["SCAN", "-o", "none/m.nii"], 1, "the folder none of"),
     ],
 )
 def test_errors_are_one_line(run, tmp_path, study, arguments, status, message):

@@ -325,7 +325,7 @@ def test_masks_without_samples_to_go_with():
         mmf.fit(solver, [x[:40], x[40:]], mask=HERE, key=jax.random.key(0))
     with pytest.raises(TypeError, match="mask must be a matrix"):
         mmf.fit(solver, x, mask=iter([HERE]), key=jax.random.key(0))
-    with pytest.raises(ValueError, match="mask is for samples, and init was given a dictionary"):
+    with pytest.raises(ValueError, match="mask applies to samples, and init got a dictionary"):
         solver.init(jax.random.key(0), dictionary=x[:K], mask=HERE[:K])
 
 

@@ -645,7 +645,7 @@ def test_a_file_without_its_checksum_is_refused_and_one_of_before_is_read(tmp_pa
     want = mmf.load_model(path).state
     content = path.read_bytes()
     without_line(path)
-    with pytest.raises(mmf.BadFileError, match=r"m\.h5 is damaged: it lost its checksum"):
+    with pytest.raises(mmf.BadFileError, match=r"m\.h5 is damaged: its checksum is missing"):
         mmf.load_model(path)
     path.write_bytes(content)
     with changed(path):

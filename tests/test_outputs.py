@@ -92,10 +92,10 @@ def test_outputs_that_are_inputs_or_each_other_are_told_by_any_name(tmp_path, mo
 
 
 def test_outputs_in_folders_that_are_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder .*none to write m.h5 in"):
+    with pytest.raises(FileNotFoundError, match="the folder .*none of m.h5 does not exist"):
         check_outputs({"--output": tmp_path / "none" / "m.h5"})
     (tmp_path / "link.h5").symlink_to("none/m.h5")
-    with pytest.raises(FileNotFoundError, match="no folder .*none"):
+    with pytest.raises(FileNotFoundError, match="the folder .*none of link.h5 does not exist"):
         check_outputs({"--output": tmp_path / "link.h5"})
 
 

@@ -52,7 +52,7 @@ def test_a_name_belongs_to_one_class():
         class Other:
             alpha: float
 
-    with pytest.raises(TypeError, match="name must be a text"):
+    with pytest.raises(TypeError, match="name must be a string"):
         register_configuration(name=3)(dataclass(frozen=True)(type("Odd", (), {})))
 
 

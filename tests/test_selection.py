@@ -126,7 +126,7 @@ def test_grid_that_does_not_exist(planted, solver):
     with pytest.raises(ValueError, match="without an l1 part has no largest strength"):
         alpha_grid(ridge, planted[0], key=KEY)
     cubes = dataclasses.replace(solver, penalty=Cubes())
-    with pytest.raises(TypeError, match="known for Lasso, ElasticNet and their like; got Cubes"):
+    with pytest.raises(TypeError, match="such as Lasso and ElasticNet, got Cubes"):
         alpha_grid(cubes, planted[0], key=KEY)
     with pytest.raises(ValueError, match="no sample has a code"):
         alpha_grid(solver, np.zeros((8, 5)), key=KEY)

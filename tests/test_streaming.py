@@ -357,7 +357,7 @@ def test_batches_are_iterated_over_as_fit_does():
     batches = iter(np.split(X, 2))
     mmf.encode(D, batches, PENALTY)
     for call in (mmf.encode, mmf.objective, mmf.explained_variance):
-        with pytest.raises(ValueError, match="x gives no batches"):
+        with pytest.raises(ValueError, match="x must give at least one batch"):
             call(D, batches, PENALTY)
 
     def broken():

@@ -12,7 +12,7 @@ try:
     import click
     import tqdm  # noqa: F401  # reported here if it is missing, not in the middle of a command
 except ImportError as missing:  # pragma: no cover - depends on what is installed
-    sys.exit(f"jax-mmf: the command needs {missing.name}; pip install 'jax-mmf[cli]'")
+    sys.exit(f"jax-mmf: the command needs {missing.name}: pip install 'jax-mmf[cli]'")
 
 import jax_mmf as mmf
 from jax_mmf.cli import convert, demo, denoise, encode, fit, fmri, info, inpaint, recommend, unmix

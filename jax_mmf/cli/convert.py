@@ -32,7 +32,7 @@ Examples:
 @option("--dtype", type=click.Choice(["float16", "float32", "float64"]),
         help="Numbers in the output. [default: those of the inputs]")  # fmt: skip
 @option("--compression", type=click.Choice(COMPRESSIONS), default="none",
-        help="auto is zstd if the package hdf5plugin is installed, and else gzip.")  # fmt: skip
+        help="auto is zstd if the package hdf5plugin is installed, and gzip otherwise.")  # fmt: skip
 @option("--permute/--no-permute", default=True, help="Write the features in random order, which fit undoes.")
 @option("-r", "--reduction", type=Real(min=1), metavar="R",
         help="Chunks as wide as the blocks of fit --reduction R --partial-b. [default: 512 features]")  # fmt: skip
@@ -40,11 +40,11 @@ Examples:
         help="Samples per chunk; best the batch size of fit.")  # fmt: skip
 @option("--memory", type=click.IntRange(min=1), default=256, metavar="MB",
         help="Samples to convert at a time; more helps with inputs in tall chunks.")  # fmt: skip
-@option("--resume/--no-resume", default=True, help="Go on with a conversion to the same output that was stopped.")
+@option("--resume/--no-resume", default=True, help="Resume a conversion to the same output that was stopped.")
 @seed
 @quiet
 def command(inputs: tuple[Path, ...], output: Path, datasets: tuple[str, ...], quiet: bool, **options: Any) -> int:
-    """Convert INPUTS to one file that fit reads fast: .npy, .npz, .mat, .h5, zarr, folders of them.
+    """Convert INPUTS to one file that fit reads fast. INPUTS are .npy, .npz, .mat, .h5 or zarr, or folders of these.
 
     The rows of the inputs follow each other. Memory does not depend on their number. The output has a checksum for each
     chunk, and mean and scale of each feature. If a conversion stops, the same command resumes it.
@@ -66,15 +66,18 @@ def command(inputs: tuple[Path, ...], output: Path, datasets: tuple[str, ...], q
             )  # fmt: skip
         except BaseException as error:
             if folder_of(output).is_dir():
-                click.echo(f"jax-mmf: {folder_of(output)} holds what is written; the same command goes on", err=True)
+                click.echo(
+                    f"jax-mmf: {folder_of(output)} holds the rows written so far; the same command resumes",
+                    err=True,
+                )
             if isinstance(error, KeyboardInterrupt) and interrupted():
                 return exit_status(interrupted())
             raise
     if result.not_finite is not None:
         sample, feature = result.not_finite
         note = f"the first is in sample {sample}, feature {feature}; fit refuses such samples"
-        click.echo(f"jax-mmf: warning: the numbers have NaN or infinity among them, {note}", err=True)
-    kept = f", of which {result.n_kept:,} were there" if result.n_kept else ""
+        click.echo(f"jax-mmf: warning: the data contain NaN or infinity; {note}", err=True)
+    kept = f", of which {result.n_kept:,} were kept" if result.n_kept else ""
     click.echo(
         f"{result.n_samples:,} samples{kept}, {result.n_features:,} features, {result.dtype}, "
         f"{report.size_of(result.n_bytes)}: {output}"

@@ -61,7 +61,7 @@ def write_data(path: Path, progress: Callable[[int], Any]) -> tuple[int, int]:
 
 
 def compile_programs(data: Path, solver: OnlineFactorization) -> None:
-    """Compile the programs of `run` in a run of one step, so that its clock does not include compilation."""
+    """Compile the programs of `run` in a run of one step; its clock then excludes compilation."""
     _fit(data, solver, lambda _: True)
 
 

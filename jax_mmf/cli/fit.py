@@ -78,7 +78,7 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @option("-o", "--output", type=Output("an HDF5 file", HDF5_ENDINGS), required=True, help="Model file to write (.h5).")
 @option("-k", "--components", type=click.IntRange(min=1), help="Number of atoms; needed except with --resume.")
 @option("--penalty", type=click.Choice(list(PENALTIES)), default="lasso",
-        help="Penalty on codes: lasso makes them sparse, ridge does not, elastic-net is in between.")  # fmt: skip
+        help="Penalty on codes. lasso makes them sparse, ridge dense; elastic-net is in between.")  # fmt: skip
 @option("--alpha", type=_Alpha(), metavar="NUMBER|auto|SHARE%", default=0.1,
         help="Strength of the penalty: a number on the scale of the data, or a share, such as 10%, of the strength at "
              "which all codes are zero (auto: 10%).")  # fmt: skip
@@ -86,15 +86,20 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @option("--constraint", type=click.Choice(list(CONSTRAINTS)), default="l2",
         help="Constraint on atoms: l1 and elastic-net make them sparse, simplex makes them distributions.")  # fmt: skip
 @option("--atom-l1-ratio", type=Real(0, 1), default=0.5, help="Share of the l1 norm in --constraint elastic-net.")
-@option("--radius", type=Real(min=0, min_open=True), default=1.0, help="Largest size of an atom.")
+@option(
+    "--radius",
+    type=Real(min=0, min_open=True),
+    default=1.0,
+    help="Radius of the constraint: the largest size of an atom.",
+)
 @option("--nonneg", type=click.Choice(["none", "codes", "atoms", "both"]), is_flag=False, flag_value="both",
-        default="none", help="Which factors are non-negative; without a value: both.")  # fmt: skip
+        default="none", help="Which factors are non-negative. Without a value: both.")  # fmt: skip
 @option("-r", "--reduction", type=Real(min=1), default=1.0,
         help="Stochastic subsampling: each step computes codes from a random 1/r of the features, and updates the "
-             "atoms on them. 1 uses all features; larger values pay off with many redundant features.")  # fmt: skip
+             "atoms on them. 1 uses all features; larger values are faster on many redundant features.")  # fmt: skip
 @option("--partial-b/--full-b", default=False,
-        help="With --reduction: partial b reads only the features of the step, and averages each one over the samples "
-             "in which it was seen; full b reads whole samples, and averages over all.")  # fmt: skip
+        help="With --reduction: partial b reads only the features of the step, and averages each feature over the "
+             "samples in which it was seen. Full b reads whole samples, and averages over all of them.")  # fmt: skip
 @option("--code-reduction", type=click.FloatRange(min=1), metavar="R",
         help="Each step computes codes from a random 1/R of the features, and updates b and the atoms on all. By "
              "default 1; with ridge codes and at least 400 features for each atom, up to 12.")  # fmt: skip
@@ -106,7 +111,7 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         help="Learn the mean of the features, and subtract it from the samples.")  # fmt: skip
 @option("--init", type=click.Choice(list(INITS)), default="samples", help="Initial dictionary.")
 @option("--epochs", type=click.IntRange(min=1), default=1,
-        help="Passes over the data; with --resume, from the beginning of the run.")  # fmt: skip
+        help="Passes over the data; with --resume, counted from the beginning of the run.")  # fmt: skip
 @option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -122,12 +127,12 @@ class _HeldOut(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 )
 @option("--resume", type=Resume(), metavar="MODEL|auto",
         help="Model file or checkpoint of a run to resume, as if it had not stopped. Solver, seed, batch size and "
-             "held-out samples are those of the model; options that contradict them are errors. auto: the newest whole "
-             "checkpoint of --checkpoint, or a new run if there is none.")  # fmt: skip
+             "held-out samples are those of the model; options that contradict them are errors. auto: the newest valid "
+             "checkpoint of --checkpoint, or a new run without a checkpoint.")  # fmt: skip
 @option(
     "--allow-changes",
     is_flag=True,
-    help="With --resume: other data, another batch size or other held-out samples are a warning and no error.",
+    help="With --resume: other data, another batch size or other held-out samples give a warning instead of an error.",
 )
 @option("--checkpoint", type=click.Path(path_type=Path), metavar="FOLDER",
         help="Folder for checkpoints, from which --resume auto continues after a crash.")  # fmt: skip
@@ -155,8 +160,8 @@ def command(
 
     DATA is read a mini-batch at a time.
 
-    Ctrl-C ends the run after the current step, and writes the model; SIGTERM and SIGHUP do the same. Exit status: 0, or
-    128 plus the number of the signal: 130 after Ctrl-C, 143 after SIGTERM.
+    Ctrl-C ends the run after the current step, and writes the model. SIGTERM and SIGHUP have the same effect. Exit
+    status: 0, or 128 plus the number of the signal: 130 after Ctrl-C, 143 after SIGTERM.
     """
     plot, log = options["plot"], options["log"]
     resume = _newest(options["checkpoint"]) if options["resume"] == "auto" else options["resume"]
@@ -181,14 +186,16 @@ def command(
         source = open_data(data, dataset, follow_external=follow_external, fill_missing=fill_missing)
     else:
         if options["components"] is None:
-            raise click.UsageError("give the number of atoms, -k")
+            raise click.UsageError("a new run needs the number of atoms; give -k, such as -k 64")
         check_given(given, options)
         source = open_data(data, dataset, follow_external=follow_external, fill_missing=fill_missing)
         solver, key = make_solver(options, source.n_features), jax.random.key(options["seed"])
         options["batch_size"] = options["batch_size"] or default_batch_size(solver)
         run = {name: options[name] for name in ("batch_size", "held_out", "revive_every")}
     if plot is not None and run["held_out"] is None:
-        raise click.UsageError("--plot draws the held-out objective; give --held-out too")
+        raise click.UsageError(
+            "--plot draws the held-out objective, and the run has no held-out samples; give --held-out, such as 0.05"
+        )
     if not options["quiet"]:
         click.echo(report.described(data.name, source), err=True)
     note = "jax-mmf: ending after this step, and writing the model; press Ctrl-C again to stop immediately"
@@ -212,9 +219,9 @@ def command(
 
 
 def _newest(folder: Path | None) -> Path | None:
-    """Return the folder of --checkpoint if --resume auto can go on from it, or None."""
+    """Return the folder of --checkpoint if --resume auto can continue from it, or None."""
     if folder is None:
-        raise click.UsageError("--resume auto goes on from the newest checkpoint; give its folder, --checkpoint")
+        raise click.UsageError("--resume auto continues from the newest checkpoint; give its folder by --checkpoint")
     return folder if newest_checkpoint(folder) is not None else None
 
 
@@ -238,7 +245,7 @@ def _callbacks(options: dict[str, Any]) -> list[Callback]:
 
 def _summarize(result: FitResult, output: Path, *, evaluated: bool, advanced: bool) -> None:
     if not advanced:
-        report.say(f"nothing to do: the run has all its epochs; give more --epochs to continue it; {output}")
+        report.say(f"nothing to do: the run has all its epochs. Give more --epochs to continue it; {output}")
         return
     last = result.history[-1]
     value = f", held-out objective {last.objective:.6g}" if evaluated else ""

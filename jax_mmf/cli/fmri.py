@@ -45,15 +45,15 @@ Examples:
 @option("--mask", type=click.Path(exists=True, dir_okay=False), help="Image of the mask. [default: computed]")
 @option("--mask-strategy", default="epi", help="How the mask is computed, in nilearn's words.")
 @option("--confounds", metavar="PATTERN",
-        help="Tables of confounds, one for each image in the order of their names: a pattern, or @FILE.")  # fmt: skip
+        help="Tables of confounds, one for each image, sorted by name: a pattern, or @FILE.")  # fmt: skip
 @option("--tr", type=Real(min=0, min_open=True), help="Repetition time in seconds, for filters and spectra.")
 @option("--low-pass", type=Real(min=0, min_open=True), help="Highest frequency to keep, in Hz.")
 @option("--high-pass", type=Real(min=0, min_open=True), help="Lowest frequency to keep, in Hz.")
 @option("--smoothing-fwhm", type=Real(min=0), default=4.0, help="Width of the smoothing in mm; 0 for none.")
 @option("--jobs", type=click.IntRange(min=1), default=1, help="Scans that are masked at a time; each needs memory.")
 @option("--masked", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
-        help="Folder that keeps the masked frames for further runs. If a run stops, the same command goes on "
-             "from it.")  # fmt: skip
+        help="Folder that keeps the masked frames for further runs. If a run stops, the same command "
+             "resumes it.")  # fmt: skip
 @seed
 @cache
 @quiet
@@ -69,9 +69,9 @@ def command(images: tuple[str, ...], output: Path | None, report: Path | None, d
     from jax_mmf.fmri import DictLearning
 
     if demo == bool(images):
-        raise click.UsageError("give IMAGES, or --demo instead")
+        raise click.UsageError("the command needs images; give IMAGES, or --demo instead")
     if output is None and not demo:
-        raise click.UsageError("give the image to write, -o maps.nii.gz")
+        raise click.UsageError("the image to write is missing; give it by -o, such as -o maps.nii.gz")
     if options["tr"] is None and (options["low_pass"] or options["high_pass"]):
         raise click.UsageError("--low-pass and --high-pass need the repetition time, --tr")
     output, report = _outputs(output, report, demo=demo)
@@ -108,7 +108,7 @@ def command(images: tuple[str, ...], output: Path | None, report: Path | None, d
 
 
 def _outputs(output: Path | None, report: Path | None, *, demo: bool) -> tuple[Path, Path | None]:
-    """Return the files to write. The demo has names of its own, and makes its folder."""
+    """Return the files to write. The demo has default names, and makes its folder."""
     if not demo:
         assert output is not None
         return output, report
@@ -128,7 +128,7 @@ def _demo_subjects(folder: Path, options: dict[str, Any]) -> Any:
 
 
 def _comparison(maps: Any, planted: Any) -> str:
-    """Say how many of the planted maps of the demo are among the maps."""
+    """Describe how many of the planted maps of the demo were found."""
     truth = np.asarray(planted.dataobj)[np.asarray(maps.mask_img_.dataobj) > 0].T
     truth = truth / np.linalg.norm(truth, axis=1, keepdims=True)
     found = int((np.abs(truth @ maps.components_.T).max(axis=1) > 0.9).sum())
@@ -136,7 +136,7 @@ def _comparison(maps: Any, planted: Any) -> str:
 
 
 def _paths(arguments: Any) -> list[str]:
-    """Return the paths that arguments stand for: themselves, files that match a pattern, or the lines of @FILE.
+    """Return the paths of arguments: a path itself, files that match a pattern, or the lines of @FILE.
 
     Raises:
       FileNotFoundError: if a file of paths is missing, and if nothing matches a pattern.

@@ -158,9 +158,9 @@ cache = option(
 )  # fmt: skip
 follow_external = option(
     "--follow-external", is_flag=True,
-    help="Follow links of an HDF5 file to other files. They can make data of any file: only for files that you trust.",
+    help="Follow links of an HDF5 file to other files, which may be any file. Use it only for files that you trust.",
 )  # fmt: skip
 fill_missing = option(
     "--fill-missing", is_flag=True,
-    help="Read chunks of an HDF5 file that were never written as zeros. By default they are an error, as damage.",
+    help="Read chunks of an HDF5 file that were never written as zeros. By default they are errors.",
 )  # fmt: skip

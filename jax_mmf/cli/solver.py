@@ -95,7 +95,9 @@ def check_given(given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     }
     for name, (other, value) in needs.items():
         if name in given and options[other] != value:
-            raise click.UsageError(f"{_flag(name)} is for {_flag(other)} {value}; this run has {options[other]}")
+            raise click.UsageError(
+                f"{_flag(name)} has an effect only with {_flag(other)} {value}; this run has {options[other]}"
+            )
     if given.get("partial_b") and options["reduction"] == 1:
         raise click.UsageError("--partial-b needs steps that see only some of the features; give a --reduction above 1")
     if (given.get("code_reduction") or 1) > 1 and options["reduction"] > 1:
@@ -143,7 +145,7 @@ def resume_arguments(
     if "held_out" in guessed and any(record.held_out for record in model.history):
         raise click.UsageError(
             f"{path} is of a run with held-out samples, but does not hold their number; give the same --held-out as "
-            "for that run, so that they are not used for learning"
+            "for that run, or they would be used for learning"
         )
     if guessed:
         used = ", ".join(f"{_flag(name)} {defaults[name] or 0}" for name in guessed)
@@ -151,8 +153,8 @@ def resume_arguments(
     names = ("batch_size", "held_out", "revive_every")
     if model.history and not model.told("order"):
         click.echo(
-            f"jax-mmf: warning: {path} does not tell the order of its samples, and may be of a version with another "
-            "one: some are learned from twice in this epoch, held-out ones too",
+            f"jax-mmf: warning: {path} does not contain the order of its samples, and may be of a version with another "
+            "order: some samples, also held-out ones, may be learned from twice in this epoch",
             err=True,
         )
     return {name: defaults[name] for name in names} | run | {name: given[name] for name in names if name in given}

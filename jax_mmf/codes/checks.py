@@ -12,7 +12,14 @@ _ON_THE_BALL = 1e-3  # largest difference from 1 of the norms of atoms that were
 
 
 class ConvergenceWarning(UserWarning):
-    """Warning of codes that are not within the tolerance of their solver."""
+    """Warning of codes that are not within the tolerance of their solver.
+
+    Example:
+      >>> import warnings, jax.numpy as jnp, jax_mmf as mmf
+      >>> with warnings.catch_warnings():
+      ...     warnings.simplefilter("ignore", mmf.ConvergenceWarning)
+      ...     codes = mmf.encode(jnp.eye(2), jnp.array([2.0, -0.5]), mmf.Lasso(1.0), solver=mmf.FISTA())
+    """
 
 
 class Rows(NamedTuple):
@@ -28,13 +35,15 @@ def check_codes(dictionary: Array, rows: Rows, shared_mask: Array | None, codes:
     if np.isfinite(np.asarray(codes)).all():
         return
     if not np.isfinite(np.asarray(dictionary)).all():
-        raise ValueError("dictionary holds nan or infinity, perhaps it was learned from data that overflowed")
+        raise ValueError(
+            "dictionary holds nan or infinity: check the data that it was learned from, which may have overflowed"
+        )
     x, mask = np.asarray(rows.x), rows.mask if rows.mask is not None else shared_mask
     bad = ~np.isfinite(x) if mask is None else ~np.isfinite(x) & (np.asarray(mask) != 0)
     if bad.any():
         i, j = np.argwhere(bad)[0]
         raise ValueError(
-            f"x holds {x[i, j]} at sample {i}, feature {j}; clean or impute the data, or give a mask that is zero there"
+            f"x holds {x[i, j]} at sample {i}, feature {j}; clean or impute the data, or pass a mask that is zero there"
         )
     raise FloatingPointError(f"codes are not finite: {codes.dtype} overflowed; scale dictionary and x, or use float64")
 
@@ -49,8 +58,8 @@ def warn_if_swapped(dictionary: Array, x: Array) -> None:
             norms, others = (np.linalg.norm(a, order, axis=1) for a in (rows, atoms))
         if np.abs(norms - 1).max() < _ON_THE_BALL and (np.abs(others - 1) > _ON_THE_BALL).all():
             warn(
-                f"encode(dictionary, x, penalty) takes the dictionary first: all {len(rows)} rows of x have norm 1, as "
-                f"atoms have, and none of the {len(atoms)} rows of dictionary has. Are they in the wrong order?"
+                f"encode(dictionary, x, penalty) takes the dictionary first: all {len(rows)} rows of x have norm 1, "
+                f"like atoms, and none of the {len(atoms)} rows of dictionary has. Swap them if x is the dictionary"
             )
 
 
@@ -61,7 +70,7 @@ def warn_unless_converged(info: SolveInfo) -> None:
         n_open = converged.size - int(converged.sum())
         warn(
             f"codes of {n_open} of {converged.size} samples are not within the tolerance of the solver: the largest "
-            f"gap is {np.asarray(info.gap).max():.1e}. Give the solver more max_iter or a larger tol, "
+            f"gap is {np.asarray(info.gap).max():.1e}. Pass a solver with a larger max_iter or tol, "
             "raise alpha, or compute in float64",
             ConvergenceWarning,
         )

@@ -1,6 +1,6 @@
 """Batches in chunks of a few sizes, which share compiled programs, fit into caches, and use all cores of a CPU.
 
-Outside of transformations the rows of a batch are concrete arrays. This module decides how to cut them:
+Outside of transformations the rows of a batch are concrete arrays. This module decides how to divide them:
 
 - The sizes of chunks are powers of two, and the last chunk is padded with rows of zeros. Batches with any number of
   rows share a few compiled programs.
@@ -29,12 +29,12 @@ _MOST_BYTES = 2**26  # of the samples in a chunk
 
 
 class Chunks(NamedTuple):
-    """How a batch is cut.
+    """How a batch is divided.
 
     Attributes:
       size: rows in a chunk.
-      n_threads: number of chunks that are worked on at a time.
-      on_host: whether chunks are cut out on the host. If not, there is one.
+      n_threads: number of chunks that are computed at a time.
+      on_host: whether the host divides the batch. If not, there is one chunk.
     """
 
     size: int
@@ -43,13 +43,13 @@ class Chunks(NamedTuple):
 
 
 def chunks_of(solver: Any, rows: Any, *inputs: Any) -> Chunks | None:
-    """Choose how to cut a batch; None under a transformation and for arrays that are sharded over devices.
+    """Choose how to divide a batch; None under a transformation and for arrays that are sharded over devices.
 
     Args:
       solver: of the codes; one with an attribute ``sequential`` that is true runs on one core.
       rows: pytree of arrays ``(n, ...)``, the samples first, with n > 0.
-      inputs: pytrees of all that the result depends on beside the rows. One traced number, such as alpha, is enough
-        to count as a transformation.
+      inputs: pytrees of all that the result depends on beside the rows. A single traced number, such as alpha, counts
+        as a transformation.
     """
     platforms = places_of(solver, rows, inputs)
     if platforms is None:
@@ -83,7 +83,7 @@ def places_of(*inputs: Any) -> set[str] | None:
 def at_once(function: Callable[[], Any]) -> Any:
     """Call a function of concrete arrays immediately, even inside of a function that is being traced.
 
-    JAX would trace what is done with constants there, too. Another thread is not tracing.
+    Inside of a trace, JAX traces operations on constants too. Another thread does not trace.
     """
     if not isinstance(jnp.zeros(()), jax.core.Tracer):
         return function()
@@ -95,10 +95,10 @@ def in_chunks(function: Callable[[Any], Any], rows: Any, chunks: Chunks) -> Any:
     """Apply a function to the chunks of a batch, and join the results.
 
     Args:
-      function: from a pytree of arrays ``(size, ...)`` to a pytree of arrays ``(size, ...)``; the same for a sample
-        whatever chunk it is in. A chunk that is short is filled up by zeros.
+      function: from a pytree of arrays ``(size, ...)`` to a pytree of arrays ``(size, ...)``. The result for a sample
+        must not depend on its chunk. Zeros fill up a short chunk.
       rows: pytree of arrays ``(n, ...)``, none of them traced.
-      chunks: how the batch is worked on.
+      chunks: how the batch is divided.
     """
     n_samples, size = jax.tree.leaves(rows)[0].shape[0], chunks.size
     if size == n_samples:

@@ -1,4 +1,4 @@
-"""Iterations on a batch of independent problems, which leave out those that have converged."""
+"""Iterations on a batch of independent problems, without those that have converged."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,6 +25,12 @@ class SolveInfo(NamedTuple):
       converged: ``(b,)`` whether the gap is within the tolerance of the solver, or the level of rounding if that is
         higher, and a small objective within a hundredth (`solved`). None from a solver that does
         not report it.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> codes, info = mmf.encode_with_info(jnp.eye(2), jnp.array([2.0, -0.5]), mmf.Lasso(1.0))
+      >>> bool(info.converged)
+      True
     """
 
     gap: Array
@@ -63,7 +69,7 @@ def iterate(
       gap_of: gaps of the codes of a batch, given the Gram matrix times these codes.
       tol: gap at which a sample is done.
       max_iter: largest number of iterations.
-      n_per_check: number of iterations between two looks at the gaps.
+      n_per_check: number of iterations between two checks of the gaps.
 
     Returns:
       codes ``(k, b)`` and the info of the batch.
@@ -112,12 +118,12 @@ def iterate(
 
 
 def is_close(gap: Gap, tol: Array) -> Array:
-    """Tell which samples have a gap within tolerance, or one that rounding can explain. NaN is never close."""
+    """Return which samples have a gap within tolerance, or one that rounding can explain. NaN is never close."""
     return gap.relative <= tol + PILED_UP * gap.rounding
 
 
 def is_open(gap: Gap, tol: Array) -> Array:
-    """Tell which samples have a gap above tolerance and rounding. NaN never is; with tolerance 0, every sample is.
+    """Return which samples have a gap above tolerance and rounding. NaN never is; with tolerance 0, every sample is.
 
     A computed gap of zero proves nothing: a gap is quadratic in the error of the codes, and vanishes in rounding first.
     """

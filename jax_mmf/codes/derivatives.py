@@ -1,7 +1,7 @@
 """Derivatives of codes, by implicit differentiation on their support ([TPAMI12], proposition 1).
 
-Where the support and the signs of a code stay as they are, the code is the solution of a linear system, whatever
-solver found it::
+As long as the support and the signs of a code do not change, the code is the solution of a linear system. This does
+not depend on the solver that found it::
 
     (G + l2 I) a = beta - l1 sign(a)     on the support,     a = 0 off it,
 
@@ -153,7 +153,7 @@ def _masked(gram: Array, inside: Array, l2: Array) -> Array:
 
 @custom_vmap
 def _solve_if(wanted: Array, gram: Array, support: Array, l2: Array, right: Array) -> Array:
-    """Call `_solve`, or return zeros if its result is not wanted."""
+    """Call `_solve`, or return zeros if its result is not needed."""
     return lax.cond(wanted, _solve, lambda *args: jnp.zeros_like(args[3]), gram, support, l2, right)
 
 

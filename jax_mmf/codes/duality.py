@@ -18,8 +18,8 @@ def relative_gap(problem: CodeProblem, penalty: Penalty, codes: Array) -> Array:
 
     The objective is ``1/2 |x - a D|^2 + Omega(a)``, taken as at least a thousandth of ``1/2 |x|^2``. The dual point is
     the residual, scaled to be feasible where the penalty has an l1 part, and the conjugate of the penalty where it has
-    an l2 part; the better bound counts. Without any penalty there is no finite bound on all codes. The gap is then a
-    bound for codes whose l1 norm is at most twice that of the codes given.
+    an l2 part. The gap is the smaller of the bounds. Without a penalty there is no finite bound over all codes. The gap
+    is then a bound for codes whose l1 norm is at most twice that of the codes given.
 
     Args:
       problem: of a batch.
@@ -28,6 +28,13 @@ def relative_gap(problem: CodeProblem, penalty: Penalty, codes: Array) -> Array:
 
     Returns:
       ``(b,)``, >= 0.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> x, dictionary = jnp.array([[3.0, 4.0]]), jnp.eye(2)
+      >>> problem = mmf.extending.CodeProblem(dictionary @ dictionary.T, x @ dictionary.T, jnp.sum(x**2, 1))
+      >>> print(mmf.extending.relative_gap(problem, mmf.Lasso(1.0), jnp.array([[2.0, 3.0]])))
+      [0.]
     """
     weights = weights_of(penalty, codes.shape[-1], codes.dtype)
     return duality_gap(weights, problem.beta.T, problem.image(codes).T, codes.T, problem.sq_norm).relative
@@ -61,7 +68,7 @@ def weights_of(penalty: Penalty, k: int, dtype: Any, pad: int = 0) -> Weights:
 def solved(
     weights: Weights, beta: Array, image: Array, codes: Array, sq_norm: Array, relative: Array, certain: Array
 ) -> Array:
-    """Tell which codes are solved: ``(b,)`` booleans.
+    """Return which codes are solved: ``(b,)`` booleans.
 
     Gaps are relative to at least a thousandth of ``1/2 |x|^2``. Where the objective is smaller than that, codes must be
     within a hundredth of it as well. Where l1 weights are as small as the rounding of correlations, a scaled residual

@@ -195,6 +195,11 @@ def decode(dictionary: ArrayLike, codes: ArrayLike) -> Array:
 
     Returns:
       ``(p,)`` or ``(n, p)``.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.decode(jnp.eye(2), jnp.array([1.0, -2.0])))
+      [ 1. -2.]
     """
     dictionary = as_real_array("dictionary", dictionary, ndim=(2,))
     codes = as_real_array("codes", codes, ndim=(1, 2), dtype=dictionary.dtype)

@@ -59,7 +59,7 @@ def proximal_tangent(
 
 
 def proximal_polish(problem: CodeProblem, penalty: ProximalPenalty, codes: Array) -> Array:
-    """Improve codes by a step of Newton's method, where it helps, so that derivatives belong to the codes returned.
+    """Improve codes by a step of Newton's method, if this lowers the residual, for accurate derivatives.
 
     If the proximal operator is piecewise linear, as that of a norm or a polyhedron, this step ends at the solution.
 

@@ -144,6 +144,12 @@ def match_atoms(dictionary: ArrayLike, reference: ArrayLike) -> tuple[HostArray,
 
     Returns:
       ``(m,)`` the atom paired with each reference atom, -1 if none was left; ``(m,)`` absolute cosines, 0 if none.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> atoms, cosines = mmf.match_atoms(jnp.eye(3), jnp.array([[0.0, 0.0, -2.0], [3.0, 0.0, 0.0]]))
+      >>> print(atoms, cosines)
+      [2 0] [1. 1.]
     """
     left, right = (np.asarray(as_array(n, a), float) for n, a in (("dictionary", dictionary), ("reference", reference)))
     check_shape("reference", right, (None, left.shape[1]), "(m, n_features)")

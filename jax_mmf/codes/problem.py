@@ -22,6 +22,13 @@ class CodeProblem(NamedTuple):
       gram: ``(k, k)`` G shared by the batch, or ``(b, k, k)``.
       beta: ``(b, k)`` correlations of samples and atoms.
       sq_norm: ``(b,)`` squared norms of the samples.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> x, dictionary = jnp.array([[3.0, 4.0]]), jnp.eye(2)
+      >>> problem = mmf.extending.CodeProblem(dictionary @ dictionary.T, x @ dictionary.T, jnp.sum(x**2, 1))
+      >>> print(problem.sq_norm)
+      [25.]
     """
 
     gram: Array

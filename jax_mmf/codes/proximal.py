@@ -25,20 +25,25 @@ _LENGTHS = (1.0, 0.3, 0.1)  # of steps of Newton's method, the best of which is 
 class FISTA:
     """Accelerated proximal gradient, with adaptive restart and one step size per sample.
 
-    An iteration is one matrix product, without a sequential loop over coordinates. This is the solver for accelerators,
+    An iteration is one matrix product, without a sequential loop over coordinates. Use this solver on accelerators,
     where sequences of small operations are slow. [Beck and Teboulle 2009; restart: O'Donoghue and Candes 2015]
 
-    It serves every penalty. A `ProximalPenalty` without the method ``gap`` has no duality gap. The residual of the
-    fixed-point equation takes its place, ``sqrt(L) |a - prox(a - (a G - beta) / L)| / |x|``, with L the largest
+    It solves every penalty. A `ProximalPenalty` without the method ``gap`` has no duality gap. The residual of the
+    fixed-point equation replaces it, ``sqrt(L) |a - prox(a - (a G - beta) / L)| / |x|``, with L the largest
     eigenvalue of G.
 
     Attributes:
       tol: relative duality gap at which a sample is done (`relative_gap`), or the level of rounding if
-        that is higher; 0 goes on to max_iter.
+        that is higher; 0 always runs max_iter steps.
       max_iter: largest number of proximal steps.
 
     Raises:
       ValueError: if a value known on the host is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.encode(jnp.eye(2), jnp.array([2.0, -0.5]), mmf.Lasso(1.0), solver=mmf.FISTA()))
+      [1. 0.]
     """
 
     tol: Float = 1e-6
@@ -120,6 +125,12 @@ class UnrolledFISTA:
 
     Raises:
       ValueError: if n_steps is below 1.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> codes = mmf.encode(jnp.eye(2), jnp.array([2.0, -0.5]), mmf.Lasso(1.0), solver=mmf.UnrolledFISTA(n_steps=2))
+      >>> print(codes.round(1))
+      [1. 0.]
     """
 
     n_steps: int = field(default=20, metadata={"static": True})

@@ -17,7 +17,13 @@ class CodeSolver(Protocol):
     - ``unrolled``: derivatives of the codes are those of the solver's operations. Without it, they are those of the
       problem, implicit on the support of the codes.
     - ``sequential``: the solver solves a sample after another, on one core of a CPU. Outside of transformations,
-      `jax_mmf.encode` then shares the samples out among threads.
+      `jax_mmf.encode` then distributes the samples over threads.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> solver = mmf.ActiveSet(tol=1e-6)
+      >>> solver.sequential, callable(solver.solve)
+      (True, True)
     """
 
     def solve(self, problem: CodeProblem, penalty: AnyPenalty, init: Array) -> tuple[Array, SolveInfo]:
@@ -32,7 +38,7 @@ class CodeSolver(Protocol):
           codes ``(b, k)`` and how well they were solved.
 
         Raises:
-          TypeError: for a penalty that this solver can't serve.
+          TypeError: for a penalty that this solver does not support.
         """
 
 

@@ -1,7 +1,7 @@
 """Solvers for the codes of a mini-batch: each minimizes a `CodeProblem` plus a penalty, per sample.
 
 They stop each sample on its own duality gap. Inside, arrays are transposed, ``(k, b)``, so that one coordinate of all
-samples is contiguous in memory. A solver of your own is a pytree with the method `CodeSolver.solve`.
+samples is contiguous in memory. Your own solver is a pytree with the method `CodeSolver.solve`.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,13 @@ def default_code_solver(
 @register_configuration
 @dataclass(frozen=True)
 class Cholesky:
-    """Closed form for `Ridge` codes, with one Cholesky factorization per Gram matrix."""
+    """Closed form for `Ridge` codes, with one Cholesky factorization per Gram matrix.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.encode(jnp.eye(2), jnp.array([2.0, -0.5]), mmf.Ridge(1.0), solver=mmf.Cholesky()).round(2))
+      [ 1.   -0.25]
+    """
 
     def solve(self, problem: CodeProblem, penalty: AnyPenalty, init: Array) -> tuple[Array, SolveInfo]:
         """Solve a batch of samples; arguments as in `CodeSolver.solve`. ``init`` is not used.
@@ -66,16 +72,21 @@ class CoordinateDescent:
 
     The correlations of a block of coordinates come from one matrix product. Inside the block, each coordinate is
     minimized exactly after correcting for the coordinates before it. Samples that have converged are dropped, three
-    quarters of the batch at a time. The descent can be stopped at any accuracy. Where several codes are optimal, it
-    stays close to the ones that it starts from.
+    quarters of the batch at a time. The descent can be stopped at any accuracy. If several codes are optimal, it
+    stays close to the codes that it starts from.
 
     Attributes:
       tol: relative duality gap at which a sample is done (`relative_gap`), or the level of rounding if
-        that is higher; 0 goes on to max_iter.
+        that is higher; 0 always makes max_iter sweeps.
       max_iter: largest number of sweeps over the coordinates.
 
     Raises:
       ValueError: if a value known on the host is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.encode(jnp.eye(2), jnp.array([2.0, -0.5]), mmf.Lasso(1.0), solver=mmf.CoordinateDescent()))
+      [1. 0.]
     """
 
     tol: Float = 1e-6
@@ -121,16 +132,21 @@ class ActiveSet:
     solver of sparse codes on CPU, where it is one compiled loop over the samples. A compiled program runs it on one
     core. Outside of transformations, `encode` distributes the samples over threads; in a program,
     `jax.shard_map` over CPU devices does so (docs/notes/numerics.md). On accelerators, where sequential steps are slow,
-    `FISTA` takes its place, with the same tolerance. Where atoms are nearly equal, coordinate descent closes the rest
-    of the gap.
+    `FISTA` replaces it, with the same tolerance. If atoms are nearly equal, coordinate descent closes the rest of the
+    gap.
 
     Attributes:
       tol: relative duality gap at which a sample is done (`relative_gap`), or the level of rounding if
-        that is higher; 0 lets coordinate descent go on to max_iter.
+        that is higher; with 0, coordinate descent makes max_iter sweeps.
       max_iter: largest number of sweeps of coordinate descent, or of proximal steps.
 
     Raises:
       ValueError: if a value known on the host is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> print(mmf.encode(jnp.eye(2), jnp.array([2.0, -0.5]), mmf.Lasso(1.0), solver=mmf.ActiveSet()))
+      [1. 0.]
     """
 
     tol: Float = 1e-6

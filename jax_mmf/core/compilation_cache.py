@@ -1,4 +1,4 @@
-"""Compiled programs on disk, so that later processes need not compile them again."""
+"""Compiled programs on disk, which later processes need not compile again."""
 
 import hashlib
 import os

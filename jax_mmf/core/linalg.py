@@ -77,7 +77,7 @@ def _self_product_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
 def cholesky(matrix: Array) -> Array:
     """Lower Cholesky factors of symmetric positive semi-definite matrices.
 
-    If a matrix is singular up to rounding, a multiple of the identity at the level of rounding is added to it, so that
+    If a matrix is singular up to rounding, a multiple of the identity at the level of rounding is added to it, and
     solutions have nearly the least norm. NaN in one matrix does not affect the others.
 
     Args:
@@ -116,7 +116,7 @@ def _factor_jvp(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tupl
 def cholesky_shifted(matrix: Array, shift: Array) -> Array:
     """Lower Cholesky factor of ``M + shift I`` with M positive semi-definite, without a branch: ``(..., k, k)``.
 
-    A multiple of the identity at the level of the rounding of M is added too, so that a shift of zero does not fail.
+    A multiple of the identity at the level of the rounding of M is added too, and a shift of zero does not fail.
     This compiles in a third of the time of `cholesky`, which tests for singular matrices first.
     """
     k = matrix.shape[-1]
@@ -203,7 +203,7 @@ def in_tiles(update: Callable[[Take, Array], Array], rows: Array) -> Array:
 def map_rows(function: Callable[..., Array], rows: Array, *more: Array) -> Array:
     """Apply a function to each row of a matrix ``(k, s)`` and the matching entries of more arrays ``(k,)``.
 
-    On CPU, a few rows are processed at a time, so that they stay in cache while the function passes over them
+    On CPU, a few rows are processed at a time, which stay in cache while the function passes over them
     repeatedly. Accelerators process all rows together.
     """
     k, s = rows.shape

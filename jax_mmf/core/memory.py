@@ -44,7 +44,7 @@ def default_device() -> jax.Device:
 def transfer_buffer(shape: tuple[int, ...], dtype: Any) -> HostArray:
     """Allocate an uninitialized array that JAX sends to its default device without a copy in host memory.
 
-    On CPU this is `aligned_empty`. On accelerators its pages are locked where JAX offers this, so that the device reads
+    On CPU this is `aligned_empty`. On accelerators its pages are locked where JAX offers this, and the device reads
     them directly. That takes some milliseconds: such arrays should be used again.
     """
     array = aligned_empty(shape, dtype)

@@ -11,7 +11,7 @@ from jax_mmf.typing import Array
 
 
 def on_mesh(*arrays: Array) -> bool:
-    """Whether the function being traced computes on several devices, as far as JAX tells.
+    """Whether the function being traced computes on several devices, as far as JAX knows.
 
     This is so in the context of `jax.set_mesh`, and if the types of its arguments have a mesh. Inside of
     `jax.shard_map`, a function computes on one device.

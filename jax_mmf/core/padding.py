@@ -1,4 +1,4 @@
-"""Padding of batches to a few sizes, so that they share compiled programs."""
+"""Padding of batches to a few sizes, which share compiled programs."""
 
 from typing import Any
 

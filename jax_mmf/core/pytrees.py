@@ -21,14 +21,14 @@ def register_configuration(cls: Any = None, *, name: str | None = None, static: 
     """Class decorator: a frozen dataclass becomes a pytree; fields with metadata ``static`` are part of its structure.
 
     As `jax.tree_util.register_dataclass`, with one difference. Its structures compare equal for different classes whose
-    fields have the same names (seen with jax 0.10.2), so that `jax.jit`, which finds compiled code by the structure of
-    the arguments, may run the code of `Ridge` for `Lasso`. Here the class is part of the structure.
+    fields have the same names (seen with jax 0.10.2). `jax.jit` finds compiled code by the structure of the arguments,
+    and may then run the code of `Ridge` for `Lasso`. Here the class is part of the structure.
 
-    JAX rebuilds objects from tracers, None, and objects of its own. It then sets the fields directly, and
-    ``__init__`` and ``__post_init__``, with their checks, do not run: they see values that a user gave, and no others.
+    JAX rebuilds objects from tracers, None, and internal objects. It then sets the fields directly, without
+    ``__init__`` and ``__post_init__``. Their checks therefore see only values that a user passed.
 
     Args:
-      cls: a dataclass whose fields are all there is in it.
+      cls: a dataclass whose fields hold all of its data.
       name: the name that model files know the class under, such as ``"mylab.GroupLasso"``; without one, a file can't
         hold the class. A program that loads such a file imports the module of the class first. Classes of jax_mmf
         go by the name of the class.
@@ -38,9 +38,9 @@ def register_configuration(cls: Any = None, *, name: str | None = None, static: 
       the class; or, without one, a decorator with these options.
 
     Raises:
-      ValueError: if the name is that of another class. A class that is defined again, as in a notebook, takes the place
-        of the one before.
-      TypeError: if the name is not a text.
+      ValueError: if the name is that of another class. A class that is defined again, as in a notebook, replaces the
+        previous one.
+      TypeError: if the name is not a string.
 
     Example:
       >>> import dataclasses, jax, jax_mmf as mmf
@@ -94,7 +94,7 @@ def _register(cls: Any, name: str | None, static: bool) -> Any:
 
 def _check_name(cls: type[Any], name: Any) -> None:
     if not isinstance(name, str):
-        raise TypeError(f"name must be a text such as 'mylab.GroupLasso', got {name!r}")
+        raise TypeError(f"name must be a string such as 'mylab.GroupLasso', got {name!r}")
     other = _named.get(name)
     if other is not None and not _is_same(other, cls):
         raise ValueError(
@@ -109,17 +109,17 @@ def _is_same(one: type[Any], other: type[Any]) -> bool:
 
 
 def configuration_name(cls: type[Any]) -> str | None:
-    """The name of a registered class in model files, or None if it has none."""
+    """The name of a registered class in model files, or None."""
     return next((name for name, known in _named.items() if _is_same(known, cls)), None)
 
 
 def configuration_named(name: str) -> type[Any] | None:
-    """The registered class of a name in model files, or None if there is none."""
+    """The registered class of a name in model files, or None."""
     return _named.get(name)
 
 
 class _Short:
-    """Stands for an array in a text: a number for a scalar that is there, else its dtype and shape."""
+    """Text for an array: a number for a concrete scalar, else its dtype and shape."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -146,5 +146,5 @@ def short_fields(value: Any, names: Iterable[str]) -> str:
 
 @jax.jit
 def copied(tree: T) -> T:
-    """Copy all arrays of a pytree, by one program: steps overwrite the memory of the state that they are given."""
+    """Copy all arrays of a pytree, by one program: steps overwrite the memory of their input state."""
     return jax.tree.map(jnp.copy, tree)

@@ -1,7 +1,7 @@
 """Random numbers: the streams of one key, for JAX and for NumPy on the host.
 
-A key that is given to `fit`, or to a model, is the parent of streams and is never drawn from itself: a key that numbers
-are drawn from, or that is split, has no other use.
+The key of `fit`, or of a model, is only the parent of streams: no numbers are drawn from it. A key that numbers are
+drawn from, or that is split, must not be used again.
 """
 
 from enum import IntEnum

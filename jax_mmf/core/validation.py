@@ -48,7 +48,7 @@ def check_real(
       open_low: whether ``low`` itself is excluded.
 
     Raises:
-      TypeError: for text and other things that can't be a number.
+      TypeError: for text and other values that are not numbers.
       ValueError: for numbers out of range or not finite.
     """
     kind = value.dtype.kind if isinstance(value, np.generic | np.ndarray) else "f"
@@ -178,7 +178,7 @@ def as_real_array(name: str, value: Any, *, ndim: tuple[int, ...], dtype: Any = 
 
 
 def check_shape(name: str, array: Any, expected: tuple[int | None, ...], meaning: str) -> None:
-    """Raise ValueError unless an array has the expected shape; None stands for any length.
+    """Raise ValueError unless an array has the expected shape; None allows any length.
 
     Args:
       name: of the argument.
@@ -210,7 +210,7 @@ def check_methods(name: str, value: Any, protocol: str, attributes: tuple[str, .
     Args:
       name: of the argument.
       value: the object.
-      protocol: what the argument stands for, such as ``"constraint"``.
+      protocol: kind of the argument, such as ``"constraint"``.
       attributes: names that the object must have.
     """
     missing = [a for a in attributes if not hasattr(value, a)]

@@ -3,7 +3,7 @@
 try:
     import sklearn as _sklearn  # noqa: F401
 except ImportError as error:
-    raise ImportError("jax_mmf.estimators needs scikit-learn; pip install 'jax-mmf[sklearn]'") from error
+    raise ImportError("jax_mmf.estimators needs scikit-learn: pip install 'jax-mmf[sklearn]'") from error
 
 from jax_mmf.estimators.dictionary_learning import OnlineDictionaryLearning
 from jax_mmf.estimators.matrix_completion import MatrixCompletion

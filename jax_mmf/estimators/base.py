@@ -42,7 +42,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             return np.asarray(encode(dictionary, self._centred(X), self._transform_penalty(), mask=mask))
 
     def inverse_transform(self, X: Any) -> HostArray:
-        """Return the samples that codes stand for, ``X @ components_``, plus ``mean_`` of a centred model.
+        """Return the samples of codes, ``X @ components_``, plus ``mean_`` of a centred model.
 
         Args:
           X: ``(n, k)`` codes.
@@ -58,10 +58,10 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return codes @ self.components_ + (self.mean_ if self.center else 0)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return the share of the sum of squares of samples that their codes explain, ``1 - |X - A D|^2 / |X|^2``.
+        """Return the share of the sum of squares of samples that codes explain, ``1 - |X - A D|^2 / |X|^2``.
 
-        A centred model subtracts its mean from the samples first: this is then the share of the variance. Missing
-        entries do not count.
+        A centred model subtracts its mean from the samples first: the result is then the share of the variance.
+        Missing entries are left out.
 
         Args:
           X: ``(n, p)`` samples, as in `transform`.
@@ -90,7 +90,7 @@ class DictionaryTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
     @property
     def _allow_nan(self) -> bool:
-        """Whether NaN stands for a missing entry."""
+        """Whether NaN marks a missing entry."""
         return self.missing_values is not None and bool(np.isnan(self.missing_values))
 
     def _dictionary(self, X: Any) -> HostArray:

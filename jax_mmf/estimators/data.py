@@ -25,14 +25,14 @@ def validated(estimator: Any, X: Any, *, reset: bool, allow_nan: bool = False) -
       estimator: whose ``n_features_in_`` and ``feature_names_in_`` are set or checked.
       X: ``(n, p)`` samples.
       reset: whether to set them, or to check against those of the fit.
-      allow_nan: whether NaN is allowed, which then stands for a missing entry.
+      allow_nan: whether NaN is allowed, as a missing entry.
 
     Returns:
       the samples.
 
     Raises:
       ValueError: for other shapes and other features than in the fit, and for NaN or infinity, with the first place.
-      TypeError: for what is no matrix of real numbers.
+      TypeError: if X is not a matrix of real numbers.
     """
     if isinstance(X, Source):
         _set_features(estimator, X, reset=reset)
@@ -81,7 +81,7 @@ def is_streamed(X: Any) -> bool:
 
 
 def dtype_of(X: Any, wanted: Any) -> np.dtype[Any]:
-    """Return the dtype to compute in: the one that a user wants, or that of the samples.
+    """Return the dtype of the computation: the user's, or that of the samples.
 
     Args:
       X: validated samples.
@@ -118,7 +118,7 @@ def check_missing_values(missing_values: Any) -> None:
 
 
 def observed(X: Any, missing_values: float | None) -> Any:
-    """Return the mask of the entries that are there: an array or a source of ones and zeros.
+    """Return the mask of the known entries: an array or a source of ones and zeros.
 
     Args:
       X: validated samples.
@@ -173,7 +173,7 @@ def check_finite(X: Any, *, allow_nan: bool = False, name: str = "X") -> None:
 
 
 def _check_no_dates(X: Any) -> None:
-    """Raise for dates and times, which would become numbers of an arbitrary unit."""
+    """Raise TypeError for dates and times, which would become numbers of an arbitrary unit."""
     dtypes = getattr(X, "dtypes", None)
     for dtype in [getattr(X, "dtype", None)] if dtypes is None else dtypes:
         temporal = getattr(dtype, "is_temporal", None)  # of polars

@@ -17,9 +17,9 @@ from jax_mmf.typing import HostArray
 class MatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Factorization of a matrix from some of its entries: a mean, biases of rows and columns, and k factors.
 
-    The entries are those that a SciPy sparse matrix stores, zeros too, or those of an array that are not NaN. This is a
-    front of `jax_mmf.completion.fit`, which has labels, validation, implicit feedback and recommendations. The
-    computation is in float32.
+    The entries are those that a SciPy sparse matrix stores, zeros too, or those of an array that are not NaN. This
+    estimator calls `jax_mmf.completion.fit`, which also has labels, validation, implicit feedback and recommendations.
+    The computation is in float32.
 
     Args:
       n_components: k, number of factors.
@@ -148,18 +148,18 @@ class MatrixCompletion(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEs
             return self.fitted_.predict_positions(*pairs)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Return minus the root mean squared error of predictions for rows of which some entries are known.
+        """Return the negative root mean squared error of predictions for rows with some known entries.
 
         Args:
           X: ``(n, p)`` known entries, as in `fit`, from which the factors of the rows are computed.
-          y: ``(n, p)`` other entries of the same rows, on which the error is measured. Without it, the error is that of
-            the entries of X, which is lower than that of others. Labels, which have one axis, are ignored.
+          y: ``(n, p)`` other entries of the same rows, on which the error is measured. Without y, the error is that
+            of the entries of X, which is lower than that of others. Labels, which have one axis, are ignored.
 
         Returns:
           at most 0; higher is better.
 
         Raises:
-          ValueError: for y of another shape than X, and if there is no entry to measure the error on.
+          ValueError: for y of another shape than X, and without entries to measure the error on.
         """
         known = asked = self._ratings(X, reset=False)
         if is_scipy_sparse(y) or np.ndim(y) == 2:

@@ -37,7 +37,7 @@ class OnlineNMF(OnlineEstimator):
         never. It costs an evaluation in each step.
       random_state: int, `numpy.random.RandomState` or None.
       verbose: whether to show a progress bar (needs tqdm).
-      warm_start: whether `fit` goes on with the state of the last fit.
+      warm_start: whether `fit` continues from the state of the last fit.
       dtype: float32 or float64 for the computation; None for that of the samples.
       device: ``"cpu"``, ``"gpu"``, ``"gpu:1"``, or None for JAX's default device.
 

@@ -27,7 +27,7 @@ class OnlineEstimator(DictionaryTransformer):
     """Base of the estimators that learn a dictionary from mini-batches.
 
     A subclass has the parameters below, and makes the penalty of the codes and the constraint of the atoms from its
-    own.
+    other parameters.
     """
 
     n_components: int | None
@@ -52,7 +52,7 @@ class OnlineEstimator(DictionaryTransformer):
 
         Args:
           X: ``(n, p)`` samples: an array, frame, SciPy sparse matrix, memory map, `h5py.Dataset` or
-            `jax_mmf.io.Source`. The last four are read a batch at a time, so that memory does not grow with n.
+            `jax_mmf.io.Source`. The last four are read a batch at a time, in memory that does not grow with n.
           y: ignored.
           sample_weight: ``(n,)`` weights >= 0 of the samples in the objective; ones by default. The first dictionary
             does not depend on them.
@@ -164,7 +164,7 @@ class OnlineEstimator(DictionaryTransformer):
         constraint = self._constraint() if self.constraint is None else self.constraint
         options: dict[str, Any] = {"center": bool(self.center)}
         if self.missing_values is not None:
-            options["partial_b"] = True  # each feature is in a number of samples of its own
+            options["partial_b"] = True  # the number of samples differs between features
         if self.reduction != "auto":
             if isinstance(self.reduction, str):
                 raise ValueError(f"reduction must be 'auto' or a number >= 1, got {self.reduction!r}")
@@ -193,7 +193,7 @@ class OnlineEstimator(DictionaryTransformer):
             if n_samples < k:
                 raise ValueError(
                     f"n_components={k} is more than n_samples={n_samples}{where}: atoms are chosen among the samples. "
-                    "Use fewer components, give more samples, or an initial dictionary, dict_init"
+                    "Use fewer components, or pass more samples or an initial dictionary, dict_init"
                 )
             return None
         given = as_real_array("dict_init", self.dict_init, ndim=(2,), dtype=dtype)
@@ -226,9 +226,9 @@ def _with_alpha_of(solver: OnlineFactorization, state: State, x: Any, mask: Any)
 
 
 def _check_unchanged(name: str, before: Any, now: Any) -> None:
-    """Raise ValueError if a parameter that shapes the state is another one than when learning began."""
+    """Raise ValueError if a parameter that determines the state has changed since learning began."""
     if before != now:
         raise ValueError(
-            f"{name} must not change while learning goes on, with warm_start=True or partial_fit: it was {before}, got "
-            f"{now}. Set warm_start=False and call fit to start again, or clone the estimator"
+            f"{name} must not change while learning continues, with warm_start=True or partial_fit: it was {before}, "
+            f"got {now}. Set warm_start=False and call fit to start again, or clone the estimator"
         )

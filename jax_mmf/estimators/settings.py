@@ -20,7 +20,7 @@ def computing(dtype: Any, device: str | None) -> Iterator[None]:
       device: ``"cpu"``, ``"gpu"``, ``"gpu:1"``, or None for JAX's default device.
 
     Raises:
-      ValueError: for a device that is not there.
+      ValueError: for a device that does not exist.
     """
     x64 = bool(jax.config.jax_enable_x64) or np.dtype(dtype) == np.float64  # type: ignore[attr-defined]
     with jax.enable_x64(x64), jax.default_device(_device(device)):

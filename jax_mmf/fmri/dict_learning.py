@@ -42,7 +42,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
         frames.
       random_state: seed, ``numpy.random.RandomState`` or None for another seed each time.
       batch_size: frames per step; None chooses as `fit` does. In nilearn it is a number of voxels.
-      method: accepted for scripts of nilearn, without effect: there is no lasso.
+      method: accepted for scripts of nilearn, without effect: time courses are ridge codes.
       mask: image, masker of nilearn, or None to compute the mask from the images.
       smoothing_fwhm: width of the smoothing, in mm.
       standardize: as in nilearn's maskers; True is ``"zscore_sample"``.
@@ -63,14 +63,14 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
       memory_level: as in nilearn.
       reduction: stochastic subsampling: each step computes codes from a random 1 / reduction of the voxels, and updates
         the maps there; None chooses as `jax_mmf.default_solver` does.
-      positive: whether maps are non-negative; for another constraint, this is its own ``nonneg``.
+      positive: whether maps are non-negative; another ``constraint`` has the attribute ``nonneg`` instead.
       penalty: on the time courses, instead of the ridge penalty of ``alpha``.
       constraint: of the maps, instead of the l1 ball; `jax_mmf.ElasticNetBall` for instance.
       cache: folder in which masked frames are kept, and used again as long as images, confounds, mask and the options
-        of masking are unchanged. A `fit` that was stopped goes on from there. None uses a temporary folder.
+        of masking are unchanged. A `fit` that was stopped resumes from there. None uses a temporary folder.
 
     Attributes:
-      components_: ``(n_components, n_voxels)`` float32 maps of norm 1, mostly positive, in the order of their explained
+      components_: ``(n_components, n_voxels)`` float32 maps of norm 1, mostly positive, by decreasing explained
         variance.
       components_img_: these maps as a 4D image or `SurfaceImage`.
       components_init_: ``(n_components, n_voxels)`` the initial maps.
@@ -163,7 +163,7 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
           sample_mask: for each image the frames to keep, as numbers or booleans, or None.
 
         Returns:
-          self. After Ctrl-C during learning, the maps are those of the last step.
+          the estimator. After Ctrl-C during learning, the maps are those of the last step.
 
         Raises:
           FileNotFoundError: if a file is missing.

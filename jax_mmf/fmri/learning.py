@@ -32,8 +32,8 @@ def solver_of(
 ) -> OnlineFactorization:
     """Return the solver for maps: by default ridge codes, and atoms in an l1 ball.
 
-    The radius of the ball is ``sqrt(n_features / n_components)``, so that an atom that covers its share of the voxels
-    has norm 1.
+    The radius of the ball is ``sqrt(n_features / n_components)``: an atom that covers its share of the voxels has
+    norm 1.
 
     Args:
       n_components: number of maps.
@@ -73,8 +73,8 @@ def learned(
       n_epochs: passes over the frames, rounded up; None for as many as make 50 steps.
       batch_size: frames per step, or None.
       callbacks: of `fit`.
-      folder: for checkpoints of the run, from which the same call goes on after it was stopped; it is removed when the
-        run is complete. None writes none.
+      folder: for checkpoints of the run, from which the same call resumes after it was stopped. It is removed when the
+        run is complete. None writes no checkpoints.
 
     Returns:
       the result of `fit`.

@@ -165,7 +165,7 @@ class MaskedScans(MatrixSource):
 
     Args:
       masker: fitted.
-      scans: in the order of the rows.
+      scans: in row order.
       n_jobs: number of scans that are masked together, each in a process.
     """
 

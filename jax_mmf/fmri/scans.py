@@ -33,7 +33,7 @@ class Scan(NamedTuple):
 
     @property
     def identity(self) -> list[Any]:
-        """What changes with the numbers that masking gives: places, sizes and times of files, hashes of the rest."""
+        """What determines the result of masking: paths, sizes and times of files, hashes of the rest."""
         tables = None if self.confounds is None else [_identity(table) for table in self.confounds]
         return [_identity(self.image), tables, joblib.hash(self.sample_mask)]
 
@@ -56,7 +56,7 @@ def scans_of(imgs: Any, confounds: Any = None, sample_mask: Any = None) -> list[
 
     Raises:
       FileNotFoundError: if a file is missing, and if nothing matches a pattern.
-      ValueError: if there is no image, for images that are not 4D, damaged headers, and confounds or sample masks of
+      ValueError: without images, for images that are not 4D, damaged headers, and confounds or sample masks of
         another length.
       TypeError: for anything else than paths and images.
     """
@@ -91,7 +91,7 @@ def _listed(imgs: Any) -> list[Any]:
 def _check_files(paths: Sequence[str | Path], name: str) -> None:
     folders = [path for path in paths if Path(path).is_dir()]
     if folders:
-        raise ValueError(f"{name}: {folders[0]} is a folder; give its files, such as '{folders[0]}/*.nii.gz'")
+        raise ValueError(f"{name}: {folders[0]} is a folder; pass its files, such as '{folders[0]}/*.nii.gz'")
     missing = [str(path) for path in paths if not Path(path).is_file()]
     if missing:
         more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
@@ -125,7 +125,7 @@ def _number_of_frames(image: Any, name: str) -> int:
     else:
         raise TypeError(f"{name} must be a path, an image or a SurfaceImage; got {type(image).__name__}")
     if len(shape) != n_axes:
-        raise ValueError(f"{name} must have {what}, got shape {tuple(shape)}; give one image with all frames of a scan")
+        raise ValueError(f"{name} must have {what}, got shape {tuple(shape)}; pass one image with all frames of a scan")
     return int(shape[-1])
 
 

@@ -10,8 +10,8 @@ from jax_mmf.core import check_choice, check_count, check_real
 from jax_mmf.io import written_aside
 from jax_mmf.typing import HostArray
 
-_MISSING = "synthetic subjects need nilearn and nibabel; pip install 'jax-mmf[fmri]'"
-_BASELINE = 100.0  # mean of a voxel, so that fluctuations are in percent
+_MISSING = "synthetic subjects need nilearn and nibabel: pip install 'jax-mmf[fmri]'"
+_BASELINE = 100.0  # mean of a voxel: fluctuations are in percent
 _RADIUS = (15.0, 30.0)  # of a bump, in mm along the grey matter
 _N_TRIED = 3  # points for the centre of a bump: more of them give maps that overlap less
 _N_FIELDS = 4  # of physiological noise
@@ -54,9 +54,9 @@ def make_subjects(
 
     The mask is the MNI152 grey-matter template that nilearn ships. A map has one to three bumps. A bump decreases
     smoothly with the distance along the grey matter, and reaches zero at 15 to 30 mm. The signal of a subject is the
-    product of its own time courses, AR(1) processes, and the maps that all subjects share. Physiological noise is
+    product of the subject's time courses, AR(1) processes, and the maps that all subjects share. Physiological noise is
     smooth in space, and consists of slow drifts and of oscillations at the rates of breathing and of the heart, aliased
-    by the repetition time. White noise is independent between voxels and frames. Voxels fluctuate around 100, so that
+    by the repetition time. White noise is independent between voxels and frames. Voxels fluctuate around 100:
     ``signal``, ``physiological`` and ``noise`` are in percent of the mean. Outside of the mask, images are zero.
 
     Subject i depends on ``seed`` and i, not on the number of subjects. One subject at a time is in memory.
@@ -253,7 +253,7 @@ def _image(values: HostArray, affine: HostArray) -> Any:
 
 
 def _unmask(rows: HostArray, mask: HostArray) -> HostArray:
-    """Put rows of voxels ``(n, n_voxels)`` into a volume ``(x, y, z, n)``, in the order of files."""
+    """Put rows of voxels ``(n, n_voxels)`` into a volume ``(x, y, z, n)``, in the memory order of NIfTI files."""
     volume = np.zeros((*mask.shape, len(rows)), rows.dtype, order="F")
     for i, row in enumerate(rows):
         volume[..., i][mask] = row

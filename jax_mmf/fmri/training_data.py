@@ -29,7 +29,7 @@ _LAYOUT = 1  # of the files; another number makes new ones
 
 @contextmanager
 def folder_for(folder: Path | None) -> Iterator[Path]:
-    """Yield the folder of the files, made if it is missing; None stands for a temporary one."""
+    """Yield the folder of the files, which is created if it is missing; None is a temporary folder."""
     if folder is None:
         with TemporaryDirectory(prefix="jax-mmf-") as name:
             yield Path(name)
@@ -37,7 +37,9 @@ def folder_for(folder: Path | None) -> Iterator[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise NotADirectoryError(f"cache must be a folder, and {folder} is, or lies in, a file") from error
+        raise NotADirectoryError(
+            f"cache must be a folder, got {folder}, which is a file or inside of a file; pass another folder"
+        ) from error
     yield folder
 
 
@@ -106,5 +108,5 @@ def _is_whole(path: Path) -> bool:
         with open_source(path) as source:
             return isinstance(source, HDF5Source)
     except BadFileError as error:
-        warn(f"{path} is written again, since it is damaged: {error}")
+        warn(f"{path} is damaged and written again: {error}")
         return False

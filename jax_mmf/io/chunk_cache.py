@@ -1,4 +1,4 @@
-"""A cache of decoded chunks, so that a compressed file is decoded once an epoch."""
+"""A cache of decoded chunks: a compressed file is decoded once per epoch."""
 
 import numpy as np
 

@@ -55,8 +55,8 @@ def open_source(
 
     Raises:
       FileNotFoundError: if the file does not exist.
-      KeyError: if the file does not hold the data set, or if it holds several and ``dataset`` is None. This error is a
-        `BadFileError`, too.
+      KeyError: if the file does not hold the data set, or if it holds several and ``dataset`` is None. This error is
+        also a `BadFileError`.
       BadFileError: for truncated, damaged and incomplete files, other formats, matrices that are empty or not 2-D, and
         numbers that are not real. This is a ValueError.
       ValueError: for other endings of the name, and for files whose features differ.
@@ -74,12 +74,12 @@ def files_of(path: str | Path | Sequence[str | Path]) -> list[Path]:
     """Return the files for a path, a pattern, a folder, or a list of these. A zarr folder counts as one file.
 
     Raises:
-      FileNotFoundError: if there are none.
+      FileNotFoundError: if no file matches.
     """
     if not isinstance(path, str | Path):
         return [file for part in path for file in files_of(part)]
     if str(path) == "":
-        raise FileNotFoundError("a path must name a file or a folder, got an empty one")
+        raise FileNotFoundError("path must name a file or a folder, got an empty text")
     found = [Path(path)]
     if found[0].is_dir() and not is_zarr(found[0]):
         found = sorted(file for file in found[0].iterdir() if file.suffix.lower() in _SUFFIXES or is_zarr(file))

@@ -81,7 +81,7 @@ class HDF5Source(MatrixSource):
 
     @cached_property
     def mean(self) -> HostArray | None:
-        """Mean of each feature ``(p,)``, in the original order of the features, or None if the file has none."""
+        """Mean of each feature ``(p,)``, in the original order of the features, or None without it."""
         self._check_open()
         return read_of_features(self._dataset, "mean")
 
@@ -191,7 +191,7 @@ class HDF5Source(MatrixSource):
         Args:
           rows: of a mini-batch.
           columns: of a mini-batch, or None for all.
-          in_order: whether the mini-batches are read one after another, so that a chunk may stay in the cache.
+          in_order: whether the mini-batches are read in order; a chunk may then stay in the cache.
         """
         excess = self.excess(rows, columns)
         if excess < _MUCH_EXCESS or self.chunks is None:
@@ -213,7 +213,7 @@ class HDF5Source(MatrixSource):
 
     @cached_property
     def _has_filters(self) -> bool:
-        """Whether chunks are compressed, or have checksums, so that they are read whole."""
+        """Whether chunks are compressed or have checksums: they are then read whole."""
         return bool(self._dataset.id.get_create_plist().get_nfilters())
 
     @cached_property

@@ -108,7 +108,7 @@ def check_data_set(
 
 
 def read_permutation(dataset: h5py.Dataset, name: str) -> HostArray | None:
-    """Read the order of the columns that an attribute of a data set refers to, or None if there is no such attribute.
+    """Read the order of the columns that an attribute of a data set refers to, or None without such an attribute.
 
     Raises:
       BadFileError: if it is not an order of the columns.
@@ -180,7 +180,7 @@ def _check_chunks(
     order = np.argsort(np.array(starts, np.int64))
     places, lengths = np.array(starts, np.int64)[order], np.array(sizes, np.int64)[order]
     if outside or (places[:-1] + lengths[:-1] > places[1:]).any():
-        raise BadFileError(f"{name} has chunks beyond the end of the file, or on top of each other; it is damaged")
+        raise BadFileError(f"{name} has chunks beyond the end of the file, or overlapping; it is damaged")
     if dataset.id.get_create_plist().get_nfilters():
         check_expansion(name, found * chunk_bytes, stored, max_expansion)
     elif stored != found * chunk_bytes:
@@ -209,7 +209,7 @@ def _check_other_files(dataset: h5py.Dataset, name: str, fill_missing: bool) -> 
     for other, least in needed:
         places = [path for path in (folder / other, Path(other)) if path.is_file()]  # HDF5 looks in both
         if not fill_missing and not any(path.stat().st_size >= least for path in places):
-            raise BadFileError(f"{name} refers to {other}, which is not there or is truncated")
+            raise BadFileError(f"{name} refers to {other}, which does not exist or is truncated")
 
 
 def _size(file: h5py.File) -> int | None:

@@ -27,7 +27,7 @@ class JoinedSource(MatrixSource):
       names: of the parts, for error messages; by default their numbers.
 
     Raises:
-      ValueError: if there is no part, and if numbers, names or orders of the features differ.
+      ValueError: without parts, and if numbers, names or orders of the features differ.
       TypeError: for iterables of batches, and for anything that `as_source` refuses.
     """
 
@@ -123,7 +123,7 @@ class JoinedFiles(JoinedSource):
             facts = self._paths[index].stat()
             known = (source.n_samples, source.n_features, source.dtype, facts.st_size, facts.st_mtime_ns, facts.st_ino)
             if self._known.setdefault(index, known) != known:
-                raise BadFileError(f"{self._names[index]} was changed after it was opened first; open it again")
+                raise BadFileError(f"{self._names[index]} was changed after it was first opened; open it again")
         return self._open[index]
 
 

@@ -28,8 +28,8 @@ class MatrixSource:
       n_features: number of columns.
       dtype: of the numbers that `read` returns.
       rows_per_read: number of consecutive rows that are best read together.
-      rows_per_chunk: number of consecutive rows that are decoded together, so that reading one row costs as much as
-        reading all of them; 1 if rows are read one by one.
+      rows_per_chunk: number of consecutive rows that are decoded together: reading one row costs as much as reading
+        all of them; 1 if rows are read one by one.
       permutation: the original feature of each column ``(p,)``, or None.
       feature_names: names of the columns, or None.
       bytes_read: number of bytes read so far.

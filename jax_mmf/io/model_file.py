@@ -42,7 +42,7 @@ class SavedModel(NamedTuple):
       state: after the last step; ``state.dictionary`` is the result.
       history: a `Record` per evaluation of the run.
       run: arguments of `jax_mmf.fit` that the run had, such as ``batch_size`` and ``held_out``; empty if the file does
-        not tell.
+        not contain them.
     """
 
     solver: OnlineFactorization
@@ -63,16 +63,16 @@ def save_model(
 
     Args:
       path: of the file, .h5 or .hdf5, which is replaced if it exists.
-      solver: made of the classes of this library, and of your own that are registered with a name, see
-        `jax_mmf.register_configuration`. (Of a `GradientUpdate` the optimiser is not written.)
+      solver: made of classes of this library, and of your own classes that are registered with a name, see
+        `jax_mmf.register_configuration`. (The optimiser of a `GradientUpdate` is not written.)
       state: of the solver.
       history: of the run: `Record` objects, or dictionaries of some of their fields.
-      run: arguments of `jax_mmf.fit` with which the run can go on, such as ``{"batch_size": 128, "held_out": 0.05}``:
+      run: arguments of `jax_mmf.fit` to resume the run with, such as ``{"batch_size": 128, "held_out": 0.05}``:
         numbers, text, booleans or None by name.
 
     Raises:
-      TypeError: if a part of the solver is of a class of your own without a name, or an argument in ``run`` is an
-        array, which a file can't hold; or a line of the history is no record.
+      TypeError: if a part of the solver is of your own class without a name, or an argument in ``run`` is an array,
+        which a file can't hold; or a line of the history is not a record.
       ValueError: if the path has another ending, or alpha is a `RelativeAlpha`, whose value the solver does not know.
       OSError: if the file can't be written.
     """
@@ -90,7 +90,8 @@ def write_model(
     """Write a model file as `save_model` does, with additional content."""
     if has_relative_alpha(solver.penalty):
         raise ValueError(
-            "solver.penalty has a RelativeAlpha; save result.solver, where fit has replaced it by a number"
+            "solver.penalty has a RelativeAlpha, which has no value yet; save result.solver, where fit has replaced it "
+            "by a number"
         )
     configuration = json.dumps(describe(solver))
     arguments = json.dumps({name: _plain(name, value) for name, value in (run or {}).items()})
@@ -115,14 +116,14 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
 
     Args:
       path: of the file.
-      solver: instead of the one in the file, for models whose solver a file can't hold. Without it, the modules of
-        classes of your own must be imported first.
+      solver: instead of the one in the file, for models whose solver a file can't hold. Without it, import the modules
+        of your own classes first.
 
     Returns:
-      the model, from which `jax_mmf.fit` can go on: ``fit(model.solver, data, state=model.state, **model.run)``.
+      the model, which `jax_mmf.fit` can continue: ``fit(model.solver, data, state=model.state, **model.run)``.
 
     Raises:
-      FileNotFoundError: if there is no such file.
+      FileNotFoundError: if the file does not exist.
       BadFileError: if it is not a model file, is damaged, has a newer format, needs a class that is not registered,
         holds arrays that do not fit its solver or numbers that are not finite, or holds float64 numbers without
         ``jax_enable_x64``. This is a ValueError.
@@ -156,7 +157,7 @@ def read_array(file: h5py.File, name: str) -> Array:
         raise ValueError(f"its {name} must hold integers, float32 or float64, got {_name_of(stored.dtype)}")
     if stored.dtype == np.float64 and jax.dtypes.canonicalize_dtype(stored.dtype) != np.float64:
         raise ValueError(
-            'it holds float64 numbers, which JAX cuts to float32 without jax.config.update("jax_enable_x64", True)'
+            'it holds float64 numbers, which JAX rounds to float32 without jax.config.update("jax_enable_x64", True)'
         )
     return jnp.asarray(stored)
 
@@ -244,7 +245,7 @@ def _read_state(file: h5py.File, solver: OnlineFactorization) -> State:
             raise ValueError(f"its {name} holds NaN or infinity")
         return array
 
-    # The first state from this dictionary has the arrays of every other one.
+    # All states of this solver have the same arrays as the first state from this dictionary.
     like = jax.eval_shape(lambda dictionary: solver.init(key, dictionary=dictionary), dictionary)
     state = map_arrays(read, like)._replace(key=key)
     for name, count in {"step": state.step, "n_samples": state.n_samples}.items():
@@ -287,8 +288,8 @@ def describe(value: Any) -> Any:
         if not dataclasses.is_dataclass(value):
             raise TypeError(f"a model file can't hold {kind}; use numbers, text, arrays or tuples as fields")
         raise TypeError(
-            f"a model file can't hold {kind}, a class without a name in files: register it as "
-            f'jax_mmf.register_configuration(name="mylab.{kind}"), or save state.dictionary by itself'
+            f"a model file can't hold {kind}, a class without a name in files: register it by "
+            f'jax_mmf.register_configuration(name="mylab.{kind}"), or save state.dictionary alone'
         )
     return {"class": name} | {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
 

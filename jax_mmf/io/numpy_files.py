@@ -56,7 +56,7 @@ def open_npz(path: Path, dataset: str | None, max_expansion: float) -> MatrixSou
         check_matrix(label, header.shape, header.dtype)
         if header.size + header.n_bytes != info.file_size:
             raise BadFileError(
-                f"{label} is truncated or damaged: its header tells of {header.n_bytes:,} bytes of numbers, and it "
+                f"{label} is truncated or damaged: its header announces {header.n_bytes:,} bytes of numbers, and it "
                 f"holds {info.file_size - header.size:,}"
             )
         if info.compress_type != zipfile.ZIP_STORED:
@@ -79,7 +79,7 @@ def chosen(path: Path, matrices: list[str], dataset: str | None, members: Any = 
       members: names of all data sets, to check the name of the user; or None for no check.
 
     Raises:
-      NoDataSetError: if there is no such data set, or if there are several and the user named none.
+      NoDataSetError: if the data set does not exist, or if there are several and the user did not name one.
     """
     if dataset is not None:
         if members is not None and dataset not in members:
@@ -103,7 +103,7 @@ def _source(path: Path, name: str, header: _Header, start: int) -> MatrixSource:
 
 
 def _read_header(file: IO[bytes], name: str) -> _Header:
-    """Read the header of an array, after a look at its length."""
+    """Check the length of the header of an array, and read it."""
     start = file.read(8)
     width = {1: 2, 2: 4}.get(start[6] if len(start) == 8 else 0)
     if width is None or start[:6] != np.lib.format.MAGIC_PREFIX:
@@ -129,7 +129,7 @@ def _start_of(path: Path, info: zipfile.ZipInfo) -> int:
 
 
 def _loaded(file: IO[bytes], header: _Header) -> HostArray:
-    """Read the numbers of a compressed member; they are read to the end, so that zipfile compares the checksum."""
+    """Read the numbers of a compressed member to its end, where zipfile compares the checksum."""
     file.read(header.size)
     array = np.empty(header.shape, header.dtype, order="F" if header.fortran else "C")
     place, done = memoryview(array.reshape(-1, order="A").view(np.uint8)), 0  # type: ignore[arg-type]

@@ -35,10 +35,10 @@ class Record(NamedTuple):
 def as_record(line: Mapping[str, Any]) -> Record:
     """The record of a dictionary of its fields. A missing number is NaN; other keys are left out.
 
-    Files of 0.1.0 do not tell of held-out samples; their objective is NaN without them.
+    Files of 0.1.0 do not say whether samples were held out; without them, their objective is NaN.
 
     Raises:
-      TypeError: for a field that is no number.
+      TypeError: for a field that is not a number.
     """
     known: dict[str, Any] = dict.fromkeys(Record._fields, math.nan)
     known |= {name: value for name, value in line.items() if name in known}

@@ -99,7 +99,7 @@ def load_run(path: str | Path, *, solver: OnlineFactorization | None = None) -> 
       solver: as in `load_model`.
 
     Raises:
-      FileNotFoundError: if there is no such file.
+      FileNotFoundError: if the file does not exist.
       BadFileError: if it is damaged, and as `load_model` does. This is a ValueError.
     """
     check_process()

@@ -55,7 +55,7 @@ def opened_model(path: str | Path, kind: str, *objects: str) -> Iterator[h5py.Fi
       objects: names of the objects whose strings are read.
 
     Raises:
-      FileNotFoundError: if there is no such file.
+      FileNotFoundError: if the file does not exist.
       BadFileError: if it is damaged, and for errors of any kind in the block.
     """
     path = Path(path)
@@ -68,7 +68,7 @@ def opened_model(path: str | Path, kind: str, *objects: str) -> Iterator[h5py.Fi
         if not sealed:
             check_strings(path, *objects)
             if _ATTRIBUTE in file.attrs:
-                raise BadFileError(f"{path} is damaged: it lost its checksum")
+                raise BadFileError(f"{path} is damaged: its checksum is missing")
         yield file
 
 

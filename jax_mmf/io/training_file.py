@@ -80,7 +80,7 @@ def write_moments(data: h5py.Dataset, moments: Moments, order: HostArray | None)
 
 def write_seal(data: h5py.Dataset) -> None:
     """Write the seal of a complete file."""
-    data.file.flush()  # so that all chunks have their final place
+    data.file.flush()  # all chunks then have their final place
     data.attrs["seal"] = np.uint32(_seal_of(data))
 
 

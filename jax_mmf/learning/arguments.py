@@ -1,4 +1,4 @@
-"""Checks and conversions of what the methods of a solver are given."""
+"""Checks and conversions of the arguments of a solver's methods."""
 
 from typing import Protocol
 
@@ -27,7 +27,7 @@ class _Solver(Protocol):
 
 
 def batch_of(name: str, x: ArrayLike, state: State, width: int, meaning: str) -> Array:
-    """Return samples ``(b, width)`` of samples, or of one sample ``(width,)``, in the dtype of the state."""
+    """Return samples, or one sample ``(width,)``, as an array ``(b, width)`` in the dtype of the state."""
     x = as_real_array(name, x, ndim=(1, 2), dtype=state.dictionary.dtype)
     x = x[None] if x.ndim == 1 else x
     check_shape(name, x, (None, width), meaning)
@@ -62,7 +62,7 @@ def check_takes_mask(solver: _Solver) -> None:
     """Raise ValueError, with the reason, if steps of a solver do not take a mask."""
     if not solver.partial_b:
         raise ValueError(
-            "mask needs partial_b=True: with missing entries each feature is in a number of samples of its own, and "
+            "mask needs partial_b=True: with missing entries, the number of samples differs between features, and "
             "full B, the default, averages all features over the same samples"
         )
     if not getattr(solver.statistics, "takes_mask", False):
@@ -73,7 +73,7 @@ def check_takes_mask(solver: _Solver) -> None:
 
 
 def check_memory(solver: _Solver, memory: Memory | None, batch: int) -> None:
-    """Raise ValueError unless the memory of a batch is there if the statistics need it, and only then."""
+    """Raise ValueError if the statistics need the memory of a batch and it is missing, or the other way round."""
     statistics = solver.statistics
     remembers = statistics.init_memory(0, 1, jnp.dtype("float32")) is not None
     if remembers and memory is None:
@@ -81,7 +81,7 @@ def check_memory(solver: _Solver, memory: Memory | None, batch: int) -> None:
             f"statistics={statistics!r} needs memory: the rows of the batch out of solver.init_memory(...)"
         )
     if memory is not None and not remembers:
-        raise ValueError(f"memory must be None with statistics={statistics!r}, which remembers nothing")
+        raise ValueError(f"memory must be None with statistics={statistics!r}, which keep no memory")
     if memory is not None:
         check_shape("memory.beta", memory.beta, (batch, solver.n_components), "(batch, n_components)")
 

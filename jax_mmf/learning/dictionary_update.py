@@ -29,13 +29,13 @@ if TYPE_CHECKING:  # importing optax takes as long as the rest of the package
     import optax
 
 _MANY_FEATURES = 2**16  # above this number, temporary arrays of several atoms are avoided
-_FEW_ATOMS = 128  # a block is corrected after each atom; products of few rows cost more the more atoms there are
+_FEW_ATOMS = 128  # a block is corrected after each atom; products of few rows cost more with many atoms
 _POWER_ITERATIONS = 4
 _MARGIN = 1.1  # on the eigenvalue, which is estimated from below
 
 
 class DictionaryProblem(NamedTuple):
-    """The input of a dictionary update.
+    """Input of a dictionary update.
 
     Attributes:
       c: ``(k, k)`` moments C of the surrogate.
@@ -54,7 +54,13 @@ class DictionaryProblem(NamedTuple):
 
 @runtime_checkable
 class DictionaryUpdate(Protocol):
-    """Rule that improves the dictionary on the columns of a subset."""
+    """Rule that improves the dictionary on the columns of a subset.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> mmf.BlockCoordinateDescent().init(jnp.eye(2, 8))
+      ()
+    """
 
     def init(self, dictionary: Array) -> Any:
         """Return the initial state of the rule for a dictionary ``(k, p)``: a pytree, ``()`` if it has no state."""
@@ -84,6 +90,11 @@ class BlockCoordinateDescent:
 
     Raises:
       ValueError: for another order, or sizes below 1.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> mmf.BlockCoordinateDescent(order="cyclic", n_sweeps=2)
+      BlockCoordinateDescent(order='cyclic', n_sweeps=2, block_size=None)
     """
 
     order: str = "random"
@@ -164,6 +175,12 @@ class ProjectedGradient:
 
     Raises:
       ValueError: if n_steps is below 1.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> solver = mmf.OnlineFactorization(n_components=2, dictionary_update=mmf.ProjectedGradient(n_steps=4))
+      >>> solver.dictionary_update
+      ProjectedGradient(n_steps=4)
     """
 
     n_steps: int = 1
@@ -209,20 +226,25 @@ class ProjectedGradient:
 @register_configuration
 @dataclass(frozen=True)
 class GradientUpdate:
-    """Any optax transformation of the gradient ``(C D - B)`` of the current mini-batch alone, then projection.
+    """Step of any optax optimiser on the gradient ``(C D - B)`` of the current mini-batch, then projection.
 
     The gradient is known on the subset only. State of the optimiser that has the shape of the dictionary (momentum,
     second moments) is updated there and stays unchanged elsewhere; other state (step counts) is shared.
 
-    Optax builds its transformations from local functions, which `pickle` refuses. Use `cloudpickle`, or save the state
+    Optax builds its transformations from local functions, which `pickle` rejects. Use `cloudpickle`, or save the state
     with `save_model` and construct the solver again.
 
     Attributes:
-      optimizer: an `optax.GradientTransformation` (static); use `optax.inject_hyperparams` for a learning rate that is
-        not compiled in.
+      optimizer: an `optax.GradientTransformation` (static); use `optax.inject_hyperparams` to change the learning
+        rate without a new compilation.
 
     Raises:
       TypeError: if optimizer has no init and update.
+
+    Example:
+      >>> import optax, jax_mmf as mmf
+      >>> update = mmf.GradientUpdate(optax.adam(1e-3))
+      >>> solver = mmf.OnlineFactorization(n_components=2, dictionary_update=update)
     """
 
     optimizer: "optax.GradientTransformation" = field(metadata={"static": True})

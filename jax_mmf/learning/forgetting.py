@@ -24,7 +24,13 @@ _CHUNK = 256  # samples per iteration of the loop over a batch of traced size
 
 @runtime_checkable
 class Forgetting(Protocol):
-    """Rule for the weight of a mini-batch: a pytree."""
+    """Rule for the weight of a mini-batch: a pytree.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> round(float(mmf.ScaledForgetting(1.0).weight(jnp.int32(90), 10)), 3)
+      0.1
+    """
 
     def weight(self, n_before: Array, batch_size: int | Array) -> Array:
         """Return the weight of a batch, in (0, 1].
@@ -53,6 +59,11 @@ class PowerForgetting:
 
     Raises:
       ValueError: if the exponent is known on the host and not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> round(float(mmf.PowerForgetting(1.0).weight(jnp.int32(90), 10)), 3)
+      0.1
     """
 
     exponent: Float = 0.9
@@ -102,6 +113,11 @@ class ScaledForgetting:
 
     Raises:
       ValueError: if the scale is known on the host and not positive.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> round(float(mmf.ScaledForgetting(8.0).weight(jnp.int32(64), 8)), 3)
+      0.5
     """
 
     scale: Float = FORGETTING_SCALE
@@ -127,6 +143,11 @@ class ConstantForgetting:
 
     Raises:
       ValueError: if the rate is known on the host and out of range.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> round(float(mmf.ConstantForgetting(0.5).weight(jnp.int32(0), 2)), 3)
+      0.75
     """
 
     rate: Float = 1e-3

@@ -1,7 +1,7 @@
 """Initial dictionaries.
 
-All of them come from data, not from noise: codes on random Gaussian atoms carry little information, and learning from
-such codes is slow, or fails on data of low rank.
+All of them are made from samples, not from noise. Codes on random Gaussian atoms carry little information, and learning
+from such codes is slow, or fails on data of low rank.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,14 @@ from jax_mmf.typing import Array, Key
 
 @runtime_checkable
 class Initialization(Protocol):
-    """Rule that chooses the directions of k atoms from samples; the solver scales them to its constraint."""
+    """Rule that chooses the directions of k atoms from samples; the solver scales them to its constraint.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> solver = mmf.OnlineFactorization(n_components=2, initialization=mmf.KMeansPlusPlus())
+      >>> solver.init(jax.random.key(0), samples=jax.numpy.eye(4)).dictionary.shape
+      (2, 4)
+    """
 
     def __call__(self, key: Key, samples: Array, n_components: int) -> Array:
         """Return directions ``(k, p)`` from samples ``(m, p)`` with ``m >= k``."""
@@ -26,7 +33,13 @@ class Initialization(Protocol):
 @register_configuration(static=True)
 @dataclass(frozen=True)
 class RandomSamples:
-    """Distinct random samples; samples of zeros are chosen last."""
+    """Distinct random samples; samples of zeros are chosen last.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> mmf.RandomSamples()(jax.random.key(0), jax.numpy.eye(4), n_components=2).shape
+      (2, 4)
+    """
 
     def __call__(self, key: Key, samples: Array, n_components: int) -> Array:
         """Return directions ``(k, p)`` from samples ``(m, p)``."""
@@ -45,6 +58,11 @@ class RandomizedSVD:
     Attributes:
       n_oversamples: number of random directions beyond the rank (static).
       n_iter: power iterations (static).
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> mmf.RandomizedSVD()(jax.random.key(0), jax.numpy.eye(4), n_components=2).shape
+      (2, 4)
     """
 
     n_oversamples: int = 10
@@ -79,6 +97,11 @@ class KMeansPlusPlus:
     """Samples of different directions, drawn one after another as in k-means++ (Arthur and Vassilvitskii 2007).
 
     The probability of a sample is proportional to the squared sine of its smallest angle to the samples drawn before.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> mmf.KMeansPlusPlus()(jax.random.key(0), jax.numpy.eye(4), n_components=2).shape
+      (2, 4)
     """
 
     def __call__(self, key: Key, samples: Array, n_components: int) -> Array:

@@ -26,7 +26,7 @@ NO_WEIGHTS = Weights()
 
 
 class MiniBatch(NamedTuple):
-    """Samples and weights of a step. Missing entries are zeros, whatever they were.
+    """Samples and weights of a step. Missing entries are zeros.
 
     Attributes:
       x: ``(b, p)`` whole samples, or None if the step needs its subset only.

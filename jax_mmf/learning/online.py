@@ -60,7 +60,7 @@ class OnlineFactorization:
       constraint: of the atoms: `L2Ball` (default), `L1Ball`, `ElasticNetBall`, `Simplex`, or any `Constraint`.
       subset: which features a step sees: `FullSubset` (default), `BlockSubset`, `UniformSubset`.
       forgetting: weight of a mini-batch: `ScaledForgetting`, `PowerForgetting`, `ConstantForgetting`. None (default)
-        stands for ``ScaledForgetting(c)``, with c = 4 for ridge codes and full B, 32 for non-negative codes without an
+        is ``ScaledForgetting(c)``, with c = 4 for ridge codes and full B, 32 for non-negative codes without an
         l1 penalty, and 8 otherwise (figures: docs/notes/defaults.md). `step_forgetting` is the rule that is used.
       statistics: estimators that codes are computed from: `MaskedStatistics` (default), `FullStatistics`,
         `SubsampledStatistics` (for many more features than atoms, see `default_solver`), or `AveragedStatistics`.
@@ -80,8 +80,8 @@ class OnlineFactorization:
         take centred samples: ``solver.encode(state.dictionary, x - state.mean)``.
 
     Raises:
-      ValueError: for combinations that cannot work, with the reason, and numbers out of range.
-      TypeError: for a part that lacks a method, with its name.
+      ValueError: for combinations that cannot work, and for numbers out of range; the message has the reason.
+      TypeError: for a part that lacks a method; the message names it.
 
     Example:
       >>> import jax, jax_mmf as mmf
@@ -122,8 +122,8 @@ class OnlineFactorization:
         n_blocks, reduction = self.subset.n_blocks, self.subset.reduction
         if self.partial_b and n_blocks is not None and reduction > 1:
             reason = (
-                f"subset has n_blocks={n_blocks} with partial_b=True: features that are always seen together become a "
-                "factorization of their own"
+                f"subset has n_blocks={n_blocks} with partial_b=True: features that are always seen together are "
+                "factorized separately"
             )
             if n_blocks == 1:
                 raise ValueError(f"{reason}, and the run fails; use n_blocks={N_BLOCKS}, or partial_b=False")
@@ -199,9 +199,11 @@ class OnlineFactorization:
           TypeError: for arrays that do not hold real numbers.
         """
         if (samples is None) == (dictionary is None):
-            raise ValueError("init takes samples or dictionary, one of the two")
+            raise ValueError(
+                f"init needs exactly one of samples and dictionary, got {'neither' if samples is None else 'both'}"
+            )
         if mask is not None and samples is None:
-            raise ValueError("mask is for samples, and init was given a dictionary; leave it out")
+            raise ValueError("mask applies to samples, and init got a dictionary; leave mask out")
         k = self.n_components
         if dictionary is not None:
             given = as_real_array("dictionary", dictionary, ndim=(2,))
@@ -213,8 +215,8 @@ class OnlineFactorization:
         check_finite("samples", given, weights)
         if given.shape[0] < k:
             raise ValueError(
-                f"samples must be at least as many as n_components={k}, got {given.shape[0]}; give more, use fewer "
-                "components, or give a dictionary"
+                f"samples must be at least as many as n_components={k}, got {given.shape[0]}; pass more, use fewer "
+                "components, or pass a dictionary"
             )
         return step.init_state(self, key, given, weights, from_samples=True)
 
@@ -303,7 +305,7 @@ class OnlineFactorization:
         """
         if self.needs_whole_samples:
             what = "partial_b=False" if not self.partial_b else f"statistics={self.statistics!r}"
-            raise ValueError(f"partial_update sees a subset of the features only, and {what} needs all; use update")
+            raise ValueError(f"partial_update sees only a subset of the features, and {what} needs all; use update")
         check_methods("subset", subset, "subset", ("indices", "gather", "scatter"))
         if subset.n_features != state.dictionary.shape[1]:
             raise ValueError(f"subset must be of {state.dictionary.shape[1]} features, got one of {subset.n_features}")
@@ -318,8 +320,8 @@ class OnlineFactorization:
     ) -> Array:
         """Compute codes of samples with this penalty, as `jax_mmf.encode` does.
 
-        ``code_solver`` is for the steps of learning, whose codes are less accurate. Here ``solver`` counts, by default
-        that of `jax_mmf.encode`.
+        ``code_solver`` applies to the steps of learning only, whose codes are less accurate. This method uses
+        ``solver``, by default that of `jax_mmf.encode`.
         """
         return encode(dictionary, x, self.penalty, mask=mask, solver=solver)
 

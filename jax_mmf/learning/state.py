@@ -33,6 +33,14 @@ class State(NamedTuple):
       mean: ``(p,)`` with ``center=True``, the mean of the samples seen, else None.
       mean_weight: ``(p,)`` with ``center=True``, the sum of the weights of the entries that each mean is of, which is
         the number of samples without weights and masks; else None.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (20, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1), constraint=mmf.L2Ball())
+      >>> state = solver.init(jax.random.key(1), samples=x)
+      >>> state.dictionary.shape, int(state.step), int(state.n_samples)
+      ((3, 8), 0, 0)
     """
 
     key: Key
@@ -98,8 +106,17 @@ class Info(NamedTuple):
       n_iter: ``(b,)`` int32, iterations of the code solver.
       n_dead: int32, number of unused atoms.
       finite: whether codes, their second moments and the gauges of the atoms are all finite. If not, the data held NaN
-        or infinity, or the numbers overflowed, and the state is no longer of use: keep the one before.
+        or infinity, or the numbers overflowed, and the state is unusable: keep the previous one.
       memory: rows of the averaged statistics to write back, or None.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (20, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1), constraint=mmf.L2Ball())
+      >>> state = solver.init(jax.random.key(1), samples=x)
+      >>> state, info = solver.update(state, x)
+      >>> info.codes.shape, bool(info.finite), int(info.n_dead)
+      ((20, 3), True, 0)
     """
 
     codes: Array

@@ -1,8 +1,8 @@
 """Regression statistics: the Gram matrix and the correlations that codes are computed from ([TSP18], section III-B).
 
-Codes need ``G = D D^T`` and ``beta = x D^T``. From a subset S of the features, both can be estimated; what counts is
-that the two come from the same features. A full Gram matrix with correlations from the subset, or the other way round,
-gives codes whose noise shrinks the atoms. So each class of this module is a consistent pair.
+Codes need ``G = D D^T`` and ``beta = x D^T``. From a subset S of the features, both can be estimated, but
+they must come from the same features. A full Gram matrix with correlations from the subset, or the other way round,
+gives codes whose noise shrinks the atoms. Each class of this module is therefore a consistent pair.
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +24,16 @@ class Memory(NamedTuple):
       sq_norm: ``(n,)`` averaged squared norms.
       gram: ``(n, k, k)`` averaged Gram matrices, or None.
       visits: ``(n,)`` int32, how often the sample was seen.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> import jax
+      >>> solver = mmf.OnlineFactorization(
+      ...     n_components=2, subset=mmf.UniformSubset(4), statistics=mmf.AveragedStatistics()
+      ... )
+      >>> state = solver.init(jax.random.key(0), dictionary=jax.numpy.eye(2, 8))
+      >>> solver.init_memory(state, n_samples=10).visits.shape
+      (10,)
     """
 
     beta: Array
@@ -65,7 +75,12 @@ class Statistics(Protocol):
     """A consistent pair of estimators of the Gram matrix and of the correlations.
 
     Statistics that take the mask of a `View` into account have an attribute ``takes_mask`` that is true. Others are
-    refused together with a mask.
+    rejected together with a mask.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> mmf.FullStatistics().needs_whole_samples, mmf.MaskedStatistics().needs_whole_samples
+      (True, False)
     """
 
     @property
@@ -86,7 +101,14 @@ class Statistics(Protocol):
 @register_configuration
 @dataclass(frozen=True)
 class MaskedStatistics:
-    """Estimates from the subset: ``G = r D_S D_S^T``, ``beta = r X_S D_S^T``. They read nothing else, and cost O(s)."""
+    """Estimates from the subset: ``G = r D_S D_S^T``, ``beta = r X_S D_S^T``. They read nothing else, and cost O(s).
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> solver = mmf.OnlineFactorization(n_components=2, subset=mmf.UniformSubset(4), partial_b=True)
+      >>> solver.statistics, solver.needs_whole_samples
+      (MaskedStatistics(), False)
+    """
 
     @property
     def needs_whole_samples(self) -> bool:
@@ -119,7 +141,7 @@ class MaskedStatistics:
 @register_configuration
 @dataclass(frozen=True)
 class SubsampledStatistics:
-    """Estimates from a subset of their own, ``G = r D_S D_S^T`` and ``beta = r X_S D_S^T``, in O((b + k) k p / r).
+    """Estimates from a separate subset, ``G = r D_S D_S^T`` and ``beta = r X_S D_S^T``, in O((b + k) k p / r).
 
     They are for solvers whose dictionary and B see all features. On data with many more features than atoms, a small
     part of the features determines the codes, while each feature of the dictionary needs all samples. A step then
@@ -132,6 +154,12 @@ class SubsampledStatistics:
     Raises:
       TypeError: for a subset that lacks a method.
       ValueError: for blocks, such as those of `BlockSubset`, which need permuted features.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> statistics = mmf.SubsampledStatistics(mmf.UniformSubset(reduction=8, width=16))
+      >>> mmf.OnlineFactorization(n_components=2, statistics=statistics).needs_whole_samples
+      True
     """
 
     subset: FeatureSubset
@@ -178,7 +206,16 @@ class SubsampledStatistics:
 @register_configuration
 @dataclass(frozen=True)
 class FullStatistics:
-    """Exact values from all features: ``G = D D^T``, kept up to date in O(k^2 s), and ``beta = X D^T`` in O(b k p)."""
+    """Exact values from all features: ``G = D D^T``, kept up to date in O(k^2 s), and ``beta = X D^T`` in O(b k p).
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> solver = mmf.OnlineFactorization(
+      ...     n_components=2, subset=mmf.UniformSubset(4), statistics=mmf.FullStatistics(), partial_b=True
+      ... )
+      >>> solver.needs_whole_samples
+      True
+    """
 
     @property
     def needs_whole_samples(self) -> bool:
@@ -222,6 +259,17 @@ class AveragedStatistics:
 
     Raises:
       ValueError: if power is known on the host and not positive, or gram is another text.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> import jax
+      >>> solver = mmf.OnlineFactorization(
+      ...     n_components=2, subset=mmf.UniformSubset(4), statistics=mmf.AveragedStatistics()
+      ... )
+      >>> state = solver.init(jax.random.key(0), dictionary=jax.numpy.eye(2, 8))
+      >>> memory = solver.init_memory(state, n_samples=10)
+      >>> memory.beta.shape
+      (10, 2)
     """
 
     power: Float = 0.76
@@ -231,9 +279,8 @@ class AveragedStatistics:
         check_real("power", self.power, low=0.0, open_low=True)
         if self.gram == "masked":
             raise ValueError(
-                "gram='masked' does not go with averaged correlations: a Gram matrix from one subset and correlations "
-                "from many are not those of any least-squares problem, and the noise of such codes shrinks the atoms; "
-                "use 'full' or 'averaged'"
+                "gram must be 'full' or 'averaged', got 'masked': a Gram matrix from one subset and correlations "
+                "from many are not those of any least-squares problem, and the noise of such codes shrinks the atoms"
             )
         check_choice("gram", self.gram, ("full", "averaged"))
 

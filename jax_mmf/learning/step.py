@@ -77,7 +77,7 @@ class Configuration(Protocol):
 
 
 def unused_atoms(c: Array) -> Array:
-    """Tell which atoms have codes with less than a millionth of the mean energy: ``(k, k) -> (k,)`` booleans."""
+    """Return which atoms have codes with less than a millionth of the mean energy: ``(k, k) -> (k,)`` booleans."""
     energy = jnp.diagonal(c)
     return energy <= _UNUSED_SHARE * energy.mean()
 

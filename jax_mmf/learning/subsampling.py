@@ -36,6 +36,12 @@ class Subset:
       width: of a block (static).
       n_shards: number of equal shares of the features, each with as many features of the subset (static).
       n_features: p (static).
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jax_mmf as mmf
+      >>> subset = mmf.UniformSubset(reduction=2).draw(jax.random.key(0), 0, n_features=8)
+      >>> subset.size, subset.gather(jnp.ones((3, 8))).shape
+      (4, (3, 4))
     """
 
     indices: Array
@@ -131,7 +137,14 @@ class Subset:
 
 @runtime_checkable
 class FeatureSubset(Protocol):
-    """Rule that draws subsets of features."""
+    """Rule that draws subsets of features.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> subset = mmf.BlockSubset(reduction=4, n_blocks=8)
+      >>> subset.reduction, subset.n_blocks
+      (4, 8)
+    """
 
     @property
     def reduction(self) -> float:
@@ -160,7 +173,13 @@ class FeatureSubset(Protocol):
 @register_configuration(static=True)
 @dataclass(frozen=True)
 class FullSubset:
-    """All features in every step: online matrix factorization as in [JMLR10]."""
+    """All features in every step: online matrix factorization as in [JMLR10].
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> mmf.FullSubset().draw(jax.random.key(0), 0, n_features=8).is_full
+      True
+    """
 
     @property
     def reduction(self) -> float:
@@ -196,6 +215,11 @@ class UniformSubset:
 
     Raises:
       ValueError: if reduction < 1 or width < 1.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> mmf.UniformSubset(reduction=2).draw(jax.random.key(0), 0, n_features=8).indices.shape
+      (4,)
     """
 
     reduction: float
@@ -237,6 +261,12 @@ class BlockSubset:
     Raises:
       ValueError: if reduction < 1 or n_blocks < 1.
       TypeError: if n_blocks is not a whole number.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> width, n_blocks, n_drawn = mmf.BlockSubset(reduction=4, n_blocks=8).layout(n_features=1024)
+      >>> width, n_blocks, n_drawn
+      (32, 32, 8)
     """
 
     reduction: float
@@ -279,6 +309,12 @@ class SubsetPerShare:
 
     Raises:
       ValueError: if n_shards < 1.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> subset = mmf.SubsetPerShare(mmf.UniformSubset(reduction=2), n_shards=2)
+      >>> subset.draw(jax.random.key(0), 0, n_features=8).size
+      4
     """
 
     subset: FeatureSubset

@@ -1,4 +1,4 @@
-"""The surrogate: moments C and B, whose quadratic function of the dictionary stands for all samples seen::
+"""The surrogate: moments C and B of all samples seen, which define a quadratic function of the dictionary::
 
     1/2 tr(D^T C D) - tr(D^T B),     C ~ mean of a^T a,     B ~ mean of a^T x
 
@@ -15,7 +15,7 @@ longer depend on the codes. B follows from them::
 Once D_j has moved, by a step that sees j, R_j = B_j - C D_j again. With all features in every step both are the same.
 
 Weights. A weight w_i multiplies what sample i adds to a sum, and the mean still divides by the number of samples. With
-a mask, feature j is in as many samples of a batch as the sum of its mask, M_j, which takes the place of the number b::
+a mask, feature j is in as many samples of a batch as the sum of its mask, M_j, which replaces the number b::
 
     R_j ~ sum_i m_ij w_i a_i^T (x_i - a_i D)_j / M_j
 """
@@ -42,6 +42,14 @@ class Surrogate(NamedTuple):
         mask, in the dtype of the dictionary; else None. They stop after 2^24 samples in float32, which then no longer
         holds every whole number, and after 2^31 - 1 in float64. The number of all samples that they are compared with
         stops there too, so that the ratio stays right.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (20, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1), constraint=mmf.L2Ball())
+      >>> state = solver.init(jax.random.key(1), samples=x)
+      >>> state.surrogate.c.shape, state.surrogate.b.shape, state.surrogate.partial
+      ((3, 3), (3, 8), False)
     """
 
     c: Annotated[Array, "kk"]
@@ -56,7 +64,15 @@ class Surrogate(NamedTuple):
 
 
 class BatchMoments(NamedTuple):
-    """Moments of one mini-batch: ``c`` ``(k, k)``, ``b`` ``(k, s)`` on the features of the subset."""
+    """Moments of one mini-batch: ``c`` ``(k, k)``, ``b`` ``(k, s)`` on the features of the subset.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> codes, x = jnp.ones((4, 2)), jnp.ones((4, 8))
+      >>> moments = mmf.extending.BatchMoments(c=codes.T @ codes / 4, b=codes.T @ x / 4)
+      >>> moments.b.shape
+      (2, 8)
+    """
 
     c: Array
     b: Array
@@ -98,10 +114,10 @@ def update_surrogate(
 
     Args:
       surrogate: before the batch. With partial B, feature j of the subset gets the weight
-        ``min(1, weight n_seen / n_j)`` ([ICML16]), and its residual is still that of before: see `settle_residual`.
+        ``min(1, weight n_seen / n_j)`` ([ICML16]), and its residual is the one before the batch: see `settle_residual`.
         Else all features get ``weight`` ([TSP18]).
       codes: ``(b, k)``; zeros in padded rows.
-      x: ``(b, p)`` whole samples; not looked at with partial B.
+      x: ``(b, p)`` whole samples; not used with partial B.
       x_subset: ``(b, s)``.
       atoms: ``(k, s)`` the dictionary that the codes are of, on the subset.
       subset: the features of ``x_subset``.
@@ -144,7 +160,7 @@ def _update_partial(
     n_before: Array,
     mask: Array | None,
 ) -> tuple[Surrogate, Array, BatchMoments]:
-    """Add a mini-batch to partial B. ``surrogate.c`` is that of after the batch; ``weighted`` are weighted codes."""
+    """Add a mini-batch to partial B. ``surrogate.c`` is C after the batch; ``weighted`` are weighted codes."""
     assert surrogate.residual is not None
     assert surrogate.feature_counts is not None
     dtype, c = codes.dtype, surrogate.c

@@ -21,7 +21,7 @@ _RULES = ("one_standard_error", "best")
 
 
 class Candidate(NamedTuple):
-    """A strength and a number of atoms, and how they do on held-out samples.
+    """A strength and a number of atoms, with their results on held-out samples.
 
     Attributes:
       n_components: number of atoms.
@@ -50,8 +50,8 @@ class Choice(NamedTuple):
     """A table of candidates, and the one that was chosen. ``print(choice)`` shows the table.
 
     Attributes:
-      candidates: in the order of their numbers of atoms and decreasing strengths.
-      chosen: the one to use. ``chosen.result`` has its dictionary and its solver.
+      candidates: sorted by number of atoms, then by decreasing strength.
+      chosen: the chosen candidate. ``chosen.result`` has its dictionary and its solver.
     """
 
     candidates: list[Candidate]
@@ -142,7 +142,7 @@ def choose(
 def _candidate(result: FitResult, x: Array, hidden: float) -> Candidate:
     """Describe a run by the codes of held-out samples from all features."""
     penalty: Any = result.solver.penalty
-    everything = jnp.ones(x.shape[1], x.dtype)  # as a mask, so that the compiled program of hidden_errors serves again
+    everything = jnp.ones(x.shape[1], x.dtype)  # as a mask, to use the compiled program of hidden_errors again
     codes = encode(result.dictionary, x, penalty, mask=everything)
     left = np.square(np.asarray(x - decode(result.dictionary, codes), np.float64)).sum()
     value = (0.5 * left + np.asarray(penalty_value(penalty, codes), np.float64).sum()) / len(x)

@@ -14,10 +14,10 @@ def hidden_errors(dictionary: ArrayLike, x: ArrayLike, penalty: AnyPenalty, *, k
     """Return how well each sample is predicted in features that its code has not seen.
 
     The features are divided at random into folds. For each fold, codes are computed from the other features, and
-    predict the features of the fold. The squared errors of the other features are scaled up by the share of features
-    that they are, so that ``alpha`` means the same as for whole samples. This is the bi-cross-validation of Owen and
+    predict the features of the fold. The squared errors of the other features are scaled up to all features, and
+    ``alpha`` means the same as for whole samples. This is the bi-cross-validation of Owen and
     Perry (2009), with a dictionary that was learned from other samples. The errors have no part for the penalty. They
-    increase when codes fit the noise, so that strengths and numbers of atoms can be compared.
+    increase when codes fit the noise, and are comparable between strengths and numbers of atoms.
 
     Features should not share noise. A code that fits the noise of a feature predicts its copy in the neighbouring
     feature, so images that were smoothed favour small strengths and many atoms.

@@ -30,7 +30,7 @@ def as_list(name: str, values: Any, what: str) -> list[Any]:
 
     Raises:
       TypeError: if there is one value instead of several.
-      ValueError: if there is none.
+      ValueError: for an empty list.
     """
     if not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
         raise TypeError(f"{name} must be a list, got {values!r}; write [{values!r}]")
@@ -85,12 +85,15 @@ def alpha_grid(
     unit = with_alpha(solver, 1.0)
     if not is_weighted(unit.penalty):
         name = type(unit.penalty).__name__
-        raise TypeError(f"alpha_max is known for Lasso, ElasticNet and their like; got {name}: give alphas yourself")
+        raise TypeError(
+            f"alpha_max is known for penalties with an l1 weight, such as Lasso and ElasticNet, got {name}; pass "
+            "alphas instead"
+        )
     dictionary = unit.init(key, samples=samples).dictionary
     top = float(alpha_max(dictionary, samples, l1_ratio=unit.penalty.l1, nonneg=unit.penalty.nonneg))
     if not np.isfinite(top) or top <= 0:
         reason = "a penalty without an l1 part has no largest strength" if top > 0 else "no sample has a code"
-        raise ValueError(f"alpha_max of {solver.penalty!r} is {top:g}: {reason}; give alphas yourself")
+        raise ValueError(f"alpha_max of {solver.penalty!r} is {top:g}: {reason}; pass alphas instead")
     return [float(alpha) for alpha in top * np.geomspace(largest, smallest, n_alphas)]
 
 
@@ -106,16 +109,16 @@ def alpha_path(
     """Learn a dictionary for each of several strengths, from the largest to the smallest.
 
     The run for a strength starts with the dictionary for the strength before it, and with empty statistics. On one core
-    and planted sparse codes, such a path takes a third of the time of independent runs with three times as many epochs,
-    and reaches lower objectives wherever codes are dense. All runs share one compiled program. A `jax.vmap` over alpha
-    takes longer than one run after the other there, because all samples wait for the code that converges last.
+    and for planted sparse codes, such a path takes a third of the time of independent runs with three times as many
+    epochs, and reaches lower objectives if codes are dense. All runs share one compiled program. On one core, a
+    `jax.vmap` over alpha takes longer, because all samples wait for the code that converges last.
 
     Args:
       solver: whose ``alpha`` is replaced.
       source: samples, as in `jax_mmf.fit`. It is read once for each strength and epoch, so it can't be an iterator.
       key: PRNG key of the first dictionary, and of the order of samples and the subsets in all runs.
       alphas: strengths, such as those of `alpha_grid`. They are sorted.
-      warm_start: whether to start with the dictionary before. If not, all runs start as `jax_mmf.fit` does with this
+      warm_start: whether to start with the previous dictionary. If not, all runs start as `jax_mmf.fit` does with this
         key.
       **options: arguments of `jax_mmf.fit`, for each strength.
 

@@ -34,7 +34,7 @@ class Stability(NamedTuple):
 
 
 def amari_distance(dictionary: ArrayLike, reference: ArrayLike) -> float:
-    """Return the distance of two dictionaries, whatever the order, the signs and the scales of their atoms.
+    """Return the distance of two dictionaries, up to the order, the signs and the scales of their atoms.
 
     It is one minus the mean over atoms of the largest absolute cosine with an atom of the other dictionary, averaged
     over both dictionaries [Wu et al. 2016]. The index of Amari et al. (1996) needs the inverse of a square matrix

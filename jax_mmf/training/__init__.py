@@ -1,4 +1,4 @@
-"""`fit`, which trains a solver on a source of samples, with its feed, evaluation and callbacks; codes of sources."""
+"""`fit`, which trains a solver on a source of samples: feed, evaluation and callbacks. Codes of sources."""
 
 from jax_mmf.io import Best, Record
 from jax_mmf.training.callbacks import Callback, EarlyStopping, Event, JSONLines, ProgressBar, Start

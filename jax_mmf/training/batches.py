@@ -36,7 +36,7 @@ def is_source(x: Any) -> bool:
 
     Sources are memory maps, sparse matrices of SciPy, other objects with two axes that are read by slices of rows
     (`h5py.Dataset`, zarr, dask, xarray), objects of the class `Source`, and iterables of matrices. Anything with one
-    axis is a sample, and no samples are an array. Paths count as sources, which tell how to open them.
+    axis is a sample, and no samples are an array. Paths count as sources: `as_source` rejects them with advice.
 
     Args:
       x: what a user gives as samples.
@@ -45,7 +45,7 @@ def is_source(x: Any) -> bool:
         return x.ndim > 1
     if is_in_memory(x) or isinstance(x, _NO_SOURCES) or hasattr(x, "__jax_array__"):
         return False
-    # A data set whose file was closed is false and has no shape. An error says so when it is read.
+    # A data set whose file was closed is false and has no shape. Reading it raises an error that names the cause.
     if (isinstance(x, h5py.Dataset) and not x) or isinstance(x, str | Path | BatchSource | Source):
         return True
     shape = getattr(x, "shape", None)
@@ -79,15 +79,15 @@ class Batch(NamedTuple):
 class Batches:
     """The samples of a source, in batches that a thread reads ahead.
 
-    A pass over the batches is a pass over the source, which may allow one only.
+    A pass over the batches is a pass over the source, which may allow only one.
 
     Args:
-      x: a source, or anything of which `as_source` makes one.
+      x: a source, or anything that `as_source` accepts.
       dictionary: ``(k, p)``.
       batch_size: samples per batch; by default 64 MB of samples and at most 4,096, in whole chunks of the file. An
         iterable of batches determines this itself.
       mask: None, ``(p,)``, or a matrix ``(n, p)`` whose rows are read together with the samples.
-      codes: None, or a matrix ``(n, k)`` likewise.
+      codes: None, or a matrix ``(n, k)`` whose rows are read with the samples, too.
       name: of the argument codes, for error messages.
 
     Attributes:
@@ -95,7 +95,7 @@ class Batches:
       n_samples: number of samples, or None if it is not known before they are read.
 
     Raises:
-      TypeError: for what is no source, and a mask or codes that are no matrix.
+      TypeError: if x is not a source, or the mask or the codes are not a matrix.
       ValueError: for shapes that do not fit.
     """
 
@@ -137,11 +137,11 @@ class Batches:
 
         Raises:
           ValueError: for NaN, infinity, and numbers that the dtype of the dictionary can't hold, with the sample and
-            the feature, unless a mask of zero excludes them; for batches of another width; and if there is none.
+            the feature, unless a mask of zero excludes them; for batches of another width; and without batches.
         """
         if isinstance(self._source, BatchSource):
             with closing(iter(self._source)) as given:
-                # The first batch is taken in this thread, so that warnings about it point at the caller.
+                # The first batch is taken in this thread: warnings about it then point at the caller.
                 yield from self._ahead(self._of_batches(chain(list(islice(given, 1)), given)), depth=1)
             return
         n_samples = int(self._source.n_samples)
@@ -170,7 +170,7 @@ class Batches:
             write_samples(x[: rows.size], given, None, rows, mask=mask, name="x")
             yield self._batch(rows, x, mask)
         if first == 0:
-            raise ValueError("x gives no batches")
+            raise ValueError("x must give at least one batch, got none; iterators can be read only once")
         for name, matrix in (("mask", self._mask.matrix), (self._codes_name, self._codes)):
             if matrix is not None and matrix.n_samples != first:
                 raise ValueError(f"{name} must have a row for each of the {first} samples of x, got {matrix.n_samples}")

@@ -55,23 +55,23 @@ def _warn_of_small_numbers(first: Array) -> None:
 def _resume(solver: OnlineFactorization, given: State, feed: Feed) -> State:
     if has_relative_alpha(solver.penalty):
         raise ValueError(
-            "alpha is a RelativeAlpha, whose value was found at the start of the run: resume with the solver of the "
+            "alpha is a RelativeAlpha, whose value was computed at the start of the run: resume with the solver of the "
             "result, fit(result.solver, source, resume=result)"
         )
     expected = (solver.n_components, feed.n_features)
     check_shape("state.dictionary", given.dictionary, expected, "(n_components, n_features)")
     if given.surrogate.partial != solver.partial_b:
         raise ValueError(
-            f"state is of a run with partial_b={not solver.partial_b}, and the solver has {solver.partial_b}; resume "
+            f"state is from a run with partial_b={not solver.partial_b}, and the solver has {solver.partial_b}; resume "
             "with the solver of that run"
         )
     if (given.gram is not None) != solver.statistics.needs_gram:
         raise ValueError(
-            f"state is of a run with other statistics than {solver.statistics!r}; resume with the solver of that run"
+            f"state is from a run with other statistics than {solver.statistics!r}; resume with the solver of that run"
         )
     if (given.mean is not None) != solver.center:
         raise ValueError(
-            f"state is of a run with center={not solver.center}, and the solver has {solver.center}; resume with the "
+            f"state is from a run with center={not solver.center}, and the solver has {solver.center}; resume with the "
             "solver of that run"
         )
     return feed.adopt(given)
@@ -81,11 +81,11 @@ def first_memory(solver: OnlineFactorization, state: State, feed: Feed, memory: 
     """Return the memory of averaged statistics that a run starts from, or None; arguments as in `first_state`.
 
     Raises:
-      ValueError: for a memory of other data, and for one that is missing or has no use.
+      ValueError: for a memory of other data, for a missing memory, and for one that the statistics do not use.
     """
     if solver.init_memory(state, 0) is None:
         if memory is not None:
-            raise ValueError(f"memory must be None with statistics={solver.statistics!r}, which remembers nothing")
+            raise ValueError(f"memory must be None with statistics={solver.statistics!r}, which keep no memory")
         return None
     if feed.n_samples is None:
         raise ValueError("averaged statistics need a source with numbered samples, not an iterable of batches")

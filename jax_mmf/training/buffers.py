@@ -11,7 +11,7 @@ class Buffers:
     """Buffers of one dtype, each of which holds a mini-batch until the step that reads it is done.
 
     On CPU, JAX computes from a buffer without a copy. Accelerators read a buffer directly, since its pages are locked.
-    Fresh memory for each mini-batch would cost a page fault for each page, and more time than to read the data. There
+    New memory for each mini-batch would cost a page fault per page, which takes longer than reading the data. There
     are as many buffers as mini-batches that are in use at a time.
 
     Args:

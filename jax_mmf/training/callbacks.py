@@ -90,8 +90,8 @@ class Event:
 class Callback(Protocol):
     """Function or object that is called with an `Event` after each step. A true result ends the run.
 
-    An object may have more methods. ``on_start(start)`` is called with a `Start` before the first step of each run, so
-    that one object can be used for several runs. ``on_end(result)`` is called at the end of each started run, with its
+    An object may have more methods. ``on_start(start)`` is called with a `Start` before the first step of each run:
+    one object can serve several runs. ``on_end(result)`` is called at the end of each started run, with its
     `FitResult`, or None if an error ended it. ``on_save()`` returns what checkpoints store of it, in types of JSON. A
     resumed run calls ``on_resume(kept)`` with this, after ``on_start``.
     """
@@ -152,7 +152,7 @@ def _nothing(_: Any) -> None: ...
 class EarlyStopping:
     """Callback that ends a run when the held-out objective no longer decreases.
 
-    Its counts start anew with each run, except in resumed runs, ``fit(..., resume=...)``. `fit` keeps the best state as
+    Its counts restart with each run, except in resumed runs, ``fit(..., resume=...)``. `fit` keeps the best state as
     ``result.best``.
 
     Args:
@@ -176,7 +176,9 @@ class EarlyStopping:
     def on_start(self, start: Start) -> None:
         """Reset the counters."""
         if start.n_held_out == 0:
-            raise ValueError("EarlyStopping needs held-out samples; pass held_out to fit, such as held_out=0.1")
+            raise ValueError(
+                "EarlyStopping needs held-out samples, and the run has none; pass held_out to fit, such as held_out=0.1"
+            )
         self.best, self.stale = math.inf, 0
 
     def __call__(self, event: Event, /) -> bool:
@@ -217,7 +219,7 @@ class ProgressBar:
         try:
             from tqdm.auto import tqdm
         except ImportError as error:
-            raise ImportError("a progress bar needs tqdm; pip install 'jax-mmf[cli]'") from error
+            raise ImportError("a progress bar needs tqdm: pip install 'jax-mmf[cli]'") from error
         self._open, self._options = tqdm, options
         self._bar: Any = None
         self._seconds_before = 0.0
@@ -250,7 +252,7 @@ class ProgressBar:
 
 
 class JSONLines:
-    """Callback that writes each `Record` immediately as a line of JSON, so that a crash does not lose it.
+    """Callback that writes each `Record` immediately as a line of JSON, which a crash does not lose.
 
     Args:
       path: of the file; the first record of a run replaces an existing file. In a resumed run, the earlier records are
@@ -264,7 +266,9 @@ class JSONLines:
     def on_start(self, start: Start) -> None:
         """Start a new file at the next record; until then, an existing file stays."""
         if not self.path.parent.is_dir():
-            raise FileNotFoundError(f"no folder {self.path.parent} to write {self.path.name} in; make it first")
+            raise FileNotFoundError(
+                f"the folder {self.path.parent} of {self.path.name} does not exist; create it first"
+            )
         self._mode, self._before = "w", tuple(start.history)
 
     def __call__(self, event: Event, /) -> None:

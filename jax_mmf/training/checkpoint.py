@@ -49,7 +49,7 @@ class Checkpoint:
       Checkpoint('checkpoints', every=None, minutes=30, keep=3)
     """
 
-    comes_last = True  # so that it stores the counts that the other callbacks have after the step
+    comes_last = True  # then it stores the counts that the other callbacks have after the step
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Checkpoint:
         self.path = Path(path)
         self._one_file = _is_file_name(self.path)
         if self._one_file and keep not in (None, 1):
-            raise ValueError(f"keep must be 1 for the one file {path}, got {keep}; give a folder to keep several")
+            raise ValueError(f"keep must be 1 for the single file {path}, got {keep}; pass a folder to keep several")
         self.every, self.run, self.background = every, run, background
         self.minutes = _MINUTES if every is None and minutes is None else minutes
         self.keep = keep or (1 if self._one_file else _KEEP)
@@ -83,14 +83,16 @@ class Checkpoint:
         self._error, self._last_step, self._since = None, -1, time.monotonic()
         if self._one_file:
             if not self.path.parent.is_dir():
-                raise FileNotFoundError(f"no folder {self.path.parent} to write {self.path.name} in; make it first")
+                raise FileNotFoundError(
+                    f"the folder {self.path.parent} of {self.path.name} does not exist; create it first"
+                )
             return
         self.path.mkdir(parents=True, exist_ok=True)
         files = checkpoints(self.path)
         if start.step == 0 and files:
             raise ValueError(
-                f"{self.path} holds checkpoints of another run, the last one of step {files[-1][0]}: go on with it, by "
-                "resume=jax_mmf.load_checkpoint(folder) or the option --resume auto, or give another folder"
+                f"{self.path} holds checkpoints of another run, the last one of step {files[-1][0]}: resume that run "
+                "by resume=jax_mmf.load_checkpoint(folder) or the option --resume auto, or pass another folder"
             )
         for step, path in files if jax.process_index() == 0 else ():
             if step > start.step:  # a damaged file, or one of an earlier run that resumed at the same step
@@ -141,14 +143,14 @@ class Checkpoint:
 
     def _save(self, step: int, saved: Callable[[], SavedRun]) -> None:
         run = saved()
-        if jax.process_index() > 0:  # one file, whatever the number of processes
+        if jax.process_index() > 0:  # one file for all processes
             self._last_step = step
             return
         run = run._replace(run={**run.run, **(self.run or {})})
         if not all(map(_is_finite, jax.tree.leaves((run.state._replace(key=run.state.step), run.memory)))):
             raise FloatingPointError(
-                f"the state after step {step} holds NaN or infinity, and no checkpoint was written; go on from the "
-                "one before, with scaled data or other settings"
+                f"the state after step {step} holds NaN or infinity, and no checkpoint was written; resume from "
+                "the previous one, with scaled data or other settings"
             )
         save_run(self.path if self._one_file else self.path / f"step_{step:012d}.h5", run)
         self._last_step = step
@@ -172,7 +174,7 @@ class Checkpoint:
 
 
 def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """Return steps and paths of the checkpoints in a folder, the newest one last; none if there is no folder."""
+    """Return steps and paths of the checkpoints in a folder, the newest one last; an empty list without a folder."""
     if not folder.is_dir():
         return []
     found = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
@@ -210,7 +212,7 @@ def load_checkpoint(path: str | Path, *, solver: OnlineFactorization | None = No
 def newest_whole(path: str | Path, *, solver: OnlineFactorization | None = None) -> tuple[Path, SavedRun] | None:
     """Return path and content of the newest valid checkpoint; arguments and errors as in `load_checkpoint`."""
     path = Path(path)
-    if path.is_file() or _is_file_name(path):  # an existing file is read, whatever its name is
+    if path.is_file() or _is_file_name(path):  # an existing file is read under any name
         return (path, load_run(path, solver=solver)) if path.is_file() else None
     errors = list[ValueError | OSError]()
     for _, file in reversed(checkpoints(path)):
@@ -220,7 +222,7 @@ def newest_whole(path: str | Path, *, solver: OnlineFactorization | None = None)
             errors.append(error)
             continue
         for skipped in errors:
-            warn(f"a damaged checkpoint is skipped: {skipped}. Going on from the one before, {file}")
+            warn(f"a damaged checkpoint is skipped: {skipped}. Resuming from the previous one, {file}")
         return file, found
     if errors:
         raise errors[0]

@@ -147,7 +147,7 @@ def _last(before: SavedRun, field: str) -> Any:
 def _seen(state: State, item: Item) -> tuple[Array, Array, Array | None]:
     """Return dictionary, centred samples and mask of the features that were read.
 
-    Dictionary and samples are scaled so that sums over the features estimate those over all features. Missing entries
+    Dictionary and samples are scaled: sums over these features then estimate those over all features. Missing entries
     and padding are zeros.
     """
     return _of_features(state.dictionary, item.x, item.subset, state.mean, item.weights.entries, item.n_samples)
@@ -186,7 +186,7 @@ def why_nothing_is_learned(penalty: AnyPenalty, state: State, item: Item, info: 
     if int(info.n_dead) < state.dictionary.shape[0]:
         return None
     if not is_weighted(penalty):
-        return None if bool(info.codes.any()) else "every code is zero; look at the data, or weaken the penalty"
+        return None if bool(info.codes.any()) else "every code is zero; check the data, or weaken the penalty"
     dictionary, x, mask = _seen(state, item)
     x = x if mask is None else mask * x
     nonneg = penalty.nonneg

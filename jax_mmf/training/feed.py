@@ -364,7 +364,7 @@ class Feed:
         return described | ({"stretch": int(order.stretch), "window": int(order.window)} if order.shuffle else {})
 
     def _sample_reader(self, n_chunks: int) -> SampleReader:
-        """Make a reader; a thread needs one of its own."""
+        """Make a reader; each thread needs its own."""
         order = None if self._mix is None else self._mix.order
         return SampleReader(self._source, self.dtype, order=order, n_chunks=n_chunks)
 

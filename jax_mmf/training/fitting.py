@@ -223,9 +223,11 @@ def _train(
 
 def _check_beginning(key: Key | None, state: State | None, memory: Memory | None, before: SavedRun | None) -> None:
     if before is not None and (state is not None or memory is not None):
-        raise ValueError("resume has the state and the memory of its run; leave out the arguments state and memory")
+        raise ValueError(
+            "resume includes the state and the memory of its run; leave out the arguments state and memory"
+        )
     if before is None and (key is None) == (state is None):
-        raise ValueError("fit needs either key, for a new run, or resume or state, to go on with one; pass one of them")
+        raise ValueError("fit needs either key, for a new run, or resume or state, to continue a run; pass one of them")
     if state is not None and not isinstance(state, State):
         raise TypeError(f"state must be a State, such as result.state; got {type(state).__name__}")
 
@@ -236,8 +238,8 @@ def _check_counts(**counts: int | None) -> None:
             check_count(name, count)
 
 
-# The state is donated: a step reuses the memory of the previous state. Full batches are passed the same way as padded
-# ones, with their number of samples, so that both share one program.
+# The state is donated: a step reuses the memory of the previous state. Full batches are passed like padded ones,
+# with their number of samples: both share one program.
 
 
 @functools.partial(jax.jit, donate_argnames="state", static_argnames="placement")

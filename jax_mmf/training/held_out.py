@@ -47,18 +47,18 @@ def count_held_out(held_out: Any, n_samples: int) -> int:
         if not 1 <= int(number) < n_samples:
             raise ValueError(
                 f"held_out, as a number of samples (int), must be at least 1 and below the {n_samples} of source; got "
-                f"{held_out!r}. Give None to hold none out"
+                f"{held_out!r}. Pass None to hold none out"
             )
         return int(number)
     if not 0 < float(number) < 1:
         raise ValueError(
-            f"held_out, as a share of the samples (float), must be above 0 and below 1; got {held_out!r}. Give an int "
+            f"held_out, as a share of the samples (float), must be above 0 and below 1; got {held_out!r}. Pass an int "
             "for a number of samples, None to hold none out"
         )
     count = round(float(number) * n_samples)
     if not 1 <= count < n_samples:
         raise ValueError(
-            f"held_out={held_out!r} of {n_samples} samples is {'less than one' if count < 1 else 'all of them'}; give "
+            f"held_out={held_out!r} of {n_samples} samples is {'less than one' if count < 1 else 'all of them'}; pass "
             "another share (float), or a number of samples (int)"
         )
     return count
@@ -83,7 +83,7 @@ def samples_held_out(held_out: Any, n_features: int, dtype: Any, names: tuple[st
     x = np.asarray(as_real_array("held_out", held_out, ndim=(2,), dtype=dtype))
     check_shape("held_out", x, (None, n_features), "(m, n_features)")
     if len(x) == 0:
-        raise ValueError("held_out must hold at least one sample; give None to hold none out")
+        raise ValueError("held_out must hold at least one sample, got none; pass None to hold none out")
     own = feature_names(held_out)
     if own is not None and names is not None and own != names:
         raise ValueError(f"held_out must have the columns of source, {names}, in this order; got {own}")

@@ -31,7 +31,7 @@ _notes: list[_Note] = []  # notes of the blocks that the main thread is in
 def deferred_interrupt(
     message: str | None = None, signals: Sequence[int] = (signal.SIGINT,)
 ) -> Iterator[Callable[[], int]]:
-    """Note the first Ctrl-C (SIGINT) in a block without an error, so that a loop can end after its step.
+    """Note the first Ctrl-C (SIGINT) in a block without an error; a loop can then end after its step.
 
     A second one raises KeyboardInterrupt. At the end of the block, the previous handlers are restored. A block inside
     of another one shares its note, and the outer message is shown. Handlers other than Python's default are left

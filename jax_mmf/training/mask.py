@@ -19,13 +19,13 @@ class Mask:
       p: number of features.
       order: ``(p,)`` the original number of each feature of the samples, or None for the original order.
       dtype: of the weights.
-      names: names of the columns of the samples, in the original order, or None if they have none.
+      names: names of the columns of the samples, in the original order, or None for columns without names.
 
     Attributes:
       matrix: source ``(n, p)``, or None if the mask is None or the same for all samples.
 
     Raises:
-      TypeError: for what is no matrix.
+      TypeError: if the mask is not a matrix.
       ValueError: for shapes that do not fit, and for columns with other names than those of the samples.
     """
 
@@ -65,7 +65,7 @@ class Mask:
         """Return the mask of some samples, and of some or all of their features: ``(b, s)`` or ``(b, p)``.
 
         Raises:
-          ValueError: for weights that are negative or not finite, and if there is no mask.
+          ValueError: for weights that are negative or not finite, and without a mask.
         """
         if self._shared is not None:
             shared = self._shared if features is None else self._shared[features]
@@ -102,7 +102,7 @@ def read_rows(
 ) -> HostArray:
     """Read rows of a matrix that has a row for each sample."""
     if rows.size and rows[-1] >= matrix.n_samples:
-        raise ValueError(f"{name} must have a row for each sample of x; it has {matrix.n_samples}, and x has more")
+        raise ValueError(f"{name} must have a row for each sample of x; it has {matrix.n_samples} rows, and x has more")
     return np.array(matrix.read(rows, columns), dtype)
 
 

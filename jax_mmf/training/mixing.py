@@ -22,7 +22,7 @@ def mixing_window(source: Source, batch_size: int, n_held_out: int) -> tuple[int
 
 
 def n_kept(window: int, height: float, batch_size: int) -> int:
-    """Return how many decoded chunks to keep, so that each chunk is decoded once per epoch.
+    """Return how many decoded chunks to keep for each chunk to be decoded only once per epoch.
 
     Mini-batches are read in ascending order of the rows, and each one covers several turns (see `SampleOrder`). So a
     chunk may be decoded too early, and be needed too long, by as many chunks as a mini-batch has turns. A turn has as

@@ -34,7 +34,7 @@ class Placement:
     padded with zeros.
 
     Attributes:
-      mesh: None for one device. The kind of its axes does not matter.
+      mesh: None for one device. Its axes may be of any type.
       n_features: p.
     """
 
@@ -221,7 +221,7 @@ def on_one_device(samples: Array) -> Array:
 
 
 def any_process(flag: bool) -> bool:
-    """Whether a flag is true in any process of the run, so that all processes decide alike."""
+    """Whether a flag is true in any process of the run: all processes then make the same decision."""
     return flag if jax.process_count() == 1 else bool(of_all_processes(np.array(flag)).any())
 
 

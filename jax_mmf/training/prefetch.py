@@ -23,7 +23,7 @@ def prefetch(items: Iterable[T], depth: int = 2, stop: Callable[[], Any] | None 
     Args:
       items: iterated over in the thread.
       depth: largest number of items in the queue; 0 iterates in the caller, without a thread.
-      stop: function that tells whether to end instead of waiting for the next item, or None. It is called only after
+      stop: function that returns whether to end instead of waiting for the next item, or None. It is called only after
         the first item.
 
     Yields:
@@ -78,4 +78,4 @@ def prefetch(items: Iterable[T], depth: int = 2, stop: Callable[[], Any] | None 
         stopped.set()
         thread.join(_PATIENCE)
         if thread.is_alive():
-            warn(f"source has not come back from a read for {_PATIENCE:.0f} seconds; its thread is left to itself")
+            warn(f"a read of the source has taken over {_PATIENCE:.0f} seconds; its thread is abandoned")

@@ -23,7 +23,7 @@ class FitResult(NamedTuple):
       stopped_by: ``"epochs"`` for a run that did all of its epochs; ``"callback"``; ``"interrupt"`` for Ctrl-C; or
         ``"error"`` in the attribute ``result`` of an error.
       best: the `Best` evaluation, or None without held-out samples. It holds a copy of a state.
-      feature_names: of the source, or None if it has none.
+      feature_names: of the source, or None for features without names.
       run: arguments of `fit` in this run, which are stored in files.
       progress: what else is needed to resume the run: see `jax_mmf.io.SavedRun`.
     """

@@ -20,7 +20,7 @@ def saved_run(resume: Any) -> SavedRun:
 
     Args:
       resume: what `jax_mmf.load_checkpoint`, `jax_mmf.fit` or `jax_mmf.load_model` returned. A loaded model does not
-        tell the order of its samples.
+        contain the order of its samples.
 
     Raises:
       TypeError: for another object.
@@ -50,7 +50,7 @@ def with_alpha_of(solver: OnlineFactorization, saved: SavedRun) -> OnlineFactori
 
 
 def with_shares_of(solver: OnlineFactorization, saved: SavedRun) -> OnlineFactorization:
-    """Draw subsets from the shares of the features that the saved run drew them from, on whatever mesh it was."""
+    """Draw subsets from the same shares of the features as the saved run, for any mesh of that run."""
 
     def of_run(now: Any, before: Any) -> Any:
         return before if isinstance(before, SubsetPerShare) and before.subset == now else now
@@ -65,8 +65,8 @@ def warn_of_other_shares(solver: OnlineFactorization, saved: SavedRun) -> None:
     """Warn if a mesh makes the resumed run draw other subsets than the saved one."""
     if isinstance(solver.subset, SubsetPerShare) and solver.subset.subset == saved.solver.subset:
         warn(
-            "the run before had the features on one device, and this mesh has them on "
-            f"{solver.subset.n_shards}: from here on, the subsets are drawn from the features of each device"
+            "the saved run had the features on one device, and this mesh has them on "
+            f"{solver.subset.n_shards}: from this step on, the subsets are drawn from the features of each device"
         )
 
 
@@ -95,11 +95,11 @@ def check_unchanged(saved: SavedRun, order: Mapping[str, Any], key: Key | None, 
     text = f"resume contradicts this run: {'; '.join(changes)}"
     if not allow_changes:
         raise ValueError(
-            f"{text}. The run would not go on as it began: samples may be skipped, held-out ones learned from, or "
-            "weighted in another way. Give what the run had, or allow_changes=True (--allow-changes) to go on all the "
-            "same"
+            f"{text}. The resumed run would differ: samples may be skipped, learned from although held out, or "
+            "weighted in another way. Pass what the run had, or allow_changes=True (--allow-changes) to resume it "
+            "nevertheless"
         )
-    warn(f"{text}; going on all the same, since changes are allowed")
+    warn(f"{text}; resuming nevertheless, since changes are allowed")
 
 
 _MEANINGS = {
@@ -132,7 +132,7 @@ def callback_counts(callbacks: Sequence[Any]) -> dict[str, Any]:
 
 
 def restore_callbacks(callbacks: Sequence[Any], counts: Mapping[str, Any]) -> None:
-    """Give callbacks what they saved; those that saved nothing start anew."""
+    """Give callbacks what they saved; those that saved nothing restart."""
     for name, restore in _methods(callbacks, "on_resume").items():
         if name in counts:
             restore(counts[name])

@@ -104,7 +104,7 @@ class Run:
             self._feed.give_back(done)
 
     def revive(self) -> None:
-        """Replace dead atoms by samples of the source."""
+        """Replace unused atoms by samples of the source."""
         fresh = self._feed.placement.put_rows(self._feed.some_samples(self.step, self.solver.n_components))
         self.state = self.solver.revive(stream_key(self._feed.key, Stream.REVIVAL, self.step), self.state, fresh)
 

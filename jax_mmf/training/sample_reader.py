@@ -55,7 +55,7 @@ class SampleReader:
           out: ``(b, s)`` memory for them, in C order.
           rows: ``(b,)`` row numbers.
           features: ``(s,)`` feature numbers, or None for all.
-          mask: ``(s,)`` or ``(b, s)``; where it is zero, samples are replaced by zeros, whatever they are. Or None.
+          mask: ``(s,)`` or ``(b, s)``; where it is zero, samples are replaced by zeros, even NaN. Or None.
 
         Raises:
           ValueError: for NaN, infinity and numbers that the dtype can't hold, with the first place; and for a source

@@ -1,19 +1,19 @@
 """Codes and metrics of samples in memory, and of sources that are read a batch at a time.
 
-Whether ``x`` is in memory is a matter of its type. NumPy and JAX arrays, traced values, tensors, frames and lists of
-rows are in memory, and computed with at once. The following are sources, which are streamed:
+The type of ``x`` decides whether it is streamed. NumPy and JAX arrays, traced values, tensors, frames and lists of
+rows are in memory and are computed as a whole. The following are sources, which are streamed:
 
 - memory maps of NumPy, `h5py.Dataset`, and other objects of two axes that are sliced by rows (zarr, dask, xarray);
 - sparse matrices of SciPy;
-- what `jax_mmf.open_source` opens, and objects of your own with the attributes of a `jax_mmf.io.Source`;
-- iterables of batches ``(b_i, p)``. An iterator is used up.
+- what `jax_mmf.open_source` opens, and your own objects with the attributes of a `jax_mmf.io.Source`;
+- iterables of batches ``(b_i, p)``. An iterator is consumed.
 
-A thread reads batches ahead of the computation, so that three are in memory at a time. Codes are NumPy arrays in host
+A thread reads batches ahead of the computation, so three are in memory at a time. Codes are NumPy arrays in host
 memory, and features are in their original order, even if the columns of the file are permuted. The computation is in
 the dtype of the dictionary.
 
-Derivatives and other transformations need samples in memory. Inside of them, what can be converted to an array is
-loaded, and other sources are refused.
+Derivatives and other transformations need samples in memory. Inside of them, data that can be converted to an array are
+loaded, and other sources raise an error.
 """
 
 import warnings
@@ -67,7 +67,7 @@ def encode(
       init: ``(k,)`` or ``(n, k)`` codes to start from; zeros by default.
       out: where to write the codes of a source, for instance a memory map or an `h5py.Dataset` of shape ``(n, k)``:
         anything that has a shape and takes ``out[first:last] = codes``. With ``out`` or ``batch_size``, samples in
-        memory are worked on like a source.
+        memory are processed like a source.
       batch_size: samples of a source that are read at a time; by default 64 MB and at most 4,096, in whole chunks of
         the file. An iterable of batches determines this itself.
 
@@ -110,6 +110,12 @@ def encode_with_info(
     Returns:
       codes ``(k,)`` or ``(n, k)``, and a `SolveInfo` of ``()`` or ``(n,)``: of JAX arrays for samples in memory, and of
       NumPy arrays for a source.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> codes, info = mmf.encode_with_info(jnp.eye(2), jnp.array([2.0, -0.5]), mmf.Lasso(1.0))
+      >>> print(codes, bool(info.converged))
+      [1. 0.] True
     """
     if _in_memory(x, (dictionary, penalty, solver, mask, init), out=out, batch_size=batch_size):
         check_columns(feature_names(mask), feature_names(x))
@@ -149,6 +155,11 @@ def objective(
     Raises:
       ValueError: for shapes that do not fit, no samples, and as `encode` does.
       TypeError: as `encode` does.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> float(mmf.objective(jnp.eye(2), jnp.array([2.0, -0.5]), mmf.Lasso(1.0)))
+      1.625
     """
     if _in_memory(x, (dictionary, penalty, solver, mask), batch_size=batch_size):
         check_columns(feature_names(mask), feature_names(x))
@@ -203,6 +214,11 @@ def explained_variance(
     Raises:
       ValueError: for shapes that do not fit, no samples, and as `encode` does.
       TypeError: as `encode` does.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> float(mmf.explained_variance(jnp.eye(2), jnp.array([[2.0, 2.0]]), jnp.array([[2.0, 1.0]])))
+      0.875
     """
     if _in_memory(x, (dictionary, codes, solver, mask), batch_size=batch_size):
         check_columns(feature_names(mask), feature_names(x))
@@ -239,11 +255,11 @@ def centred(x: Any, mean: Array) -> Any:
 
 
 def _in_memory(x: Any, others: tuple[Any, ...], **options: Any) -> bool:
-    """Whether samples are computed with at once.
+    """Whether samples are computed as a whole.
 
     Args:
       x: the samples.
-      others: arguments that hold arrays, of which one may be traced.
+      others: arguments that hold arrays, any of which may be traced.
       options: arguments that only make sense for a source, each None if it is not given.
     """
     given = [name for name, value in options.items() if value is not None]
@@ -254,13 +270,14 @@ def _in_memory(x: Any, others: tuple[Any, ...], **options: Any) -> bool:
         return False
     if given:
         raise TypeError(
-            f"{' and '.join(given)} must be None inside of jit, grad, vmap and the like, where samples are not read a "
-            "batch at a time"
+            f"{' and '.join(given)} must be None inside of jit, grad, vmap and other transformations, where "
+            "samples are not read a batch at a time"
         )
     if isinstance(x, BatchSource | Source) or not hasattr(x, "shape"):
         raise TypeError(
-            f"x must be an array inside of jit, grad, vmap and the like, where a source can't be read a batch at a "
-            f"time; got {type(x).__name__}. Give an array, such as source.read(np.arange(1000)), or call this outside"
+            f"x must be an array inside of jit, grad, vmap and other transformations, where a source can't be read "
+            f"a batch at a time; got {type(x).__name__}. Pass an array, such as source.read(np.arange(1000)), or call "
+            "this outside"
         )
     return True
 
@@ -294,14 +311,14 @@ def _solved(
     if n_open:
         warn(
             f"codes of {n_open} of {n_samples} samples are not within the tolerance of the solver: the largest gap is "
-            f"{gap:.1e}. Give the solver more max_iter or a larger tol, raise alpha, or compute in float64",
+            f"{gap:.1e}. Pass a solver with a larger max_iter or tol, raise alpha, or compute in float64",
             ConvergenceWarning,
         )
 
 
 @contextmanager
 def _recorded(n_before: int) -> Iterator[list[warnings.WarningMessage]]:
-    """Record warnings of codes that did not converge, and show the first one only if there was none before."""
+    """Record warnings of codes that did not converge, and show only the first one."""
     recorded: list[warnings.WarningMessage] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", ConvergenceWarning)
@@ -315,7 +332,7 @@ def _recorded(n_before: int) -> Iterator[list[warnings.WarningMessage]]:
 
 
 class _Codes:
-    """The place that codes are written to: an array of its own, or one that the user gives.
+    """The array that codes are written to: a new one, or the user's.
 
     Args:
       out: None, or where to write.
@@ -350,7 +367,9 @@ class _Codes:
             self._parts.append(codes)
             return
         if last > self._out.shape[0]:
-            raise ValueError(f"out must have a row for each sample of x; it has {self._out.shape[0]}, and x has more")
+            raise ValueError(
+                f"out must have a row for each sample of x; it has {self._out.shape[0]} rows, and x has more"
+            )
         self._out[first:last] = codes
 
     def finish(self) -> Any:
@@ -358,7 +377,9 @@ class _Codes:
         if self._out is None:
             return np.concatenate(self._parts)
         if self._n_written != self._out.shape[0]:
-            raise ValueError(f"out must have {self._n_written} rows, as many as x gave; got {self._out.shape[0]}")
+            raise ValueError(
+                f"out must have {self._n_written} rows, one for each sample of x; got {self._out.shape[0]}"
+            )
         return self._out
 
 

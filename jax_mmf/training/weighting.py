@@ -20,7 +20,7 @@ class Weighting:
       n_features: p.
       order: ``(p,)`` the original number of each feature, or None for the original order.
       dtype: of the weights.
-      names: names of the columns of the source, in the original order, or None if they have none.
+      names: names of the columns of the source, in the original order, or None for columns without names.
 
     Raises:
       TypeError: for weights that are not real numbers.

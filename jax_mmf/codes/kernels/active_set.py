@@ -19,7 +19,7 @@ The active set changes by an atom at a time. In the names of the code, for each 
             support, start = emptied(support), best.codes (the last time: zeros)
 
 While STARTING, the atoms of ``start`` enter instead of those that violate optimality. An atom that is a combination of
-active ones can't enter, and takes the place of one of them (`restore_signs`).
+active ones can't enter, and replaces one of them (`restore_signs`).
 
 Lee et al. compute the correlations of all atoms for each one that enters. That costs more than the update of the
 inverse, so here all atoms whose violation is nearly the largest are tried in a row. When the turn of one comes, its
@@ -100,18 +100,18 @@ class _Trial(NamedTuple):
     correlation: Array  # (q,) with the residual at the last pricing; zero for atoms that were tried since
     violation: Array  # the largest that is left
     atom: Array  # the atom to try next: that of the violation, or the one of an exchange
-    exchanged: Array  # whether another atom left in exchange for it, so that it enters whatever its violation
+    exchanged: Array  # whether another atom left in exchange for it; then it always enters
     value: Array  # coefficient with which it then enters
 
 
 def solve_supports(gram: Array, beta: Array, sq_norm: Array, weights: Weights, tol: Array, init: Array) -> Supports:
     """Solve samples one after another by feature-sign search.
 
-    The objective falls between pricings, so that no active set comes twice, and the search ends. Rounding can spoil the
+    The objective falls between pricings. No active set occurs twice, and the search ends. Rounding can spoil the
     inverse. Then the objective rises, or the gap stays open with no atom left to enter, and the search begins again,
     with a new inverse, from the best codes so far, and the last time from zeros.
 
-    Every loop ends, whatever the numbers, NaN among them. Each trial takes an atom off the list, signs are restored by
+    Every loop ends for all numbers, including NaN. Each trial takes an atom off the list, signs are restored by
     taking atoms away, and the numbers of rounds and restarts are limited.
 
     The loops run over scalars and over chunks of a few dozen numbers: fast where they are compiled into one kernel, on
@@ -212,7 +212,7 @@ def _search(problem: Problem, support: Support, init: Array) -> tuple[_Best, Sup
 
 
 def _advance(problem: Problem, search: _Search, warm: Array, max_restarts: Array) -> _Search:
-    """Price all atoms once, try those that violate optimality by much, and decide how the search goes on."""
+    """Price all atoms once, try those that violate optimality by much, and choose the next phase of the search."""
     prices = price(problem, search.support, search.n_refined)
     best = _better(problem, search.best, prices, search.support)
     phase = _next_phase(problem, search, prices, warm, max_restarts)
@@ -221,7 +221,7 @@ def _advance(problem: Problem, search: _Search, warm: Array, max_restarts: Array
     support = search.support._replace(n_entered=jnp.zeros((), jnp.int32))
     n_refined_slots = jnp.where(prices.n_refined > 0, support.n_slots, 0)
     support = refine_target(problem, support, prices.correlation, n_refined_slots)
-    # Codes to start from take the place of correlations: the atoms with the largest enter first.
+    # Codes to start from replace correlations: the atoms with the largest codes enter first.
     correlation = jnp.where(starting, search.start, prices.correlation)
     threshold = jnp.where(phase == SEARCHING, prices.threshold, jnp.inf)
     threshold = jnp.where(starting, jnp.finfo(threshold.dtype).tiny, threshold)
@@ -260,7 +260,7 @@ def _next_phase(problem: Problem, search: _Search, prices: Prices, warm: Array, 
 def _try_atoms(
     problem: Problem, support: Support, correlation: Array, threshold: Array, start: Array, starting: Array
 ) -> Support:
-    """Try atoms in the order of their violations, and let others leave after each until all signs are right.
+    """Try atoms by decreasing violation, and let others leave after each until all signs are right.
 
     Args:
       problem: of the sample.
@@ -268,7 +268,7 @@ def _try_atoms(
       correlation: ``(q,)`` with the residual, zero for active atoms; or the codes to start from.
       threshold: of the violations that are tried.
       start: ``(q,)`` coefficients with which atoms enter if ``starting``.
-      starting: whether atoms enter whatever their correlation with the residual. None leaves before all have entered.
+      starting: whether all atoms enter, for any correlation with the residual. No atom leaves before all have entered.
     """
 
     def unfinished(trial: _Trial) -> Array:

@@ -20,7 +20,7 @@ def finish_by_descent(
     """Improve codes by cyclic coordinate descent until the gap of each sample is small.
 
     Samples whose gap is small already are left as they are. A coordinate that does not change costs a few operations,
-    whatever the number of atoms. Fast where it is compiled into one kernel, on CPU.
+    for any number of atoms. This is fast where it is compiled into one kernel, on CPU.
 
     Args:
       gram: ``(k, k)``, or ``(b, k, k)``.
@@ -57,7 +57,7 @@ def _descend_all(
     rows_per_sample = k if gram.ndim == 3 else 0
     gram = jnp.pad(gram, [(0, 0)] * (gram.ndim - 1) + [(0, pad)]).reshape(-1, k + pad)
     beta, codes = (jnp.pad(a, [(0, 0), (0, pad)]) for a in (beta, codes))
-    # The padding is atoms of zeros. Their weights repeat the last one, so that the smallest weight stays what it is.
+    # The padding is atoms of zeros. Their weights repeat the last one, which keeps the smallest weight.
     l1, l2 = (jnp.pad(a, (0, pad), mode="edge") for a in (l1, l2))
     weights = Weights(l1[:, None], l2[:, None], nonneg)
 

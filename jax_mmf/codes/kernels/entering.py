@@ -40,7 +40,7 @@ def enter(
       atom: the atom that is tried.
       value: its feasible coefficient if it is forced; else that is zero.
       allowed: if false, nothing changes.
-      forced: whether the atom enters whatever its correlation with the residual. Then the feasible coefficients of the
+      forced: whether the atom enters for any correlation with the residual. Then the feasible coefficients of the
         others stay as they are; else they become the old target.
     """
     n_all = support.inverse.shape[0]

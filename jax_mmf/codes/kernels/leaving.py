@@ -1,7 +1,7 @@
 """Atoms leave the active set: the feasible coefficients move along a line until one of them is zero.
 
 A step size at which a coefficient becomes zero is a *breakpoint* of the objective. At the first one, the feasible
-coefficients can't go on without a change of sign, and the atom of that coefficient leaves.
+coefficients can't move further without a change of sign, and the atom of that coefficient leaves.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from jax_mmf.typing import Array
 
 # Where the feasible coefficients move next.
 _TO_TARGET = np.int32(0)  # towards the target, as long as that has a wrong sign
-_EXCHANGE = np.int32(1)  # so that a dependent candidate can take the place of an active atom
+_EXCHANGE = np.int32(1)  # until a dependent candidate can replace an active atom
 _EXCHANGED = np.int32(2)  # nowhere: the candidate enters first
 
 
@@ -71,7 +71,7 @@ def _leave_at_breakpoint(support: Support, candidate: Candidate, exchange: Array
     """Move the feasible coefficients to the first breakpoint, towards the target or in an exchange; that atom leaves.
 
     Returns:
-      the active set, and the step size; infinite if there is no breakpoint, and nothing has changed.
+      the active set, and the step size; infinite if there is no breakpoint; then nothing changes.
     """
 
     def move(c: Array, feasible: Array) -> Array:

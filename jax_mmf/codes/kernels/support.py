@@ -75,7 +75,7 @@ def remove(support: Support, slot: Array, n: Array) -> Support:
         new = jnp.where(stays, vectors.chunk(target, c) + step * vectors.chunk(column, c), 0)
         return vectors.with_chunk(target, c, new), wrong | vectors.any_true(new * vectors.chunk(sign, c) < 0)
 
-    # Where no atom can leave, which only rounding brings about, n is 0 and the search goes on from the target as it is.
+    # If no atom can leave, which only rounding can cause, n is 0 and the search continues from the same target.
     n_chunks = vectors.ceil_div(n, vectors.WIDTH)
     target, any_wrong_sign = vectors.fori(n_chunks, move, (support.target, jnp.zeros((), bool)))
     return support._replace(

@@ -107,7 +107,7 @@ def convert(
       a description of the file.
 
     Raises:
-      ValueError: if there is no sample, numbers of features differ, numbers do not fit the dtype, the path has another
+      ValueError: without samples, if numbers of features differ, numbers do not fit the dtype, the path has another
         ending, or an input is at the path.
       TypeError: for data that are not real numbers, and a dtype that is not of real numbers.
       BadFileError: if a file of the source is damaged, or changes during the conversion.
@@ -120,7 +120,7 @@ def convert(
         isinstance(source, list | tuple) and len(source) > 0 and all(isinstance(part, str | Path) for part in source)
     )
     if dataset is not None and not named:
-        raise ValueError(f"dataset {dataset!r} is for files, and source is none; leave it out")
+        raise ValueError(f"dataset is for files, got {dataset!r} with a source that is not a file; leave it out")
     files = files_of(source) if named else []
     check_outputs({"path": path}, *files)
     names = dataset if dataset is None or isinstance(dataset, str) else list(dataset)
@@ -161,7 +161,7 @@ def write_permuted(
       dtype: of the file; by default that of the first batch, or float32 if HDF5 does not have it.
 
     Raises:
-      ValueError: if there is no batch, widths differ, a batch holds numbers that the dtype of the file can't, or the
+      ValueError: without batches, if widths differ, a batch holds numbers that the dtype of the file can't, or the
         path has another ending.
       TypeError: for data that are not real numbers, and a dtype that is not of real numbers.
       OSError: if the file can't be written.
@@ -172,7 +172,7 @@ def write_permuted(
 
 
 class _Job(NamedTuple):
-    """A conversion: the path of the output, how it is written, and the function that is told about progress."""
+    """A conversion: the path of the output, how it is written, and the function that reports progress."""
 
     path: Path
     key: Key | None

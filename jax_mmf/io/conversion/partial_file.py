@@ -1,7 +1,7 @@
 """Files that take hours to write, and can be continued after the process ended at any moment.
 
 A folder ``NAME.partial`` next to the file holds the part that is written, and a record. The record describes the
-conversion, and tells how many rows are complete. HDF5 keeps metadata in memory between flushes, and the record marks
+conversion, and holds the number of complete rows. HDF5 keeps metadata in memory between flushes, and the record marks
 the time of a flush. Thus the file on disk is either consistent, or marked as inconsistent.
 """
 
@@ -100,7 +100,7 @@ class PartialFile:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def keep(self) -> None:
-        """Close the file, so that a later conversion can continue it."""
+        """Close the file; a later conversion can continue it."""
         with suppress(OSError, RuntimeError):
             self.complete(self.n_rows, at_once=True)
         with suppress(OSError, RuntimeError):
@@ -198,7 +198,7 @@ def continued_file(path: str | Path, plan: dict[str, Any]) -> Iterator[PartialFi
 
 
 def _with_metadata_in_memory(file: WrittenHDF5) -> WrittenHDF5:
-    """Make HDF5 write metadata only at a flush, so that the file on disk is consistent between two flushes."""
+    """Make HDF5 write metadata only at a flush: the file on disk is then consistent between two flushes."""
     settings = file.id.get_mdc_config()
     settings.evictions_enabled = False
     settings.incr_mode = settings.flash_incr_mode = settings.decr_mode = 0  # which HDF5 asks for

@@ -12,7 +12,7 @@ from jax_mmf.io.output.hdf5_output import HDF5Output, WrittenHDF5
 from jax_mmf.io.output.leftovers import remove_leftovers, temporary_prefix
 
 HDF5_ENDINGS = (".h5", ".hdf5")
-_LONGEST_SUFFIX = 20  # a longer suffix is no format, and could make a temporary name too long
+_LONGEST_SUFFIX = 20  # a longer suffix is not a format, and could make a temporary name too long
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO, errno.EROFS)  # errors of a write, without file name
 
 
@@ -104,7 +104,7 @@ def check_outputs(outputs: Mapping[str, str | Path | None], *inputs: str | Path 
             raise ValueError(f"{name} {path} is an input too; give the output another name")
         folder = _target(path).parent
         if not folder.is_dir():
-            raise FileNotFoundError(f"no folder {folder} to write {path.name} in; make it first")
+            raise FileNotFoundError(f"the folder {folder} of {path.name} does not exist; create it first")
         if not os.access(folder, os.W_OK):
             raise PermissionError(f"can't write {path}")
         seen[name] = path

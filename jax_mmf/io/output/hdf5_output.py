@@ -18,7 +18,7 @@ class HDF5Output:
     """A file object for `h5py.File` that notes the error of a failed write, instead of raising it.
 
     HDF5 can't close a file or a data set whose last writes fail: h5py then raises errors at random places, and the
-    process may crash. After the first failed write, this file object ignores all later writes, so that HDF5 can close
+    process may crash. After the first failed write, this file object ignores all later writes: HDF5 can then close
     the file. The code that writes must call `check` regularly.
 
     Args:
@@ -85,7 +85,7 @@ class HDF5Output:
         return self._file.read(size) or b""
 
     def readinto(self, out: Any) -> int:
-        """Read bytes into a buffer. After an error, zeros stand for what was not written."""
+        """Read bytes into a buffer. After an error, bytes that were not written are zeros."""
         place = memoryview(out).cast("B")
         count = self._file.readinto(place) or 0
         if self.error is not None:
@@ -136,7 +136,7 @@ class WrittenHDF5(h5py.File):  # type: ignore[misc]
 
 
 def _lock(file: FileIO) -> None:
-    """Raise a BlockingIOError if another process writes to a file; some file systems can't tell."""
+    """Raise a BlockingIOError if another process writes to a file; some file systems do not support this check."""
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

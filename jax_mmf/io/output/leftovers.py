@@ -13,7 +13,7 @@ def temporary_prefix(path: Path) -> str:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the temporary files for a path that dead processes of this machine left.
+    """Remove the temporary files for a path that processes of this machine left when they were killed.
 
     Files of other machines are kept, because it is unknown whether their processes are still running.
     """
@@ -31,7 +31,7 @@ def _prefix_of_all(path: Path) -> str:
 
 
 def _is_dead(rest: str) -> bool:
-    """Whether the process of a temporary file is dead, given the part of the file name after the common prefix."""
+    """Whether the process of a temporary file has ended, given the part of the file name after the common prefix."""
     machine, pid, start, *_ = (*rest.split("-"), "", "")
     if os.name == "nt" or machine != _machine() or not pid.isdecimal():  # Windows has no signal that only tests
         return False
