@@ -24,6 +24,12 @@ def load_indian_pines() -> HostArray:
 
     Raises:
       FileNotFoundError: if tensorly is not installed.
+
+    Example:
+      >>> from jax_mmf.datasets import load_indian_pines
+      >>> cube = load_indian_pines()
+      >>> cube.shape, str(cube.dtype)
+      ((145, 145, 200), 'uint16')
     """
     try:
         found = [f for f in files("tensorly") or [] if f.name == "Indian_pines_corrected.npy"]
@@ -36,7 +42,15 @@ def load_indian_pines() -> HostArray:
 
 
 def standardize_bands(cube: HostArray) -> HostArray:
-    """Centre each band of a cube ``(height, width, bands)``, and scale the whole cube to unit variance: float32."""
+    """Centre each band of a cube ``(height, width, bands)``, and scale the whole cube to unit variance: float32.
+
+    Example:
+      >>> import numpy as np
+      >>> from jax_mmf.datasets import standardize_bands
+      >>> cube = standardize_bands(np.arange(24.0).reshape(2, 3, 4))
+      >>> cube.dtype, round(float(cube.std()), 3)
+      (dtype('float32'), 1.0)
+    """
     centred = cube.astype(np.float32) - cube.mean((0, 1), dtype=np.float64).astype(np.float32)
     scale = centred.std(dtype=np.float64).astype(np.float32)
     return centred / (scale if scale > 0 else 1)
@@ -55,6 +69,12 @@ def iter_patches(
 
     Yields:
       ``(batch, size * size * bands)``, in the order (row, column, band) within a patch.
+
+    Example:
+      >>> import numpy as np
+      >>> from jax_mmf.datasets import iter_patches
+      >>> [patches.shape for patches in iter_patches(np.zeros((6, 6, 2)), size=3, batch=10)]
+      [(10, 18), (6, 18)]
     """
     check_count("size", size)
     windows = np.lib.stride_tricks.sliding_window_view(cube, (size, size), (0, 1))
@@ -66,7 +86,14 @@ def iter_patches(
 
 
 class PlantedFactors(NamedTuple):
-    """Synthetic data with a known dictionary: ``x`` ``(n, p)``, ``dictionary`` ``(k, p)``, ``codes`` ``(n, k)``."""
+    """Synthetic data with a known dictionary: ``x`` ``(n, p)``, ``dictionary`` ``(k, p)``, ``codes`` ``(n, k)``.
+
+    Example:
+      >>> import jax
+      >>> from jax_mmf.datasets import make_sparse_codes
+      >>> make_sparse_codes(jax.random.key(0), n_samples=20, n_features=8, n_components=4)._fields
+      ('x', 'dictionary', 'codes')
+    """
 
     x: Array
     dictionary: Array
@@ -88,6 +115,13 @@ def make_sparse_codes(
 
     Returns:
       data, dictionary and codes.
+
+    Example:
+      >>> import jax
+      >>> from jax_mmf.datasets import make_sparse_codes
+      >>> planted = make_sparse_codes(jax.random.key(0), n_samples=20, n_features=8, n_components=4)
+      >>> planted.x.shape, int((planted.codes[0] != 0).sum())
+      ((20, 8), 3)
     """
     check_key(key)
     key_atoms, key_support, key_size, key_sign, key_noise = jax.random.split(key, 5)

@@ -49,3 +49,14 @@ def test_some_docstrings_have_examples():
 def test_everything_public_has_a_docstring():
     without = [name for name in jax_mmf.__all__ if not name.startswith("__") and not getattr(jax_mmf, name).__doc__]
     assert without == []
+
+
+@pytest.mark.parametrize("package", ["", ".datasets", ".estimators", ".extending", ".fmri", ".io", ".selection"])
+def test_everything_public_has_an_example(package):
+    module = importlib.import_module(f"jax_mmf{package}")
+    names = getattr(module, "__all__", None) or [
+        name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__
+    ]
+    assert names
+    without = [name for name in names if callable(getattr(module, name)) and ">>>" not in getattr(module, name).__doc__]
+    assert without == []

@@ -33,6 +33,10 @@ def enable_compilation_cache(path: str | Path | None = None) -> Path | None:
 
     Warns:
       UserWarning: if the folder can't be written; nothing is stored then.
+
+    Example:
+      >>> import jax_mmf as mmf
+      >>> folder = mmf.enable_compilation_cache()  # doctest: +SKIP
     """
     settings: Any = jax.config
     configured: str | None = settings.jax_compilation_cache_dir

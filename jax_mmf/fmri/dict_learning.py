@@ -85,6 +85,16 @@ class DictLearning(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # sc
       n_steps_: number of steps.
       stopped_by_: ``"epochs"`` for a complete run, ``"interrupt"`` after Ctrl-C.
       scans_: names of the images, and the number of frames of each.
+
+    Example:
+      >>> import nibabel, numpy as np
+      >>> from jax_mmf.fmri import DictLearning
+      >>> rng = np.random.default_rng(0)
+      >>> image = nibabel.Nifti1Image(rng.normal(size=(6, 6, 6, 40)).astype("float32"), np.eye(4))
+      >>> mask = nibabel.Nifti1Image(np.ones((6, 6, 6), "uint8"), np.eye(4))
+      >>> maps = DictLearning(n_components=2, mask=mask, smoothing_fwhm=None, n_epochs=1, random_state=0).fit(image)
+      >>> maps.components_img_.shape, maps.components_.shape
+      ((6, 6, 6, 2), (2, 216))
     """
 
     def __init__(

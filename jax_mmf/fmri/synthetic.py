@@ -28,6 +28,14 @@ class SyntheticSubjects(NamedTuple):
       mask_img: the grey matter, a 3D image of zeros and ones.
       maps_img: the planted maps, a 4D image ``(x, y, z, n_maps)`` of values in [0, 1].
       time_courses: for each subject, ``(n_frames, n_maps)``, each of mean 0 and variance 1.
+
+    Example:
+      >>> import tempfile
+      >>> from jax_mmf.fmri import make_subjects
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     subjects = make_subjects(folder, n_subjects=1, n_frames=5, n_maps=2, resolution=8)
+      >>> subjects.maps_img.shape[3], subjects.mask_img.shape == subjects.maps_img.shape[:3]
+      (2, True)
     """
 
     paths: list[Path]
@@ -80,6 +88,14 @@ def make_subjects(
     Raises:
       ImportError: if nilearn is not installed.
       ValueError: for numbers out of range.
+
+    Example:
+      >>> import tempfile
+      >>> from jax_mmf.fmri import make_subjects
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     subjects = make_subjects(folder, n_subjects=1, n_frames=5, n_maps=2, resolution=8)
+      >>> [path.name for path in subjects.paths], subjects.time_courses[0].shape
+      (['sub-01_bold.nii.gz'], (5, 2))
     """
     sizes = {"n_subjects": n_subjects, "n_frames": n_frames, "n_maps": n_maps, "resolution": resolution}
     for name, size in sizes.items():

@@ -6,7 +6,19 @@ from pathlib import Path
 
 
 class BadFileError(ValueError):
-    """A file is damaged, has another format than its name says, has refused content, or changed while it was read."""
+    """A file is damaged, has another format than its name says, has refused content, or changed while it was read.
+
+    Example:
+      >>> import pathlib, tempfile, jax_mmf as mmf
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "x.npy"
+      ...     size = path.write_bytes(b"not an array")
+      ...     try:
+      ...         mmf.open_source(path)
+      ...     except mmf.BadFileError as error:
+      ...         print("x.npy is not a NumPy array file" in str(error))
+      True
+    """
 
 
 class NoDataSetError(BadFileError, KeyError):

@@ -97,6 +97,13 @@ class CentredSource(_DerivedSource):
     Raises:
       TypeError: as `ObservedEntries` does.
       ValueError: for another number of means, and as `as_source` does.
+
+    Example:
+      >>> import numpy as np, jax_mmf as mmf
+      >>> source = mmf.io.CentredSource(np.array([[1.0, 2.0], [3.0, 6.0]]), np.array([2.0, 4.0]))
+      >>> print(source.read(np.arange(2)))
+      [[-1. -2.]
+       [ 1.  2.]]
     """
 
     def __init__(self, data: Any, mean: HostArray) -> None:

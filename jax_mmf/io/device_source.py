@@ -22,6 +22,11 @@ class DeviceSource(MatrixSource):
     Raises:
       ValueError: for NaN or infinity, with the position of the first one. All entries are checked once, because arrays
         are immutable.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np, jax_mmf as mmf
+      >>> print(mmf.io.DeviceSource(jnp.eye(3)).read(np.array([1])))
+      [[0. 1. 0.]]
     """
 
     def __init__(self, array: Array, name: str = "source") -> None:

@@ -61,6 +61,15 @@ def open_source(
         numbers that are not real. This is a ValueError.
       ValueError: for other endings of the name, and for files whose features differ.
       ImportError: if the package is missing that reads the format: scipy for .mat before version 7.3, zarr, hdf5plugin.
+
+    Example:
+      >>> import numpy as np, pathlib, tempfile, jax_mmf as mmf
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "x.npy"
+      ...     np.save(path, np.eye(3))
+      ...     with mmf.open_source(path) as source:
+      ...         print(source.n_samples, source.read(np.array([2])))
+      3 [[0. 0. 1.]]
     """
     options = {"follow_external": follow_external, "fill_missing": fill_missing, "max_expansion": max_expansion}
     names = [dataset] if dataset is None or isinstance(dataset, str) else list(dataset)

@@ -37,6 +37,13 @@ class HDF5Source(MatrixSource):
       BadFileError: if the data set or its permutation is damaged or incomplete.
       TypeError: if the data are not real numbers.
       ValueError: if the shape is not that of a matrix, and for data sets of closed files.
+
+    Example:
+      >>> import h5py, numpy as np, jax_mmf as mmf
+      >>> with h5py.File("x.h5", "w", driver="core", backing_store=False) as file:
+      ...     source = mmf.io.HDF5Source(file.create_dataset("x", data=np.eye(3)))
+      ...     print(source.read(np.array([1])))
+      [[0. 1. 0.]]
     """
 
     _has_file = True

@@ -29,6 +29,11 @@ class JoinedSource(MatrixSource):
     Raises:
       ValueError: without parts, and if numbers, names or orders of the features differ.
       TypeError: for iterables of batches, and for anything that `as_source` refuses.
+
+    Example:
+      >>> import numpy as np, jax_mmf as mmf
+      >>> mmf.io.JoinedSource([np.ones((2, 4)), np.zeros((3, 4))]).n_samples
+      5
     """
 
     def __init__(self, parts: Sequence[Any], names: Sequence[str] | None = None) -> None:

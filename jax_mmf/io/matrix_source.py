@@ -39,6 +39,12 @@ class MatrixSource:
     Raises:
       TypeError: if the dtype is not of real numbers.
       ValueError: if the shape is not that of a matrix with at least one row and column.
+
+    Example:
+      >>> import numpy as np, jax_mmf as mmf
+      >>> with mmf.io.as_source(np.eye(3)) as source:
+      ...     print(isinstance(source, mmf.io.MatrixSource), source.rows_per_chunk)
+      True 1
     """
 
     rows_per_read: int = 1

@@ -43,6 +43,16 @@ class SavedModel(NamedTuple):
       history: a `Record` per evaluation of the run.
       run: arguments of `jax_mmf.fit` that the run had, such as ``batch_size`` and ``held_out``; empty if the file does
         not contain them.
+
+    Example:
+      >>> import jax, pathlib, tempfile, jax_mmf as mmf
+      >>> solver = mmf.OnlineFactorization(n_components=2)
+      >>> state = solver.init(jax.random.key(0), dictionary=jax.numpy.eye(2, 8))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     mmf.save_model(pathlib.Path(folder) / "model.h5", solver, state)
+      ...     model = mmf.load_model(pathlib.Path(folder) / "model.h5")
+      >>> model.solver.n_components, model.history, model.run
+      (2, [], {})
     """
 
     solver: OnlineFactorization
@@ -75,6 +85,16 @@ def save_model(
         which a file can't hold; or a line of the history is not a record.
       ValueError: if the path has another ending, or alpha is a `RelativeAlpha`, whose value the solver does not know.
       OSError: if the file can't be written.
+
+    Example:
+      >>> import jax, pathlib, tempfile, jax_mmf as mmf
+      >>> solver = mmf.OnlineFactorization(n_components=2)
+      >>> state = solver.init(jax.random.key(0), dictionary=jax.numpy.eye(2, 8))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     mmf.save_model(pathlib.Path(folder) / "model.h5", solver, state)
+      ...     model = mmf.load_model(pathlib.Path(folder) / "model.h5")
+      >>> model.solver == solver
+      True
     """
     write_model(path, solver, state, history, run)
 
@@ -127,6 +147,16 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
       BadFileError: if it is not a model file, is damaged, has a newer format, needs a class that is not registered,
         holds arrays that do not fit its solver or numbers that are not finite, or holds float64 numbers without
         ``jax_enable_x64``. This is a ValueError.
+
+    Example:
+      >>> import jax, pathlib, tempfile, jax_mmf as mmf
+      >>> solver = mmf.OnlineFactorization(n_components=2)
+      >>> state = solver.init(jax.random.key(0), dictionary=jax.numpy.eye(2, 8))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     mmf.save_model(pathlib.Path(folder) / "model.h5", solver, state)
+      ...     model = mmf.load_model(pathlib.Path(folder) / "model.h5")
+      >>> model.state.dictionary.shape
+      (2, 8)
     """
     check_process()
     with opened_model(path, "a model file of jax-mmf", "/", "key") as file:

@@ -20,6 +20,12 @@ class FeaturePermutation:
 
     Raises:
       ValueError: if order does not hold each of 0 to p - 1 once.
+
+    Example:
+      >>> import numpy as np, jax_mmf as mmf
+      >>> permutation = mmf.io.FeaturePermutation(np.array([2, 0, 1]))
+      >>> permutation.apply(np.array([10, 11, 12]))
+      array([12, 10, 11])
     """
 
     order: HostArray

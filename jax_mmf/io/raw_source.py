@@ -33,6 +33,15 @@ class RawSource(MatrixSource):
 
     Raises:
       BadFileError: if the file is too short.
+
+    Example:
+      >>> import numpy as np, pathlib, tempfile, jax_mmf as mmf
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "x.bin"
+      ...     np.eye(3).tofile(path)
+      ...     with mmf.io.RawSource(path, 0, (3, 3), np.dtype("float64")) as source:
+      ...         print(source.read(np.array([1])))
+      [[0. 1. 0.]]
     """
 
     rows_per_read = ROWS_PER_SEEK

@@ -20,6 +20,15 @@ class Record(NamedTuple):
         estimate shows whether a run converges. It varies with the mini-batch, so do not compare runs by it.
       n_dead: number of unused atoms.
       held_out: whether the objective is that of held-out samples.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> result = mmf.fit(solver, x, key=jax.random.key(1), held_out=8, n_epochs=2, batch_size=16)
+      >>> record = result.history[-1]
+      >>> record.step, record.n_samples, record.epoch, record.held_out
+      (4, 64, 2, True)
     """
 
     step: int

@@ -24,6 +24,14 @@ class Best(NamedTuple):
     Attributes:
       state: at this evaluation, in the original order of the features.
       record: of the evaluation.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> result = mmf.fit(solver, x, key=jax.random.key(1), held_out=8, n_epochs=2, batch_size=16)
+      >>> result.best.dictionary.shape, result.best.record in result.history
+      ((3, 8), True)
     """
 
     state: State
@@ -51,6 +59,15 @@ class SavedRun(NamedTuple):
       progress: further values that a resumed run continues, in types of JSON: ``"order"`` of the samples, counts of
         ``"callbacks"``, the relative ``"alpha"`` of the solver, ``"n_samples"``, ``"seconds"`` and ``"bytes_read"``.
         None or empty for files without them.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> result = mmf.fit(solver, x, key=jax.random.key(1), held_out=8, n_epochs=2, batch_size=16)
+      >>> resumed = mmf.fit(solver, x, resume=result.saved(), held_out=8, n_epochs=3)
+      >>> int(resumed.state.step)
+      6
     """
 
     solver: OnlineFactorization

@@ -21,6 +21,13 @@ class Source(Protocol):
     """A matrix whose rows can be read in any order, with all or some of their columns.
 
     A source may also have an attribute ``feature_names``, a tuple of p strings or None.
+
+    Example:
+      >>> import numpy as np, jax_mmf as mmf
+      >>> source = mmf.io.as_source(np.eye(3))
+      >>> print(source.n_samples, source.n_features, source.read(np.array([0, 2]), np.array([1, 2])))
+      3 3 [[0. 0.]
+       [0. 1.]]
     """
 
     @property
@@ -75,6 +82,11 @@ def as_source(data: Any, name: str = "source") -> "Source | BatchSource":
     Raises:
       TypeError: for other objects, and for matrices that do not hold real numbers.
       ValueError: for matrices that are empty, not 2-D, or have masked entries.
+
+    Example:
+      >>> import numpy as np, jax_mmf as mmf
+      >>> mmf.io.as_source([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]).n_samples
+      3
     """
     if isinstance(data, h5py.Dataset):
         return HDF5Source(data)
@@ -107,6 +119,11 @@ class ArraySource(MatrixSource):
     Args:
       array: ``(n, p)`` real numbers, or any data that `jax_mmf.core.foreign.as_array` converts to an array.
       name: of the array, for error messages.
+
+    Example:
+      >>> import numpy as np, jax_mmf as mmf
+      >>> print(mmf.io.ArraySource(np.eye(3)).read(np.array([1])))
+      [[0. 1. 0.]]
     """
 
     reads_in_parallel = True
@@ -143,6 +160,11 @@ class SparseSource(MatrixSource):
     Args:
       matrix: ``(n, p)``, in any format; converted to CSR once.
       name: of the matrix, for error messages.
+
+    Example:
+      >>> import numpy as np, scipy.sparse, jax_mmf as mmf
+      >>> print(mmf.io.SparseSource(scipy.sparse.eye_array(3)).read(np.array([1])))
+      [[0. 1. 0.]]
     """
 
     def __init__(self, matrix: Any, name: str = "source") -> None:
@@ -166,6 +188,15 @@ class SlicedSource(MatrixSource):
     Args:
       data: ``(n, p)`` real numbers.
       name: of the data, for error messages.
+
+    Example:
+      >>> import numpy as np, jax_mmf as mmf
+      >>> class Lazy:
+      ...     shape, dtype = (3, 2), np.dtype("float32")
+      ...     def __getitem__(self, rows):
+      ...         return np.ones(self.shape, self.dtype)[rows]
+      >>> mmf.io.SlicedSource(Lazy()).n_features
+      2
     """
 
     def __init__(self, data: Any, name: str = "source") -> None:
@@ -212,6 +243,12 @@ class BatchSource:
       once: whether only one pass is possible.
       bytes_read: number of bytes read so far.
       feature_names: names of the columns of the first batch after it was read; None if they have no names.
+
+    Example:
+      >>> import numpy as np, jax_mmf as mmf
+      >>> source = mmf.io.BatchSource(np.ones((2, 3)) for _ in range(5))
+      >>> source.once
+      True
     """
 
     def __init__(self, batches: Iterable[Any], name: str = "source") -> None:

@@ -43,6 +43,15 @@ class DictionaryProblem(NamedTuple):
       batch: moments of the current mini-batch alone.
       budget: ``(k,)`` largest gauge of each atom on the subset.
       subset: the features.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jax_mmf as mmf
+      >>> subset = mmf.FullSubset().draw(jax.random.key(0), 0, n_features=8)
+      >>> batch = mmf.extending.BatchMoments(c=jnp.eye(2), b=jnp.ones((2, 8)))
+      >>> budget = jnp.ones(2)
+      >>> problem = mmf.extending.DictionaryProblem(batch.c, batch.b, batch=batch, budget=budget, subset=subset)
+      >>> problem.b.shape
+      (2, 8)
     """
 
     c: Array

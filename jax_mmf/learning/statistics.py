@@ -56,6 +56,16 @@ class View(NamedTuple):
       step: int32 scalar, number of the step.
       mask: ``(b, p)`` weights of the entries of ``x``, zero for a missing one, whose value is zero; or None.
       mask_subset: the same for ``x_subset``.
+
+    Example:
+      >>> import jax.numpy as jnp, jax_mmf as mmf
+      >>> view = mmf.extending.View(
+      ...     x=None, x_subset=jnp.ones((4, 2)), dictionary=jnp.eye(3, 8), dictionary_subset=jnp.eye(3, 2), gram=None,
+      ...     reduction=4, key=None, step=0
+      ... )
+      >>> problem, memory = mmf.MaskedStatistics().estimate(view, None)
+      >>> problem.gram.shape, problem.beta.shape, memory
+      ((3, 3), (4, 3), None)
     """
 
     x: Array | None

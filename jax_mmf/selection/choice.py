@@ -34,6 +34,16 @@ class Candidate(NamedTuple):
       objective: mean of ``1/2 |x - a D|^2 + Omega(a)``. It is comparable for the same strength only.
       density: share of the codes that are not zero.
       result: of the run.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> choice = mmf.selection.choose(
+      ...     solver, x[8:], x[:8], key=jax.random.key(1), alphas=[0.1, 0.5], n_folds=2, n_epochs=1, batch_size=16
+      ... )
+      >>> choice.candidates[0].alpha, choice.candidates[0].n_components
+      (0.5, 3)
     """
 
     n_components: int
@@ -52,6 +62,16 @@ class Choice(NamedTuple):
     Attributes:
       candidates: sorted by number of atoms, then by decreasing strength.
       chosen: the chosen candidate. ``chosen.result`` has its dictionary and its solver.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> choice = mmf.selection.choose(
+      ...     solver, x[8:], x[:8], key=jax.random.key(1), alphas=[0.1, 0.5], n_folds=2, n_epochs=1, batch_size=16
+      ... )
+      >>> len(str(choice).splitlines()), len(choice.candidates)
+      (3, 2)
     """
 
     candidates: list[Candidate]
@@ -110,6 +130,16 @@ def choose(
       ValueError: for an unknown rule, empty lists, held-out samples that are zero or not finite, a single one with the
         rule of one standard error, and as `alpha_path` and `hidden_errors` do.
       TypeError: as `alpha_path` does.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> choice = mmf.selection.choose(
+      ...     solver, x[8:], x[:8], key=jax.random.key(1), alphas=[0.1, 0.5], n_folds=2, n_epochs=1, batch_size=16
+      ... )
+      >>> choice.chosen in choice.candidates
+      True
     """
     check_choice("rule", rule, _RULES)
     check_key(key)

@@ -34,6 +34,13 @@ def hidden_errors(dictionary: ArrayLike, x: ArrayLike, penalty: AnyPenalty, *, k
 
     Raises:
       ValueError: for shapes that do not fit, and for numbers of folds out of range.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (8, 8))
+      >>> errors = mmf.selection.hidden_errors(jax.numpy.eye(3, 8), x, mmf.Lasso(0.1), key=jax.random.key(1), n_folds=2)
+      >>> errors.shape
+      (8,)
     """
     dictionary, x = as_real_array("dictionary", dictionary, ndim=(2,)), as_real_array("x", x, ndim=(2,))
     p = dictionary.shape[1]

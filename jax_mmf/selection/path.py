@@ -128,6 +128,15 @@ def alpha_path(
     Raises:
       ValueError: for an empty list of strengths, and as `jax_mmf.fit` does.
       TypeError: if the penalty has no attribute ``alpha``, if alphas are not numbers, and for an iterator as source.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> key, alphas = jax.random.key(1), [0.1, 0.5]
+      >>> path = mmf.selection.alpha_path(solver, x, key=key, alphas=alphas, n_epochs=1, batch_size=16)
+      >>> [result.solver.penalty.alpha for result in path]
+      [0.5, 0.1]
     """
     check_not_iterator(source)
     alphas = as_list("alphas", alphas, "strength")

@@ -25,6 +25,16 @@ class Stability(NamedTuple):
         `jax_mmf.match_atoms`.
       distances: ``(n_pairs,)`` for each pair of seeds, the `amari_distance`.
       dictionaries: ``(n_seeds, k, p)``.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> table = mmf.selection.stability(
+      ...     solver, x, key=jax.random.key(1), n_components=[3], n_seeds=2, n_epochs=1, batch_size=16
+      ... )
+      >>> table[0].dictionaries.shape
+      (2, 3, 8)
     """
 
     n_components: int
@@ -38,7 +48,7 @@ def amari_distance(dictionary: ArrayLike, reference: ArrayLike) -> float:
 
     It is one minus the mean over atoms of the largest absolute cosine with an atom of the other dictionary, averaged
     over both dictionaries [Wu et al. 2016]. The index of Amari et al. (1996) needs the inverse of a square matrix
-    instead, and dictionaries with more atoms than features, or with equal atoms, have none.
+    instead, and dictionaries with more atoms than features, or with equal atoms, have no inverse.
 
     Args:
       dictionary: ``(k, p)``.
@@ -103,6 +113,16 @@ def stability(
     Raises:
       ValueError: for fewer than two seeds, an empty list, and as `jax_mmf.fit` does.
       TypeError: for an iterator as source, and as `alpha_path` does.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> table = mmf.selection.stability(
+      ...     solver, x, key=jax.random.key(1), n_components=[3], n_seeds=2, n_epochs=1, batch_size=16
+      ... )
+      >>> table[0].n_components, table[0].cosines.shape
+      (3, (1,))
     """
     check_key(key)
     check_count("n_seeds", n_seeds, low=2)

@@ -32,6 +32,19 @@ class Start(NamedTuple):
       step: number of earlier steps, 0 for a new run.
       n_steps: number of steps of the whole run, or None if it is not known.
       history: records of the earlier run, if this one resumes it.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> options = {"key": jax.random.key(1), "held_out": 8, "n_epochs": 2, "batch_size": 16}
+      >>> class Report:
+      ...     def on_start(self, start):
+      ...         print(start.n_features, start.n_held_out, start.n_steps)
+      ...     def __call__(self, event):
+      ...         return False
+      >>> result = mmf.fit(solver, x, **options, callbacks=[Report()])
+      8 8 4
     """
 
     solver: OnlineFactorization
@@ -57,6 +70,16 @@ class Event:
       n_steps: number of steps of the whole run, or None if it is not known.
       record: of the evaluation after this step, or None.
       history: all records so far.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> options = {"key": jax.random.key(1), "held_out": 8, "n_epochs": 2, "batch_size": 16}
+      >>> def first_steps(event):
+      ...     return event.step == 2
+      >>> mmf.fit(solver, x, **options, callbacks=[first_steps]).stopped_by
+      'callback'
     """
 
     solver: OnlineFactorization
@@ -94,6 +117,18 @@ class Callback(Protocol):
     one object can serve several runs. ``on_end(result)`` is called at the end of each started run, with its
     `FitResult`, or None if an error ended it. ``on_save()`` returns what checkpoints store of it, in types of JSON. A
     resumed run calls ``on_resume(kept)`` with this, after ``on_start``.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> options = {"key": jax.random.key(1), "held_out": 8, "n_epochs": 2, "batch_size": 16}
+      >>> steps = []
+      >>> def note(event):
+      ...     steps.append(event.step)
+      >>> result = mmf.fit(solver, x, **options, callbacks=[note])
+      >>> steps
+      [1, 2, 3, 4]
     """
 
     def __call__(self, event: Event, /) -> Any:
@@ -213,6 +248,14 @@ class ProgressBar:
 
     Raises:
       ImportError: without tqdm.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> options = {"key": jax.random.key(1), "held_out": 8, "n_epochs": 2, "batch_size": 16}
+      >>> bar = mmf.ProgressBar(disable=True)  # tqdm shows nothing
+      >>> result = mmf.fit(solver, x, **options, callbacks=[bar])
     """
 
     def __init__(self, **options: Any) -> None:
@@ -257,6 +300,18 @@ class JSONLines:
     Args:
       path: of the file; the first record of a run replaces an existing file. In a resumed run, the earlier records are
         written again before it.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> options = {"key": jax.random.key(1), "held_out": 8, "n_epochs": 2, "batch_size": 16}
+      >>> import pathlib, tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "log.jsonl"
+      ...     result = mmf.fit(solver, x, **options, callbacks=[mmf.JSONLines(path)])
+      ...     print(len(path.read_text().splitlines()))
+      4
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -204,6 +204,18 @@ def load_checkpoint(path: str | Path, *, solver: OnlineFactorization | None = No
 
     Raises:
       ValueError: if no checkpoint can be read: the error of `jax_mmf.load_model` for the newest one.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> options = {"key": jax.random.key(1), "held_out": 8, "n_epochs": 2, "batch_size": 16}
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     result = mmf.fit(solver, x, **options, callbacks=[mmf.Checkpoint(folder)])
+      ...     run = mmf.load_checkpoint(folder)
+      >>> int(run.state.step), run.run["batch_size"]
+      (4, 16)
     """
     found = newest_whole(path, solver=solver)
     return None if found is None else found[1]

@@ -133,6 +133,14 @@ def fit(
       FloatingPointError: if numbers overflow; its ``result`` is that of the last evaluation before.
       KeyboardInterrupt: at the second Ctrl-C.
       TypeError: for a solver, source, state or callback of another type.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> result = mmf.fit(solver, x, key=jax.random.key(1), held_out=8, n_epochs=2, batch_size=16)
+      >>> result.dictionary.shape, result.stopped_by, len(result.history)
+      ((3, 8), 'epochs', 4)
     """
     if not isinstance(solver, OnlineFactorization):
         raise TypeError(f"solver must be an OnlineFactorization, got {type(solver).__name__}")

@@ -26,6 +26,14 @@ class FitResult(NamedTuple):
       feature_names: of the source, or None for features without names.
       run: arguments of `fit` in this run, which are stored in files.
       progress: what else is needed to resume the run: see `jax_mmf.io.SavedRun`.
+
+    Example:
+      >>> import jax, jax_mmf as mmf
+      >>> x = jax.random.normal(jax.random.key(0), (40, 8))
+      >>> solver = mmf.OnlineFactorization(n_components=3, penalty=mmf.Lasso(0.1))
+      >>> result = mmf.fit(solver, x, key=jax.random.key(1), held_out=8, n_epochs=2, batch_size=16)
+      >>> result.best.record.objective <= result.objective, result.solver == solver
+      (True, True)
     """
 
     state: State

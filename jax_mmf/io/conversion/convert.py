@@ -51,6 +51,14 @@ class Conversion(NamedTuple):
       n_kept: number of rows that an earlier conversion had written before it was stopped.
       not_finite: sample and feature of the first number that is NaN or infinite, or None. `fit` refuses such samples,
         and the mean and the scale of such features are not finite.
+
+    Example:
+      >>> import jax, numpy as np, pathlib, tempfile, jax_mmf as mmf
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "x.h5"
+      ...     conversion = mmf.convert(np.eye(4, 6), path, key=jax.random.key(0))
+      >>> conversion.n_samples, conversion.n_features, conversion.not_finite
+      (4, 6, None)
     """
 
     path: Path
@@ -113,6 +121,14 @@ def convert(
       BadFileError: if a file of the source is damaged, or changes during the conversion.
       OSError: if the file can't be written, or the disk is full.
       ImportError: if a package is missing that the format of the source or the compression needs.
+
+    Example:
+      >>> import jax, numpy as np, pathlib, tempfile, jax_mmf as mmf
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "x.h5"
+      ...     conversion = mmf.convert(np.eye(4, 6), path, key=jax.random.key(0), dtype="float32")
+      >>> conversion.n_samples, str(conversion.dtype)
+      (4, 'float32')
     """
     check_count("memory", memory)
     plan = checked_plan("X", block_width, rows_per_chunk, compression, dtype, memory, checksums=True)
@@ -165,6 +181,15 @@ def write_permuted(
         path has another ending.
       TypeError: for data that are not real numbers, and a dtype that is not of real numbers.
       OSError: if the file can't be written.
+
+    Example:
+      >>> import jax, numpy as np, pathlib, tempfile, jax_mmf as mmf
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "x.h5"
+      ...     mmf.write_permuted(path, np.eye(4, 6), key=jax.random.key(0))
+      ...     with mmf.open_source(path) as source:
+      ...         print(sorted(source.permutation.tolist()))
+      [0, 1, 2, 3, 4, 5]
     """
     plan = checked_plan(dataset, block_width, rows_per_chunk, None, dtype, _MEMORY, checksums=False)
     source, job = as_source(batches, "batches"), _Job(Path(path), key, plan, None, "batches")
