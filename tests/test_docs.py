@@ -13,7 +13,7 @@ import jax_mmf
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
-SLOW = ("README.md", "steps.md", "derivatives.md", "extending.md")
+SLOW = ("README.md", "steps.md", "fitting.md", "derivatives.md", "hyperparameters.md", "penalties.md", "extending.md")
 MODULES = [m.name for m in pkgutil.walk_packages(jax_mmf.__path__, "jax_mmf.") if not m.name.endswith("__main__")]
 
 
