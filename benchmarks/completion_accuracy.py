@@ -141,7 +141,7 @@ def searched(
     from benchmarks.recommenders import learn
     from jax_mmf import completion
 
-    ratings = completion.read_movielens(completion.movielens_100k()[0])
+    ratings = completion.read_ratings(completion.movielens_100k()[0])
     key = jax.random.key(seed)
     if task == "rating":
         space, score, by, test_size = RATING[contestant], rating_error, "random", 0.25

@@ -208,7 +208,7 @@ def movielens_problem(cache: Path) -> Paths:
     """``users``, ``items``, ``values`` of MovieLens 100K, its ``shape``, and ``is_test``: a quarter, at random."""
 
     def write(folder: Path) -> None:
-        ratings = completion.read_movielens(completion.movielens_100k()[0])
+        ratings = completion.read_ratings(completion.movielens_100k()[0])
         _save(folder, ratings.users, ratings.items, ratings.values, ratings.shape, 0.25)
 
     return cached(cache, "movielens-100k", write)

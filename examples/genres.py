@@ -109,7 +109,7 @@ def learn(state, genres, train, n_steps, with_genres):
 
 def main(quick=False, figure=None):
     path, item_path = completion.movielens_100k()
-    ratings, items = completion.read_movielens(path), completion.read_movielens_items(item_path)
+    ratings, items = completion.read_ratings(path), completion.read_movielens_items(item_path)
     names, genres, new = films(ratings, items, jax.random.key(0))
     known = ratings.select(~new[ratings.items])
     model = completion.ExplicitALS(COMPONENTS, learned_prior=False)

@@ -8,7 +8,7 @@ import pytest
 
 from jax_mmf import completion
 from jax_mmf.cli import recommend_steps as command
-from jax_mmf.completion import read_movielens, read_movielens_items
+from jax_mmf.completion import read_movielens_items, read_ratings
 
 ENTRIES = [(196, 242, 3.0, 881250949), (186, 302, 3.5, 891717742), (196, 302, 1.0, 878887116)]
 
@@ -54,7 +54,7 @@ def test_every_format(tmp_path, name, end):
     text = FILES[name].replace("\n", "\r\n") if end == "\r\n" else FILES[name]
     path = write(tmp_path, name, text + end)
     for given in (path, str(path)):
-        ratings = read_movielens(given)
+        ratings = read_ratings(given)
         assert triplets(ratings) == {e[:2]: e[2] for e in ENTRIES}
         assert times(ratings) == {e[:2]: e[3] for e in ENTRIES}
         assert ratings.user_ids.values.dtype.kind == ratings.item_ids.values.dtype.kind == "i"
@@ -63,78 +63,78 @@ def test_every_format(tmp_path, name, end):
 @pytest.mark.parametrize("name", ["u.data", "ratings.dat", "ratings.csv"])
 def test_folders(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=r"u\.data"):
-        read_movielens(tmp_path)
+        read_ratings(tmp_path)
     write(tmp_path, "README", "nothing")
     write(tmp_path, name, FILES[name])
-    assert len(read_movielens(tmp_path)) == 3
+    assert len(read_ratings(tmp_path)) == 3
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_one_line_and_no_times(tmp_path, name):
     text = FILES[name].splitlines()
     header = text[:1] if len(text) == 4 else []
-    one = read_movielens(write(tmp_path, name, "\n".join([*header, text[-1]])))
+    one = read_ratings(write(tmp_path, name, "\n".join([*header, text[-1]])))
     assert triplets(one) == {(196, 302): 1.0}
     separator = "::" if name.endswith(".dat") else "," if name.endswith(".csv") else "\t"
     without = "\n".join(separator.join(line.split(separator)[:3]) for line in text)
-    ratings = read_movielens(write(tmp_path, name, without))
+    ratings = read_ratings(write(tmp_path, name, without))
     assert ratings.timestamps is None
     assert triplets(ratings) == {e[:2]: e[2] for e in ENTRIES}
 
 
 def test_clicks_without_values(tmp_path):
-    ratings = read_movielens(write(tmp_path, "a.inter", "user_id:token\titem_id:token\n1\t2\n3\t4\n"))
+    ratings = read_ratings(write(tmp_path, "a.inter", "user_id:token\titem_id:token\n1\t2\n3\t4\n"))
     assert triplets(ratings) == {(1, 2): 1.0, (3, 4): 1.0}
 
 
 def test_quotes_and_other_columns(tmp_path):
     text = '"movieId","comment","userId","rating"\n"7","good, ""very""",1,4.5\n8,,"2",3\n'
-    assert triplets(read_movielens(write(tmp_path, "ratings.csv", text))) == {(1, 7): 4.5, (2, 8): 3.0}
+    assert triplets(read_ratings(write(tmp_path, "ratings.csv", text))) == {(1, 7): 4.5, (2, 8): 3.0}
 
 
 def test_ids_of_text(tmp_path):
     text = "user_id:token\titem_id:token\trating:float\nann\tB00-1\t4\nbob\t12\t3.5\n"
     expected = {("ann", "B00-1"): 4.0, ("bob", "12"): 3.5}
-    ratings = read_movielens(write(tmp_path, "a.inter", text))
+    ratings = read_ratings(write(tmp_path, "a.inter", text))
     assert triplets(ratings) == expected
     csv = text.replace("\t", ",").replace("user_id:token", "userId").replace("item_id:token", '"movieId"')
-    assert triplets(read_movielens(write(tmp_path, "a.csv", csv))) == expected
+    assert triplets(read_ratings(write(tmp_path, "a.csv", csv))) == expected
     # Users that are all whole numbers are integers, though the items are text.
-    mixed = read_movielens(write(tmp_path, "u.data", "1\tx\t3\t9\n2\ty\t4\t8\n"))
+    mixed = read_ratings(write(tmp_path, "u.data", "1\tx\t3\t9\n2\ty\t4\t8\n"))
     assert triplets(mixed) == {(1, "x"): 3.0, (2, "y"): 4.0}
     assert mixed.timestamps.tolist() == [9, 8]
     # A number sign begins no comment.
-    assert triplets(read_movielens(write(tmp_path, "u.data", "#1\tx#y\t3\n"))) == {("#1", "x#y"): 3.0}
+    assert triplets(read_ratings(write(tmp_path, "u.data", "#1\tx#y\t3\n"))) == {("#1", "x#y"): 3.0}
 
 
 def test_large_ids_stay_apart(tmp_path):
     """Ids of 64 bits, such as those of social networks, are not exact as floating numbers."""
     big = 2**53
-    ratings = read_movielens(write(tmp_path, "u.data", f"{big}\t1\t3\t1\n{big + 1}\t1\t4\t2\n"))
+    ratings = read_ratings(write(tmp_path, "u.data", f"{big}\t1\t3\t1\n{big + 1}\t1\t4\t2\n"))
     assert triplets(ratings) == {(big, 1): 3.0, (big + 1, 1): 4.0}
 
 
 def test_digits_are_numbers_whatever_the_other_columns(tmp_path):
     """Numbers with leading zeros are these numbers, beside ratings that are whole or not."""
     for rating in ("3", "3.5"):
-        ratings = read_movielens(write(tmp_path, "u.data", f"007\t1\t{rating}\n8\t1\t4\n"))
+        ratings = read_ratings(write(tmp_path, "u.data", f"007\t1\t{rating}\n8\t1\t4\n"))
         assert triplets(ratings) == {(7, 1): float(rating), (8, 1): 4.0}
         with pytest.raises(ValueError, match="user 7 and item 1"):
-            read_movielens(write(tmp_path, "u.data", f"007\t1\t{rating}\n7\t1\t4\n"))
+            read_ratings(write(tmp_path, "u.data", f"007\t1\t{rating}\n7\t1\t4\n"))
 
 
 def test_large_whole_numbers_and_text_like_numbers_stay_apart(tmp_path):
-    ratings = read_movielens(write(tmp_path, "u.data", f"{2**63 + 1}\t1_0\t3\t1\n{2**63 + 5}\t10\t4\t2\n"))
+    ratings = read_ratings(write(tmp_path, "u.data", f"{2**63 + 1}\t1_0\t3\t1\n{2**63 + 5}\t10\t4\t2\n"))
     assert triplets(ratings) == {(2**63 + 1, "1_0"): 3.0, (2**63 + 5, "10"): 4.0}
-    ratings = read_movielens(write(tmp_path, "u.data", "a\0\t1\t3\t1\na\t1\t4\t2\n"))
+    ratings = read_ratings(write(tmp_path, "u.data", "a\0\t1\t3\t1\na\t1\t4\t2\n"))
     assert triplets(ratings) == {("a\0", 1): 3.0, ("a", 1): 4.0}
 
 
 def test_ids_that_pandas_wrote_as_floats(tmp_path):
     head = "userId,movieId,rating\n"
-    ratings = read_movielens(write(tmp_path, "ratings.csv", f"{head}1.0,7,3\n12.0,8,4\n"))
+    ratings = read_ratings(write(tmp_path, "ratings.csv", f"{head}1.0,7,3\n12.0,8,4\n"))
     assert triplets(ratings) == {(1, 7): 3.0, (12, 8): 4.0}
-    ratings = read_movielens(write(tmp_path, "ratings.csv", f"{head}1.5,7,3\n12.0,8,4\n"))
+    ratings = read_ratings(write(tmp_path, "ratings.csv", f"{head}1.5,7,3\n12.0,8,4\n"))
     assert triplets(ratings) == {("1.5", 7): 3.0, ("12.0", 8): 4.0}
 
 
@@ -142,17 +142,17 @@ def test_ids_that_pandas_wrote_as_floats(tmp_path):
 @pytest.mark.parametrize("name", ["u.data", "ratings.csv"])
 def test_encodings(tmp_path, name, encoding):
     text = FILES[name].encode(encoding)
-    ratings = read_movielens(write(tmp_path, name, text))
+    ratings = read_ratings(write(tmp_path, name, text))
     assert triplets(ratings) == {e[:2]: e[2] for e in ENTRIES}
     assert ratings.user_ids.values.dtype.kind == "i"
     named = FILES[name].replace("186", "è").replace("196", "é")
-    assert set(read_movielens(write(tmp_path, name, named.encode(encoding))).user_ids.values) == {"è", "é"}
+    assert set(read_ratings(write(tmp_path, name, named.encode(encoding))).user_ids.values) == {"è", "é"}
 
 
 def test_dates_are_times(tmp_path):
     head = "userId,movieId,rating,timestamp\n"
     text = f"{head}1,7,3,2020-01-31 12:00:00\n2,7,3,2020-01-31T13:00:00+02:00\n3,7,3,2020-02-01\n"
-    ratings = read_movielens(write(tmp_path, "ratings.csv", text))
+    ratings = read_ratings(write(tmp_path, "ratings.csv", text))
     expected = np.array(["2020-01-31T12:00", "2020-01-31T11:00", "2020-02-01"], "datetime64[us]")
     np.testing.assert_array_equal(ratings.timestamps, expected)
     train, test = completion.train_test_split(ratings, test_size=1, by="time")
@@ -165,7 +165,7 @@ def test_one_long_cell_takes_its_own_room_alone(tmp_path):
     text = head + "".join(f"{u},1,3,{long if u == 5 else 'good'}\n" for u in range(n))
     path = write(tmp_path, "ratings.csv", text)
     tracemalloc.start()
-    assert len(read_movielens(path)) == n
+    assert len(read_ratings(path)) == n
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 50e6  # of one width, cells would take 1.6 GB
@@ -174,9 +174,9 @@ def test_one_long_cell_takes_its_own_room_alone(tmp_path):
 def test_aggregate(tmp_path):
     path = write(tmp_path, "u.data", "1\t1\t3\t5\n1\t1\t4\t2\n")
     with pytest.raises(ValueError, match=r"u\.data.*aggregate"):
-        read_movielens(path)
-    assert triplets(read_movielens(path, aggregate="mean")) == {(1, 1): 3.5}
-    assert triplets(read_movielens(path, aggregate="last")) == {(1, 1): 3.0}
+        read_ratings(path)
+    assert triplets(read_ratings(path, aggregate="mean")) == {(1, 1): 3.5}
+    assert triplets(read_ratings(path, aggregate="last")) == {(1, 1): 3.0}
 
 
 @pytest.mark.parametrize(
@@ -184,17 +184,17 @@ def test_aggregate(tmp_path):
     [
         ("u.data", "", "no ratings"),
         ("u.data", "\n\n", "no ratings"),
-        ("ratings.csv", "", "first line"),
+        ("ratings.csv", "", "no ratings"),
         ("ratings.csv", "userId,movieId,rating\n", "no ratings"),
-        ("ratings.csv", "userId\n1\n", "first line"),
+        ("ratings.csv", "userId\n1\n", "two columns"),
         ("u.data", "1\n", "columns"),
-        ("u.data", "1 2 3 4\n", "columns"),
+        ("u.data", "1234\n", "two columns"),
         ("u.data", "1\t2\t3\t4\t5\n", "columns"),
-        ("u.data", "1\t2\t3\t4\n1\t2\t3\n", "read: .*row 2"),
-        ("u.data", "1\t2\t3\n1\t2\t3\t4\n", "read"),
-        ("ratings.dat", "1::2::3::4\n1::3::4\n", "read"),
+        ("u.data", "1\t2\t3\t4\n1\t2\t3\n", "4 columns user, .*got 3 in line 2"),
+        ("u.data", "1\t2\t3\n1\t2\t3\t4\n", "3 columns .*got 4 in line 2"),
+        ("ratings.dat", "1::2::3::4\n1::3::4\n", "got 3 in line 2"),
         ("ratings.csv", "userId,movieId,rating\n1,2\n", "columns"),
-        ("ratings.csv", "userId,movieId,rating\n1,2,3\n1,2,3,4\n", "read"),
+        ("ratings.csv", "userId,movieId,rating\n1,2,3\n1,2,3,4\n", "got 4 in line 3"),
         ("ratings.csv", "movieId,rating\n1,2\n", "user"),
         ("ratings.csv", "userId,rating\n1,2\n", "item"),
         ("u.data", "1\t2\tgood\t4\n", "good"),
@@ -207,21 +207,21 @@ def test_aggregate(tmp_path):
         ("u.data", "1\t2\t3\t2020-01-01\n1\t3\t3\tNaT\n", "timestamp.*'NaT' in line 2"),
         ("ratings.csv", "userId,movieId,rating,timestamp\n1,2,3,4\n1,3,3,\n", "timestamp.*'' in line 3"),
         ("ratings.csv", "userId,movieId,rating\n1,2,3\n1,3,1_0\n", "rating.*'1_0' in line 3"),
-        ("ratings.csv", "userId,movieId,rating\n1,2,3\n\n,3,1\n", "'' as userid in line 4"),
+        ("ratings.csv", "userId,movieId,rating\n1,2,3\n\n,3,1\n", "'' as userId in line 4"),
         ("u.data", "nan\t2\t3\t4\n1\t2\t3\t4\n", "users"),
-        ("ratings.parquet", "1,2,3\n", r"\.csv"),
-        ("ratings", "1,2,3\n", "must end in"),
+        ("ratings.parquet", "1,2,3\n", "not a Parquet file"),
+        ("ratings.feather", "1,2,3\n", "not an Arrow file"),
     ],
 )
 def test_malformed_files(tmp_path, name, text, words):
     path = write(tmp_path, name, text)
     with pytest.raises(ValueError, match=words) as caught:
-        read_movielens(path)
+        read_ratings(path)
     assert name in str(caught.value)
 
 
 def test_missing_files(tmp_path):
-    for read in (read_movielens, read_movielens_items):
+    for read in (read_ratings, read_movielens_items):
         with pytest.raises(FileNotFoundError, match=r"none\.csv"):
             read(tmp_path / "none.csv")
 
@@ -320,7 +320,7 @@ def test_movielens_100k():
     except FileNotFoundError as error:
         assert "recbole" in str(error)  # noqa: PT017
         pytest.skip("recbole is not installed")
-    ratings = read_movielens(ratings_file)
+    ratings = read_ratings(ratings_file)
     assert (len(ratings), *ratings.shape) == (100_000, 943, 1682)
     assert sorted(set(ratings.values.tolist())) == [1, 2, 3, 4, 5]
     assert np.isclose(ratings.values.mean(), 3.52986)

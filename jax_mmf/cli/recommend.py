@@ -55,7 +55,7 @@ def command(ratings: Path | None, output: Path, demo: bool, **options: Any) -> i
         raise click.UsageError("give RATINGS, or --demo instead")
     source, titles = (ratings, options["titles"]) if ratings is not None else completion.movielens_100k()
     check_outputs({"--output": output, "--save": options["save"]}, source, titles)
-    data = completion.read_movielens(source, aggregate=options["aggregate"])
+    data = completion.read_ratings(source, aggregate=options["aggregate"])
     items = None if titles is None else completion.read_movielens_items(titles)
     implicit = options["kind"] in ("implicit", "ease", "bpr")
     if options["threshold"] is not None:

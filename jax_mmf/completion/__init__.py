@@ -11,16 +11,17 @@ from jax_mmf.completion.labels import Labels
 from jax_mmf.completion.metrics import average_precision, coverage, mae, ndcg, recall, rmse
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.model_file import load_model, save_model
-from jax_mmf.completion.movielens import Items, movielens_100k, read_movielens, read_movielens_items
+from jax_mmf.completion.movielens import Items, movielens_100k, read_movielens_items
 from jax_mmf.completion.online import ExplicitOnline
 from jax_mmf.completion.ragged import RaggedRows, padded_rows, ragged_rows
+from jax_mmf.completion.rating_files import read_ratings
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.split import SearchResult, Trial, k_folds, search, train_test_split
 from jax_mmf.completion.synthetic import PlantedRatings, make_ratings
 from jax_mmf.completion.training import CompletionEvent, fit, refit
 from jax_mmf.core import renamed
 
-__getattr__ = renamed(__name__, {"update": "refit"})
+__getattr__ = renamed(__name__, {"update": "refit", "read_movielens": "read_ratings"})
 
 __all__ = [
     "BPR",
@@ -54,8 +55,8 @@ __all__ = [
     "padded_rows",
     "predict",
     "ragged_rows",
-    "read_movielens",
     "read_movielens_items",
+    "read_ratings",
     "recall",
     "refit",
     "rmse",

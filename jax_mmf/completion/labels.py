@@ -1,5 +1,6 @@
 """Ids of users and items: any hashable values, numbered from zero."""
 
+import re
 from collections.abc import Iterable, Mapping, Set
 from functools import cached_property
 from typing import Any
@@ -9,6 +10,8 @@ import numpy as np
 from jax_mmf.core import warn
 from jax_mmf.typing import HostArray
 
+_WHOLE = re.compile(r"\s*[+-]?[0-9]+\s*")
+_WHOLE_FLOAT = re.compile(r"\s*[+-]?[0-9]+\.0\s*")
 _SORTABLE = "iumM"  # kinds of arrays that NumPy sorts and searches as they are
 
 
@@ -37,6 +40,15 @@ def label_array(values: Any) -> HostArray:
     if values.dtype.kind in "mM" and np.isnat(values).any():
         raise ValueError("ids must not be NaT; drop such entries first")
     return values if values.dtype.kind in _SORTABLE else _from_items(values.tolist())
+
+
+def whole_or_text(cells: list[str]) -> list[int] | list[str]:
+    """Convert cells to integers if all are whole numbers, or all are written as 7.0; else return them unchanged."""
+    if all(map(_WHOLE.fullmatch, cells)):
+        return list(map(int, cells))
+    if all(map(_WHOLE_FLOAT.fullmatch, cells)):
+        return [int(cell.partition(".")[0]) for cell in cells]
+    return cells
 
 
 def is_one_label(value: Any) -> bool:

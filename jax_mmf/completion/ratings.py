@@ -5,20 +5,20 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.completion.columns import as_float32, from_objects, real_column, time_column
-from jax_mmf.completion.labels import Labels, kind_mismatch, label_array
+from jax_mmf.completion.columns import real_column, time_column
+from jax_mmf.completion.entries import Entries, arranged, joined, positions_of
+from jax_mmf.completion.labels import Labels
+from jax_mmf.completion.matrices import dense_triplets, frame_triplets, sparse_triplets
 from jax_mmf.completion.side_features import aligned, described, updated
-from jax_mmf.core import check_choice, check_real
+from jax_mmf.core import check_real
 from jax_mmf.typing import HostArray
-
-_AGGREGATES = ("mean", "sum", "min", "max", "first", "last")
 
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
     """Observed entries of a matrix of users (rows) and items (columns), in host memory.
 
-    Create ratings with `from_triplets`, `from_scipy`, `from_dense` or `from_frame`, or read them with `read_movielens`.
+    Create ratings with `from_triplets`, `from_scipy`, `from_dense` or `from_frame`, or read them with `read_ratings`.
     Entries are sorted by user, then by item, and every pair occurs once.
 
     Attributes:
@@ -80,8 +80,8 @@ class Ratings:
             repeated pairs without aggregate, and ids that are NaN, None or not in ``user_ids`` and ``item_ids``.
           TypeError: for values that are not numbers, and times that are neither numbers nor dates.
         """
-        rows, row_labels = _positions("users", users, user_ids)
-        columns, column_labels = _positions("items", items, item_ids)
+        rows, row_labels = positions_of("users", users, user_ids)
+        columns, column_labels = positions_of("items", items, item_ids)
         n = len(rows)
         if n == 0:
             raise ValueError("users must hold at least one entry, got none")
@@ -92,11 +92,8 @@ class Ratings:
         if len(columns) != n:
             raise ValueError(f"items must have the same length as users, {n}, got {len(columns)}")
         timestamps = None if timestamps is None else time_column("timestamps", timestamps, n)
-        if aggregate is not None:
-            check_choice("aggregate", aggregate, _AGGREGATES)
-        entries = _Entries(rows, columns, values, weights, timestamps).sorted(len(column_labels))
-        entries = entries.aggregated(aggregate, row_labels, column_labels)
-        return cls(row_labels, column_labels, *entries.columns())
+        entries = Entries(rows, columns, values, weights, timestamps)
+        return cls(row_labels, column_labels, *arranged(entries, aggregate, row_labels, column_labels).columns())
 
     @classmethod
     def from_scipy(
@@ -117,16 +114,7 @@ class Ratings:
           TypeError: if matrix is not sparse.
           ValueError: as `from_triplets` does.
         """
-        if not hasattr(matrix, "tocoo"):
-            raise TypeError(f"matrix must be a SciPy sparse matrix, got {type(matrix).__name__}; use from_dense")
-        if len(matrix.shape) != 2:
-            raise ValueError(f"matrix must have 2 axes, users and items, got shape {matrix.shape}")
-        coo = matrix.tocoo(copy=False)
-        user_labels, item_labels = _matrix_labels(coo.shape, user_ids, item_ids)
-        users, items = user_labels.values[coo.row], item_labels.values[coo.col]
-        return cls.from_triplets(
-            users, items, coo.data, aggregate=aggregate, user_ids=user_labels, item_ids=item_labels
-        )
+        return cls.from_triplets(**sparse_triplets(matrix, user_ids, item_ids), aggregate=aggregate)
 
     @classmethod
     def from_dense(cls, matrix: Any, *, user_ids: Any = None, item_ids: Any = None) -> "Ratings":
@@ -144,26 +132,7 @@ class Ratings:
           ValueError: for another number of axes, and as `from_triplets` does.
           TypeError: for a sparse matrix, and values that are not numbers.
         """
-        if hasattr(matrix, "tocoo"):
-            raise TypeError("matrix must be dense, got a sparse one; use from_scipy")
-        if hasattr(matrix, "columns"):
-            user_ids = getattr(matrix, "index", None) if user_ids is None else user_ids
-            item_ids = matrix.columns if item_ids is None else item_ids
-        masked = np.ma.getmaskarray(matrix) if isinstance(matrix, np.ma.MaskedArray) else None
-        dense = np.asarray(np.ma.getdata(matrix))
-        if dense.ndim != 2:
-            raise ValueError(f"matrix must have 2 axes, users and items, got shape {dense.shape}")
-        if dense.dtype == object:
-            dense = from_objects(dense.ravel()).reshape(dense.shape)
-        if dense.dtype.kind not in "iufb":
-            raise TypeError(f"matrix must hold real numbers, got dtype {dense.dtype}")
-        missing = np.isnan(dense) if dense.dtype.kind == "f" else np.zeros(dense.shape, bool)
-        rows, columns = np.nonzero(~(missing if masked is None else missing | masked))
-        user_labels, item_labels = _matrix_labels(dense.shape, user_ids, item_ids)
-        return cls.from_triplets(
-            user_labels.values[rows], item_labels.values[columns], dense[rows, columns],
-            user_ids=user_labels, item_ids=item_labels,
-        )  # fmt: skip
+        return cls.from_triplets(**dense_triplets(matrix, user_ids, item_ids))
 
     @classmethod
     def from_frame(
@@ -194,22 +163,8 @@ class Ratings:
         Raises:
           ValueError: for a missing column, and as `from_triplets` does.
         """
-        names = getattr(getattr(frame, "dtype", None), "names", None)  # of a structured array
-        known = list(names or (frame.columns if hasattr(frame, "columns") else frame))
-
-        def column(argument: str, name: str | None) -> Any:
-            if name is None:
-                return None
-            if name not in known:
-                raise ValueError(
-                    f"{argument}={name!r} is not a column of the frame, which has {', '.join(map(str, known))}"
-                )
-            return frame[name]
-
-        return cls.from_triplets(
-            column("user", user), column("item", item), column("value", value),
-            weights=column("weight", weight), timestamps=column("timestamp", timestamp), aggregate=aggregate,
-        )  # fmt: skip
+        names = {"user": user, "item": item, "value": value, "weight": weight, "timestamp": timestamp}
+        return cls.from_triplets(**frame_triplets(frame, names), aggregate=aggregate)
 
     def __len__(self) -> int:
         """Number of entries."""
@@ -254,11 +209,7 @@ class Ratings:
         chosen = np.sort(numbers[chosen if chosen.size else chosen.astype(np.int64)])
         if (chosen[1:] == chosen[:-1]).any():
             raise ValueError("entries holds an index twice, and no pair of a user and an item may occur twice")
-        take = lambda a: None if a is None else a[chosen]  # noqa: E731
-        return replace(
-            self, users=self.users[chosen], items=self.items[chosen], values=self.values[chosen],
-            weights=take(self.weights), timestamps=take(self.timestamps),
-        )  # fmt: skip
+        return replace(self, **vars(self._entries.take(chosen)))
 
     def with_features(
         self, *, user_features: Any = None, users: Any = None, item_features: Any = None, items: Any = None
@@ -293,6 +244,10 @@ class Ratings:
             item_features=aligned(self.item_features, self.item_ids, theirs[0]) if theirs[1] is None else theirs[1],
         )  # fmt: skip
 
+    @property
+    def _entries(self) -> Entries:
+        return Entries(self.users, self.items, self.values, self.weights, self.timestamps)
+
     def positives(self, threshold: float) -> "Ratings":
         """Convert ratings to implicit feedback: the entries of at least a threshold, with value one."""
         check_real("threshold", threshold)
@@ -313,8 +268,8 @@ class Ratings:
         """Renumber the entries by other users and items; entries of users and items not among these are dropped."""
         users = user_ids.positions(self.user_ids.values)[self.users]
         items = item_ids.positions(self.item_ids.values)[self.items]
-        entries = _Entries(users, items, self.values, self.weights, self.timestamps)
-        kept = entries.take(np.flatnonzero((users >= 0) & (items >= 0)))
+        moved = replace(self._entries, users=users, items=items)
+        kept = moved.take(np.flatnonzero((users >= 0) & (items >= 0)))
         return Ratings(
             user_ids, item_ids, *kept.sorted(len(item_ids)).columns(),
             aligned(self.user_features, self.user_ids, user_ids), aligned(self.item_features, self.item_ids, item_ids),
@@ -329,27 +284,7 @@ class Ratings:
         users, items = self.user_ids.union(newer.user_ids), self.item_ids.union(newer.item_ids)
         at_users, at_items = users.positions(newer.user_ids.values), items.positions(newer.item_ids.values)
 
-        def joined(name: str, default: float) -> HostArray | None:
-            ours, theirs = getattr(self, name), getattr(newer, name)
-            if ours is None and theirs is None:
-                return None
-            if name == "timestamps" and (ours is None or theirs is None):
-                return None
-            if name == "timestamps" and "M" in (kinds := {ours.dtype.kind, theirs.dtype.kind}) and len(kinds) > 1:
-                raise ValueError("timestamps are dates in one of the ratings and numbers in the other; convert one")
-            fill = lambda a, like: np.full(len(like), default, np.float32) if a is None else a  # noqa: E731
-            return np.concatenate([fill(ours, self), fill(theirs, newer)])
-
-        entries = _Entries(
-            np.concatenate([self.users, at_users[newer.users]]),
-            np.concatenate([self.items, at_items[newer.items]]),
-            np.concatenate([self.values, newer.values]),
-            joined("weights", 1.0),
-            joined("timestamps", 0.0),
-        )
-        pairs = entries.pairs(len(items))
-        # Of equal pairs, the last one in the concatenation is kept, since times may be equal or missing.
-        last = len(pairs) - 1 - np.unique(pairs[::-1], return_index=True)[1]
+        entries = joined(self._entries, newer._entries, at_users, at_items).latest(len(items))
         features = (
             updated(aligned(getattr(self, name), old, ids), aligned(getattr(newer, name), new, ids))
             for name, old, new, ids in (
@@ -357,89 +292,4 @@ class Ratings:
                 ("item_features", self.item_ids, newer.item_ids, items),
             )
         )
-        return Ratings(users, items, *entries.take(last).columns(), *features)
-
-
-@dataclass(frozen=True)
-class _Entries:
-    """Columns of equal length."""
-
-    users: HostArray
-    items: HostArray
-    values: HostArray
-    weights: HostArray | None
-    timestamps: HostArray | None
-
-    def columns(self) -> tuple[HostArray, HostArray, HostArray, HostArray | None, HostArray | None]:
-        return self.users, self.items, self.values, self.weights, self.timestamps
-
-    def take(self, entries: HostArray) -> "_Entries":
-        return _Entries(*(None if c is None else c[entries] for c in self.columns()))  # type: ignore[arg-type]
-
-    def pairs(self, n_items: int) -> HostArray:
-        return self.users.astype(np.int64) * n_items + self.items
-
-    def sorted(self, n_items: int) -> "_Entries":
-        """Sort by user, item and time; the sort is stable."""
-        pairs = self.pairs(n_items)
-        order = np.argsort(pairs, kind="stable") if self.timestamps is None else np.lexsort((self.timestamps, pairs))
-        return self.take(order)
-
-    def aggregated(self, how: str | None, user_ids: Labels, item_ids: Labels) -> "_Entries":
-        """Combine sorted entries of the same pair."""
-        pairs = self.pairs(len(item_ids))
-        first = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
-        if len(first) == len(pairs):
-            return self
-        if how is None:
-            twice = np.flatnonzero(pairs[1:] == pairs[:-1])
-            user, item = user_ids.values[self.users[twice[0]]], item_ids.values[self.items[twice[0]]]
-            raise ValueError(
-                f"{len(pairs) - len(first)} entries repeat a pair, the first one that of user {user} and item {item}; "
-                f"choose aggregate= {', '.join(map(repr, _AGGREGATES))}, or drop them"
-            )
-        last = np.concatenate([first[1:], [len(pairs)]]) - 1
-        chosen = self.take(first if how == "first" else last)
-        if how in ("first", "last"):
-            return chosen
-        values = self.values.astype(np.float64)
-        total = None if self.weights is None else np.add.reduceat(self.weights.astype(np.float64), first)
-        if how == "mean":
-            weights = np.ones(len(values)) if self.weights is None else self.weights.astype(np.float64)
-            if total is not None:
-                weights = np.where(np.repeat(total, last - first + 1) > 0, weights, 1)
-            values = np.add.reduceat(weights * values, first) / np.add.reduceat(weights, first)
-        else:
-            values = {"min": np.minimum, "max": np.maximum, "sum": np.add}[how].reduceat(values, first)
-        values = as_float32("values", values)
-        return replace(chosen, values=values, weights=None if total is None else as_float32("weights", total))
-
-
-def _positions(name: str, values: Any, given: Any) -> tuple[HostArray, Labels]:
-    try:
-        if given is None:
-            labels, positions = Labels.factorize(values)
-            return positions, labels
-        labels = given if isinstance(given, Labels) else Labels(given)
-        values = label_array(values)
-        positions = labels.positions(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: {error}") from error
-    if (positions < 0).any():
-        unknown = values[np.flatnonzero(positions < 0)[0]]
-        problem = kind_mismatch(name, labels, values) if (positions < 0).all() else None
-        detail = "" if problem is None else f": {problem}"
-        raise ValueError(
-            f"{name} has {(positions < 0).sum()} ids that are not in {name[:-1]}_ids, such as {unknown!r}{detail}"
-        )
-    return positions, labels
-
-
-def _matrix_labels(shape: tuple[int, ...], user_ids: Any, item_ids: Any) -> tuple[Labels, Labels]:
-    pair = []
-    for name, given, size in (("user_ids", user_ids, shape[0]), ("item_ids", item_ids, shape[1])):
-        labels = Labels(np.arange(size) if given is None else given)
-        if len(labels) != size:
-            raise ValueError(f"{name} must hold {size} ids, to match the shape {shape} of matrix, got {len(labels)}")
-        pair.append(labels)
-    return pair[0], pair[1]
+        return Ratings(users, items, *entries.columns(), *features)
