@@ -31,14 +31,8 @@ from jax_mmf.learning.statistics import (
     View,
 )
 from jax_mmf.learning.step import draw_subset, fill, of_samples, step_partial, step_whole
-from jax_mmf.learning.subsampling import (
-    BlockSubset,
-    FeatureSubset,
-    FullSubset,
-    Subset,
-    SubsetPerShare,
-    UniformSubset,
-)
+from jax_mmf.learning.subsampling import BlockSubset, FeatureSubset, FullSubset, SubsetPerShare, UniformSubset
+from jax_mmf.learning.subset import Subset
 from jax_mmf.learning.surrogate import BatchMoments, Surrogate
 from jax_mmf.learning.surrogate import last_count as last_count
 

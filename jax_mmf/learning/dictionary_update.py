@@ -21,7 +21,7 @@ from jax_mmf.core import (
     matmul,
     register_configuration,
 )
-from jax_mmf.learning.subsampling import Subset
+from jax_mmf.learning.subset import Subset
 from jax_mmf.learning.surrogate import BatchMoments
 from jax_mmf.typing import Array, Key
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_mmf.learning.subsampling import Subset
+from jax_mmf.learning.subset import Subset
 from jax_mmf.typing import Array, HostArray
 
 

@@ -40,7 +40,8 @@ from jax_mmf.learning.forgetting import Forgetting, ScaledForgetting
 from jax_mmf.learning.initialization import Initialization, RandomSamples
 from jax_mmf.learning.state import Info, State
 from jax_mmf.learning.statistics import MaskedStatistics, Memory, Statistics
-from jax_mmf.learning.subsampling import FeatureSubset, FullSubset, Subset
+from jax_mmf.learning.subsampling import FeatureSubset, FullSubset
+from jax_mmf.learning.subset import Subset
 from jax_mmf.penalties import AnyPenalty, Lasso, check_penalty, has_closed_form, has_relative_alpha, is_ridge
 from jax_mmf.typing import Array, ArrayLike, Key
 

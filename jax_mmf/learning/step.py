@@ -16,7 +16,8 @@ from jax_mmf.learning.initialization import Initialization, RandomSamples
 from jax_mmf.learning.minibatch import NO_WEIGHTS, MiniBatch, Weights, centred, imputed, partial_batch, whole_batch
 from jax_mmf.learning.state import Info, State
 from jax_mmf.learning.statistics import Memory, Statistics, View
-from jax_mmf.learning.subsampling import FeatureSubset, Subset
+from jax_mmf.learning.subsampling import FeatureSubset
+from jax_mmf.learning.subset import Subset
 from jax_mmf.learning.surrogate import count_samples, init_surrogate, settle_residual, update_surrogate
 from jax_mmf.penalties import AnyPenalty
 from jax_mmf.typing import Array, Key

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.core import Take, in_tiles, matmul
-from jax_mmf.learning.subsampling import Subset
+from jax_mmf.learning.subset import Subset
 from jax_mmf.typing import Array
 
 
