@@ -419,7 +419,8 @@ def test_unknown_ids(named):
     clip = lambda v: np.clip(v, *named.limits)
     np.testing.assert_allclose(named.predict("eve", ITEMS), clip(f.mean + f.item_bias), rtol=1e-5)
     np.testing.assert_allclose(named.predict(USERS, [(9, "z")]), clip(f.mean + f.user_bias), rtol=1e-5)
-    np.testing.assert_allclose(named.predict(["eve", 7, ("x",)], [5, "a", (0,)]), clip(f.mean), rtol=1e-5)
+    with pytest.warns(UserWarning, match="none of the 3 (users|items) is known: .* such as"):
+        np.testing.assert_allclose(named.predict(["eve", 7, ("x",)], [5, "a", (0,)]), clip(f.mean), rtol=1e-5)
     for users, items, word in (("eve", ITEMS, "users"), (USERS, [(9, "z")], "items")):
         with pytest.raises(ValueError, match=f"(?s){word}.*1 id"):
             named.predict(users, items, unknown="error")
@@ -692,10 +693,12 @@ def test_ids_of_another_kind_are_told(numbered):
         text.fold_in(RATINGS)
 
 
-def test_new_ids_of_the_same_kind_are_no_mistake(numbered):
+def test_new_ids_of_the_same_kind_are_no_mistake_unless_all_of_several_are(numbered):
     numbered.predict(10**6, 1)
-    numbered.predict(["1", 10**6], 1)
-    numbered.recommend([10**6, 10**7], 2)
+    numbered.recommend([10**6, 1], 2)
+    for call in (lambda: numbered.predict(["1", 10**6], 1), lambda: numbered.recommend([10**6, 10**7], 2)):
+        with pytest.warns(UserWarning, match="none of the 2 users is known: they are ids such as .* known ones 0"):
+            call()
 
 
 @pytest.mark.parametrize("bad", [np.nan, None, [1, np.nan], np.array([0.5])])

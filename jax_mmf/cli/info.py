@@ -11,7 +11,9 @@ import numpy as np
 import jax_mmf as mmf
 from jax_mmf.cli.data_facts import facts_of, is_data
 from jax_mmf.cli.options import Command, dataset, option, quiet
+from jax_mmf.cli.recommender_facts import facts_of_recommender
 from jax_mmf.cli.report import without_nan
+from jax_mmf.completion import is_recommender
 from jax_mmf.io import describe, needs_x64
 from jax_mmf.training import newest_checkpoint
 
@@ -52,6 +54,9 @@ def command(file: Path, as_json: bool, dataset: str | None, verify: bool, quiet:
         raise click.UsageError(f"--dataset and --verify are for data, and {model} is a model")
     if needs_x64(model):
         jax.config.update("jax_enable_x64", True)
+    if is_recommender(model):
+        _show(facts_of_recommender(model, as_json=as_json), as_json=as_json)
+        return
     solver, state, history, run = mmf.load_model(model)
     dictionary = np.asarray(state.dictionary)
     last = history[-1] if history else None

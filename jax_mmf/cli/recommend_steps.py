@@ -18,17 +18,23 @@ from jax_mmf.completion import (
     Fitted,
     ImplicitALS,
     Items,
+    Labels,
     Model,
     Ratings,
     average_precision,
     fit,
+    label_array,
     mae,
     ndcg,
+    read_text,
     recall,
     rmse,
     train_test_split,
+    whole_or_text,
 )
+from jax_mmf.core import warn
 from jax_mmf.io import written_aside
+from jax_mmf.typing import HostArray
 
 MODELS: dict[str, Callable[..., Any]] = {
     "als": ExplicitALS,
@@ -77,9 +83,32 @@ def evaluate(
     return Report({name: metric(fitted, test, k=10, exclude=train) for name, metric in metrics.items()})
 
 
-def rows_of(fitted: Fitted, n: int, exclude_seen: bool, items: Items | None) -> Iterator[dict[str, Any]]:
+def read_users(path: Path, known: Labels) -> HostArray:
+    """Read the ids of users from a text file, one in each line.
+
+    They are numbers if the known ids are. A note says how many are unknown.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if it has no ids.
+    """
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path} holds no ids of users; write one in each line")
+    users = label_array(whole_or_text(lines) if known.kinds == {"whole numbers"} else lines)
+    n_new = int((known.positions(users) < 0).sum())
+    if n_new:
+        warn(
+            f"{n_new} of {len(users)} users of {path} are not in the model, and get the items that are best on average"
+        )
+    return users
+
+
+def rows_of(
+    fitted: Fitted, n: int, exclude_seen: bool, items: Items | None, users: HostArray | None = None
+) -> Iterator[dict[str, Any]]:
     """Iterate over recommendations: user, rank from 1, item, score, and the title if titles are known."""
-    users = fitted.ratings.user_ids.values
+    users = fitted.ratings.user_ids.values if users is None else users
     for first in range(0, len(users), _USERS):
         part = users[first : first + _USERS]
         best = fitted.recommend(part, n, exclude_seen=exclude_seen)
@@ -109,14 +138,15 @@ def sample(fitted: Fitted, items: Items | None, n: int = 5) -> list[str]:
 
 
 def write_recommendations(
-    path: Path, fitted: Fitted, *, n: int, exclude_seen: bool = True, items: Items | None = None
-) -> int:
-    """Write the best items of all users to a ``.csv`` or ``.parquet`` file; return the number of rows.
+    path: Path, fitted: Fitted, *, n: int, exclude_seen: bool = True, items: Items | None = None,
+    users: HostArray | None = None,
+) -> int:  # fmt: skip
+    """Write the best items of users, all by default, to a ``.csv`` or ``.parquet`` file; return the number of rows.
 
     The file appears only when it is complete.
     """
     names = ["user", "rank", "item", "score", *(["title"] if items is not None else [])]
-    rows = rows_of(fitted, n, exclude_seen, items)
+    rows = rows_of(fitted, n, exclude_seen, items, users)
     count = 0
     with written_aside(path) as aside:
         if path.suffix == ".parquet":
@@ -135,7 +165,7 @@ def _write_parquet(path: Path, names: list[str], rows: Iterator[dict[str, Any]])
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError as error:
-        raise ImportError("Parquet files need pyarrow; pip install 'jax-mmf[parquet]', or write .csv") from error
+        raise ImportError("Parquet files need pyarrow; pip install 'jax-mmf[recommend]', or write .csv") from error
     columns: dict[str, list[Any]] = {name: [] for name in names}
     for row in rows:
         for name, column in columns.items():

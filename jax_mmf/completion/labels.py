@@ -23,8 +23,7 @@ def label_array(values: Any) -> HostArray:
     """
     if isinstance(values, str | bytes | Mapping | Set) or not isinstance(values, Iterable) or _is_scalar_array(values):
         raise TypeError(f"ids must be a list or an array with one for each entry, got a {type(values).__name__}")
-    if hasattr(values, "to_numpy"):  # a column of a frame
-        values = values.to_numpy()
+    values = _column(values)
     if isinstance(values, np.ma.MaskedArray):
         if np.ma.is_masked(values):
             raise ValueError("ids must not be masked; drop such entries first")
@@ -74,7 +73,7 @@ def kind_mismatch(name: str, labels: "Labels", asked: HostArray) -> str | None:
     """
     if len(labels) == 0 or len(asked) == 0:
         return None
-    known, got = _kinds(labels.values), _kinds(asked)
+    known, got = labels.kinds, _kinds(asked)
     if known & got:
         spelled = [s for v in asked[:100].tolist() if isinstance(v, str) for s in _spellings(v)]
         if not spelled or (labels.positions(spelled) < 0).all():
@@ -95,6 +94,15 @@ def positions_or_warning(name: str, labels: "Labels", asked: HostArray) -> HostA
     return found
 
 
+def warn_if_all_unknown(name: str, labels: "Labels", asked: HostArray) -> HostArray:
+    """Return the positions of ids; warn if all of several are unknown, or if one is of another type."""
+    found = positions_or_warning(name, labels, asked)
+    if len(found) > 1 and len(labels) > 0 and (found < 0).all() and kind_mismatch(name, labels, asked) is None:
+        (came,), (example,) = asked[:1].tolist(), labels.values[:1].tolist()
+        warn(f"none of the {len(found)} {name} is known: they are ids such as {came!r}, and the known ones {example!r}")
+    return found
+
+
 def _kinds(labels: HostArray) -> set[str]:
     """Return the types of ids in words."""
     if labels.dtype.kind in _SORTABLE:
@@ -107,6 +115,13 @@ def _spellings(text: str) -> list[str]:
     """Return variants of a number or name that spreadsheets and frames write."""
     plain = text.strip()
     return [plain, plain.removesuffix(".0"), f"{plain}.0"]
+
+
+def _column(values: Any) -> Any:
+    """Convert a column of a frame, or of a table of pyarrow, to an array."""
+    if hasattr(values, "to_pylist"):
+        return values.to_numpy(zero_copy_only=False)
+    return values.to_numpy() if hasattr(values, "to_numpy") else values
 
 
 def _is_scalar_array(value: Any) -> bool:
@@ -249,6 +264,11 @@ class Labels:
         if _comparable(self.values.dtype, new.dtype):
             return Labels(np.concatenate([self.values, new]))
         return Labels([*self.values.tolist(), *new.tolist()])
+
+    @cached_property
+    def kinds(self) -> set[str]:
+        """The types of the ids in words, such as ``"text"``."""
+        return _kinds(self.values)
 
     @cached_property
     def _is_sorted(self) -> bool:

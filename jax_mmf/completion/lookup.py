@@ -8,7 +8,7 @@ import numpy as np
 
 from jax_mmf.codes import power_of_two
 from jax_mmf.completion.factors import Factors
-from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, positions_or_warning
+from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, warn_if_all_unknown
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.side_features import has_features
@@ -64,7 +64,7 @@ def known_positions(name: str, labels: Labels, values: Any, unknown: str) -> Hos
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
     if unknown == "bias":
-        return positions_or_warning(name, labels, ids)
+        return warn_if_all_unknown(name, labels, ids)
     positions = labels.positions(ids)
     missing = ids[positions < 0]
     if len(missing):

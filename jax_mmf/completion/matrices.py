@@ -41,6 +41,7 @@ def dense_triplets(matrix: Any, user_ids: Any, item_ids: Any) -> dict[str, Any]:
 def frame_triplets(frame: Any, names: dict[str, str | None]) -> dict[str, Any]:
     """Select columns of a frame; ``names`` are the arguments of `Ratings.from_frame`."""
     fields = getattr(getattr(frame, "dtype", None), "names", None)  # of a structured array
+    fields = getattr(frame, "column_names", None) if fields is None else fields  # of a table of pyarrow
     known = list(fields or (frame.columns if hasattr(frame, "columns") else frame))
     found = {}
     for argument, name in names.items():

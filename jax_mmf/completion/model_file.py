@@ -1,6 +1,8 @@
 """Files of fitted models of ratings: configuration, state and ratings in one HDF5 file."""
 
 import json
+from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,16 +35,21 @@ def save_model(path: str | Path, model: Fitted) -> None:
       model: as `fit` returns it. The optimiser of `BPR` and its state are not written.
 
     Raises:
-      ValueError: if the path has another ending.
+      ValueError: if the path has another ending, and for users that were folded in.
       TypeError: if ids are neither whole numbers nor text, or the configuration is of a custom class that is registered
         without a name: see `jax_mmf.register_configuration`.
       OSError: if the file can't be written.
     """
+    if model.folded:
+        raise ValueError(
+            "model must have the users that it learned from, and these were folded in; save the model that fold_in was "
+            "called on, and fold in again after load_model"
+        )
     with sealed_hdf5(path) as file:
         file.attrs["format"] = _FORMAT
         file.attrs["format_version"] = _FORMAT_VERSION
         file.attrs["jax_mmf_version"] = version("jax-mmf")
-        file.attrs["model"] = json.dumps(_described(model.model))
+        file.attrs["model"] = json.dumps(describe_model(model.model))
         file.attrs["limits"] = json.dumps(model.limits)
         file.attrs["history"] = json.dumps([list(record) for record in model.history])
         for name in _TEXTS:
@@ -51,6 +58,13 @@ def save_model(path: str | Path, model: Fitted) -> None:
             _write_column(file, f"ratings/{name}", getattr(model.ratings, name))
         for index, leaf in enumerate(jax.tree.leaves(_kept(model.state))):
             write_array(file, f"state/{index}", leaf)
+
+
+def is_recommender(path: str | Path) -> bool:
+    """Whether a file was written by `save_model`."""
+    with suppress(OSError), h5py.File(path, "r") as file:
+        return str(file.attrs.get("format")) == _FORMAT
+    return False
 
 
 def load_model(path: str | Path, *, model: Model | None = None) -> Fitted:
@@ -88,7 +102,7 @@ def _read(file: h5py.File, model: Model | None) -> Fitted:
     columns = [_read_column(file, f"ratings/{name}") for name in _COLUMNS + _FEATURES]
     ratings = Ratings(*labels, *columns)  # type: ignore[arg-type]
     _check_ratings(ratings)
-    like = jax.eval_shape(lambda: model.init(jax.random.key(0), model.prepare(ratings)))
+    like = _state_like(model, ratings)
     state = jax.tree.unflatten(jax.tree.structure(_kept(like)), _read_leaves(file, jax.tree.leaves(_kept(like))))
     if isinstance(model, BPR):
         state = BPRState(state, model.transformation.init(state))
@@ -99,6 +113,13 @@ def _read(file: h5py.File, model: Model | None) -> Fitted:
     if limits is not None and not (len(limits) == 2 and limits[0] <= limits[1]):
         raise ValueError(f"its limits must be two numbers, the smaller one first, got {limits}")
     return make_fitted(model, state, ratings, None if limits is None else (limits[0], limits[1]), records)
+
+
+def _state_like(model: Model, ratings: Ratings) -> Any:
+    """Return shapes and dtypes of the state of a model, which depend on users, items and features alone."""
+    probe = replace(ratings.select([0]), values=np.ones(1, np.float32), weights=None)
+    data = model.prepare(probe)
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), data))
 
 
 def _read_leaves(file: h5py.File, like: list[jax.ShapeDtypeStruct]) -> list[Array]:
@@ -150,7 +171,8 @@ def _completed(description: Any) -> Any:
     return {"learned_prior": False} | description if description["class"] == "ExplicitALS" else description
 
 
-def _described(model: Model) -> Any:
+def describe_model(model: Model) -> Any:
+    """Return the configuration of a model as its class and its fields, for JSON; without the optimiser of `BPR`."""
     if isinstance(model, BPR):
         return {"class": "BPR", **{n: describe(getattr(model, n)) for n in ("n_components", "alpha", "batch_size")}}
     return describe(model)

@@ -146,7 +146,7 @@ class Ratings:
         timestamp: str | None = None,
         aggregate: str | None = None,
     ) -> "Ratings":
-        """Make ratings from columns of a pandas or polars frame, or of a dictionary of columns.
+        """Make ratings from columns of a frame of pandas, polars or pyarrow, or of a dictionary of columns.
 
         Args:
           frame: data with named columns.
@@ -218,9 +218,9 @@ class Ratings:
 
         Args:
           user_features: ``(n, p)`` numbers: an array, a SciPy sparse matrix, or a frame without text. NaN, or a masked
-            entry, stands for an unknown feature. At most 1,000 columns. The index of a frame is not used.
-          users: ``(n,)`` ids of the rows, all different; by default those of ``user_ids``, in their order. New ids
-            become users without ratings.
+            entry, stands for an unknown feature. At most 1,000 columns.
+          users: ``(n,)`` ids of the rows, all different. By default those of the index of a pandas frame, unless it
+            only numbers the rows, else those of ``user_ids``, in their order. New ids become users without ratings.
           item_features: as user_features.
           items: as users.
 
@@ -228,7 +228,8 @@ class Ratings:
           the ratings, with the features of all users and items.
 
         Raises:
-          ValueError: for another number of rows than ids, repeated ids, infinity, and too many columns.
+          ValueError: for another number of rows than ids, repeated ids, infinity, too many columns, and an index of
+            a frame that holds none of the known ids.
           TypeError: for features that are not numbers.
 
         Warns:

@@ -26,7 +26,7 @@ def described(name: str, labels: Labels, features: Any, ids: Any) -> tuple[Label
         if ids is not None:
             raise ValueError(f"{name}s are the ids of {name}_features, which must be given too")
         return labels, None
-    rows = labels if ids is None else Labels(ids)
+    rows = _index(name, labels, features) if ids is None else Labels(ids)
     positions_or_warning(f"{name}s", labels, rows.values)
     values = _matrix(f"{name}_features", features)
     if len(values) != len(rows):
@@ -36,6 +36,29 @@ def described(name: str, labels: Labels, features: Any, ids: Any) -> tuple[Label
         )
     joined = labels.union(rows)
     return joined, aligned(values, rows, joined)
+
+
+def _index(name: str, labels: Labels, features: Any) -> Labels:
+    """Return the ids of the rows of features: the index of a frame, unless it numbers the rows, or all known ids."""
+    index = getattr(features, "index", None)
+    if index is None or callable(index) or _numbers_rows(index):
+        return labels
+    try:
+        rows = Labels(index)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}_features has an index that can't be ids: {error}; give {name}s=") from error
+    if (labels.positions(rows.values) < 0).all():
+        (came,), (example,) = rows.values[:1].tolist(), labels.values[:1].tolist()
+        raise ValueError(
+            f"{name}_features has an index without any known id: it holds {came!r}, and the ids are such as "
+            f"{example!r}; give the ids of the rows as {name}s, or drop the index with reset_index(drop=True)"
+        )
+    return rows
+
+
+def _numbers_rows(index: Any) -> bool:
+    values = np.asarray(index)
+    return values.dtype.kind in "iu" and np.array_equal(values, np.arange(len(values)))
 
 
 def aligned(features: HostArray | None, old: Labels, new: Labels) -> HostArray | None:

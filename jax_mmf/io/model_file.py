@@ -166,7 +166,7 @@ def load_model(path: str | Path, *, solver: OnlineFactorization | None = None) -
 def needs_x64(path: str | Path) -> bool:
     """Whether a model file holds float64 numbers, which JAX reads only after ``jax_enable_x64``."""
     with suppress(OSError, ValueError), opened_model(path, "a model file") as file:
-        return bool(file["dictionary"].dtype == np.float64)
+        return any(name in file and file[name].dtype == np.float64 for name in ("dictionary", "state/0"))
     return False
 
 
