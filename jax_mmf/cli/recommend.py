@@ -51,8 +51,8 @@ class _ColumnName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
         help="File for the recommendations: .csv or .parquet.")  # fmt: skip
 @option("--demo", is_flag=True, help="Use MovieLens 100K from the package recbole instead of RATINGS.")
 @option("--model", default="als", type=_Model(),
-        help="als, bayesian and online are for ratings, implicit, ease and bpr for clicks and counts; a model FILE that "
-             "was saved recommends without learning.")  # fmt: skip
+        help="als, bayesian and online are for ratings, implicit, ease and bpr for clicks and counts; a FILE "
+             "that --save wrote recommends without learning.")  # fmt: skip
 @option("--users", type=click.Path(path_type=Path), help="Text file with the ids of users, one a line. [default: all]")
 @option("-k", "--components", type=click.IntRange(min=1), default=32, help="Number of factors.")
 @option("--alpha", type=Real(min=0), help="Strength of the penalty. [default: that of the model]")
@@ -78,7 +78,7 @@ class _ColumnName(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 @cache
 @quiet
 @click.pass_context
-def command(ctx: click.Context, ratings: Path | None, output: Path, model: str | Path, **options: Any) -> int:
+def command(ctx: click.Context, /, ratings: Path | None, output: Path, model: str | Path, **options: Any) -> int:
     """Recommend items to the users in RATINGS: text, Parquet, Arrow or JSON lines, or a folder of MovieLens.
 
     The command measures the error on a part of the ratings, and learns from all of them. It writes the best items of

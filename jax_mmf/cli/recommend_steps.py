@@ -1,6 +1,7 @@
 """Steps of ``jax-mmf recommend``."""
 
 import csv
+import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from jax_mmf.completion import (
     Ratings,
     average_precision,
     fit,
+    kind_mismatch,
     label_array,
     mae,
     ndcg,
@@ -90,17 +92,20 @@ def read_users(path: Path, known: Labels) -> HostArray:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it has no ids.
+      ValueError: if none of its ids is known.
     """
-    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    lines = [line.strip() for line in io.StringIO(read_text(path)) if line.strip()]
     if not lines:
         raise ValueError(f"{path} holds no ids of users; write one in each line")
     users = label_array(whole_or_text(lines) if known.kinds == {"whole numbers"} else lines)
     n_new = int((known.positions(users) < 0).sum())
-    if n_new:
-        warn(
-            f"{n_new} of {len(users)} users of {path} are not in the model, and get the items that are best on average"
+    if n_new == len(users):
+        problem = (
+            kind_mismatch("users", known, users) or f"the ids of the model are such as {known.values[:1].tolist()}"
         )
+        raise ValueError(f"{path} holds no user of the model: {problem}")
+    if n_new:
+        warn(f"{n_new} of {len(users)} users of {path} are not in the model, and get items that are best on average")
     return users
 
 

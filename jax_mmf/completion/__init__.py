@@ -8,6 +8,7 @@ from jax_mmf.completion.factors import Factors, predict
 from jax_mmf.completion.fitted import EpochRecord, Fitted, Recommendations
 from jax_mmf.completion.implicit import ImplicitALS
 from jax_mmf.completion.labels import Labels
+from jax_mmf.completion.labels import kind_mismatch as kind_mismatch
 from jax_mmf.completion.labels import label_array as label_array
 from jax_mmf.completion.labels import whole_or_text as whole_or_text
 from jax_mmf.completion.metrics import average_precision, coverage, mae, ndcg, recall, rmse
