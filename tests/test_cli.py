@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -986,3 +987,95 @@ def test_options_of_checkpoints_need_a_folder(run, data):
     status, _, message = run("fit", data, "-o", "m.h5", *OPTIONS, "--checkpoint-steps", 3)
     assert status == 2
     assert "--checkpoint FOLDER" in message
+
+
+SERVED = ("--epochs", 2, "-k", 2, "--test", 0, "--save", "m.h5", "-q")
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return [(row["user"], int(row["item"])) for row in csv.DictReader(file)]
+
+
+def test_a_saved_model_recommends(run, ratings, tmp_path):
+    path, _ = ratings
+    assert run("recommend", path, "-o", "all.csv", *SERVED)[0] == 0
+    (tmp_path / "u.txt").write_text("\ufeff7\n\n3\n 40 \n")
+    code, out, err = run("recommend", "--model", "m.h5", "--users", "u.txt", "-o", "some.csv")
+    assert (code, err) == (0, "")
+    assert "model of 40 users and 30 items" in out
+    every = table(tmp_path / "all.csv")
+    assert table(tmp_path / "some.csv") == [row for user in ("7", "3", "40") for row in every if row[0] == user]
+    (tmp_path / "u.txt").write_text("7\n99\n")
+    code, _, err = run("recommend", "--model", "m.h5", "--users", "u.txt", "-o", "some.csv", "-n", 2)
+    assert code == 0
+    assert "1 of 2 users of u.txt are new" in err
+    assert [user for user, _ in table(tmp_path / "some.csv")] == ["7", "7", "99", "99"]
+    for ids, words in (("user\nx\n", "no user of the model: none of the 2"), ("98\n99", "such as 1"), ("", "no ids")):
+        (tmp_path / "u.txt").write_text(ids)
+        code, _, err = run("recommend", "--model", "m.h5", "--users", "u.txt")
+        assert code == 1
+        assert words in err
+    for wrong in (("-k", 3), ("--save", "n.h5"), ("--demo",)):
+        code, _, err = run("recommend", "--model", "m.h5", *wrong)
+        assert code == 2
+        assert wrong[0] in err
+    assert run("recommend", path, "--model", "m.txt")[0] == 2
+    assert run("recommend", "--model", "m.h5", "-o", "u.txt")[0] == 2
+
+
+def test_new_users_are_folded_into_a_saved_model(run, ratings, tmp_path):
+    path, _ = ratings
+    assert run("recommend", path, *SERVED)[0] == 0
+    lines = [f"new {'x' * (n % 2)};{1 + n};{5 if n < 6 else 1}" for n in range(12)]
+    (tmp_path / "new.txt").write_text("# who, what\n" + "\n".join(lines), encoding="utf-16")
+    named = (
+        "--user-column",
+        0,
+        "--item-column",
+        1,
+        "--rating-column",
+        2,
+        "--sep",
+        ";",
+        "--no-header",
+        "--comment",
+        "#",
+    )
+    code, out, err = run("recommend", "new.txt", "--model", "m.h5", *named, "--encoding", "utf-16", "-o", "r.csv")
+    assert (code, err) == (0, "")
+    assert "12 ratings of 2 users and 12 items" in out
+    newcomers = completion.read_ratings(tmp_path / "new.txt", separator=";", header=False, comment="#")
+    best = completion.load_model(tmp_path / "m.h5").fold_in(newcomers).recommend()
+    expected = [(user, item) for user, items in zip(best.users, best.items.tolist(), strict=True) for item in items]
+    assert table(tmp_path / "r.csv") == expected
+
+
+def test_columns_of_ratings_by_their_names(run, ratings, tmp_path):
+    lines = (tmp_path / ratings[0]).read_text().replace("\t", ",").splitlines()
+    (tmp_path / "r.csv").write_text("\n".join(["wer,was,wie,wann", *lines]))
+    named = ("--user-column", "wer", "--item-column", "was", "--rating-column", "wie", "--time-column", "wann")
+    assert run("recommend", ratings[0], "-o", "a.csv", *SERVED)[0] == 0
+    assert run("recommend", "r.csv", *named, "-o", "b.csv", *SERVED)[0] == 0
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    code, _, err = run("recommend", "r.csv", "-q")
+    assert code == 1
+    assert "--user-column" in err
+
+
+def test_info_of_a_model_of_ratings(run, ratings, tmp_path):
+    path, seen = ratings
+    assert run("recommend", path, *SERVED)[0] == 0
+    code, out, err = run("info", "m.h5", "--json")
+    assert code == 0, err
+    facts = json.loads(out)
+    assert facts["model"]["class"] == "ExplicitALS"
+    assert facts["model"]["n_components"] == 2
+    assert [facts[n] for n in ("n_users", "n_items", "n_ratings", "epochs")] == [40, 30, len(seen), 2]
+    assert facts["limits"] == [2, 5]
+    assert facts["user_ids"] == "whole numbers"
+    assert facts["validation_score"] is None
+    code, out, _ = run("info", "m.h5")
+    assert code == 0
+    assert re.search(r"model +ExplicitALS\(n_components=2", out)
+    assert run("info", "m.h5", "--verify")[0] == 2

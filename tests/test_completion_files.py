@@ -76,6 +76,25 @@ def test_model_file_of_dates_and_of_large_and_odd_ids(tmp_path):
         completion.save_model(tmp_path / "n.h5", completion.fit(MODELS["als"], nul, key=jax.random.key(0), n_epochs=1))
 
 
+def test_users_that_were_folded_in_are_not_written(tmp_path):
+    fitted = completion.fit(MODELS["als"], some_ratings(), key=jax.random.key(0), n_epochs=1)
+    with pytest.raises(ValueError, match="folded in; save the model that fold_in was called on"):
+        completion.save_model(tmp_path / "m.h5", fitted.fold_in(some_ratings(seed=1)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_loading_prepares_one_entry(tmp_path, monkeypatch):
+    """What a model prepares from all ratings, such as singular vectors, is not needed to read it."""
+    prepare, sizes = completion.ExplicitALS.prepare, []
+    fitted = completion.fit(completion.ExplicitALS(3), some_ratings(), key=jax.random.key(0), n_epochs=1)
+    completion.save_model(tmp_path / "m.h5", fitted)
+    monkeypatch.setattr(
+        completion.ExplicitALS, "prepare", lambda self, r, mesh=None: sizes.append(len(r)) or prepare(self, r, mesh)
+    )
+    completion.load_model(tmp_path / "m.h5")
+    assert sizes == [1]
+
+
 def test_damaged_model_files_are_named(tmp_path):
     path = tmp_path / "m.h5"
     with pytest.raises(FileNotFoundError, match=r"m\.h5"):

@@ -1,6 +1,7 @@
 """Copies and pickles of what completion makes."""
 
 import copy
+import functools
 import pickle
 
 import jax
@@ -23,6 +24,10 @@ COPIES = {
     "deepcopy": lambda value, path: copy.deepcopy(value),
     "copy": lambda value, path: copy.copy(value),
     "joblib": through_joblib,
+}
+KINDS = {name: EVERY[name] for name in MAIN} | {
+    "bayesian": completion.BayesianMF(2, n_samples=2, n_kept=2, burn_in=1),
+    "ease": completion.EASE(),
 }
 every_copy = pytest.mark.parametrize("how", COPIES)
 
@@ -60,11 +65,17 @@ def test_ratings_labels_and_rows(how, tmp_path):
     assert COPIES[how](items, tmp_path).titles_of(np.array([2, 3])) == ["y", "3"]
 
 
-@every_copy
-@pytest.mark.parametrize("name", MAIN)
-def test_fitted_models_answer_and_learn_on(name, how, tmp_path):
+@pytest.fixture(scope="module")
+def learned():
+    """A fitted model of every kind, by name, each fitted once."""
     ratings, _, _ = make_ratings(counts=True)
-    fitted = completion.fit(EVERY[name], ratings, key=KEY, n_epochs=1)
+    return functools.cache(lambda name: completion.fit(KINDS[name], ratings, key=KEY, n_epochs=1))
+
+
+@every_copy
+@pytest.mark.parametrize("name", KINDS)
+def test_fitted_models_answer_and_learn_on(name, how, tmp_path, learned):
+    fitted = learned(name)
     again = COPIES[how](fitted, tmp_path)
     assert_same(again.state, fitted.state)
     np.testing.assert_array_equal(again.recommend(n=3).items, fitted.recommend(n=3).items)

@@ -602,6 +602,46 @@ def test_columns_of_any_name():
     assert as_dict(Ratings.from_frame(structured)) == expected
 
 
+def test_frames_of_every_library_keep_large_ids_and_dates():
+    pandas, polars, pyarrow = (pytest.importorskip(name) for name in ("pandas", "polars", "pyarrow"))
+    large, dates = [2**63 + 3, 2**63 + 1], [datetime.datetime(2020, 1, day) for day in (2, 1)]
+    columns = {"user": np.array(large, np.uint64), "item": ["b", "a"], "rating": [1.0, 2.0], "time": dates}
+    for frame in (pandas.DataFrame(columns), polars.DataFrame(columns), pyarrow.table(columns)):
+        ratings = Ratings.from_frame(frame, timestamp="time")
+        assert as_dict(ratings) == {(large[0], "b"): 1, (large[1], "a"): 2}
+        np.testing.assert_array_equal(ratings.timestamps, np.array(dates[::-1], "datetime64[us]"))
+        np.testing.assert_array_equal(Labels(frame["user"]).positions(large), [0, 1])
+    zoned = polars.Series(dates).dt.replace_time_zone("Europe/Berlin")
+    ratings = Ratings.from_triplets([1, 2], [1, 2], timestamps=zoned)
+    np.testing.assert_array_equal(ratings.timestamps, np.array(["2020-01-01T23", "2019-12-31T23"], "datetime64[us]"))
+    for missing in (
+        polars.Series([2**53 + 1, None]),
+        pandas.array([2**53 + 1, None], "Int64"),
+        pyarrow.array([1, None]),
+    ):
+        with pytest.raises(ValueError, match="ids must not be NaN"):
+            Labels(missing)
+
+
+def test_features_are_aligned_by_the_index_of_a_frame():
+    pandas = pytest.importorskip("pandas")
+    ratings = Ratings.from_triplets(["a", "b", "c"], [7, 8, 9], [1, 2, 3])
+    frame = pandas.DataFrame({"age": [30, 10, 40]}, index=["c", "a", "d"])
+    described = ratings.with_features(user_features=frame)
+    assert described.user_ids.values.tolist() == ["a", "b", "c", "d"]
+    np.testing.assert_array_equal(described.user_features[:, 0], [10, np.nan, 30, 40])
+    # The ids that are given count, and an index that numbers the rows says nothing.
+    by_hand = ratings.with_features(user_features=frame, users=["b", "a", "c"])
+    assert by_hand.user_features[:, 0].tolist() == [10, 30, 40]
+    plain = ratings.with_features(item_features=pandas.DataFrame({"year": [1, 2, 3]}))
+    assert plain.item_features[:, 0].tolist() == [1, 2, 3]
+    for index in (["x", "y", "z"], [5, 6, 4]):
+        with pytest.raises(ValueError, match="index without any known id: it holds .*reset_index"):
+            ratings.with_features(user_features=frame.set_axis(index))
+    with pytest.raises(ValueError, match="index that can't be ids"):
+        ratings.with_features(user_features=frame.set_axis(["a", "a", "b"]))
+
+
 def test_nothing_selected():
     ratings = Ratings.from_triplets([1, 2], [1, 2], [3, 4])
     for none in ([], np.zeros(2, bool), np.array([], int)):

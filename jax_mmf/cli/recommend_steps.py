@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jax_mmf.cli.report import say
 from jax_mmf.completion import (
     BPR,
     EASE,
@@ -34,7 +35,6 @@ from jax_mmf.completion import (
     train_test_split,
     whole_or_text,
 )
-from jax_mmf.core import warn
 from jax_mmf.io import written_aside
 from jax_mmf.typing import HostArray
 
@@ -105,7 +105,10 @@ def read_users(path: Path, known: Labels) -> HostArray:
         )
         raise ValueError(f"{path} holds no user of the model: {problem}")
     if n_new:
-        warn(f"{n_new} of {len(users)} users of {path} are not in the model, and get items that are best on average")
+        say(
+            f"jax-mmf: {n_new} of {len(users)} users of {path} are new, and get items that are best overall",
+            err=True,
+        )
     return users
 
 
