@@ -100,9 +100,7 @@ def read_users(path: Path, known: Labels) -> HostArray:
     users = label_array(whole_or_text(lines) if known.kinds == {"whole numbers"} else lines)
     n_new = int((known.positions(users) < 0).sum())
     if n_new == len(users):
-        problem = (
-            kind_mismatch("users", known, users) or f"the ids of the model are such as {known.values[:1].tolist()}"
-        )
+        problem = kind_mismatch("users", known, users) or f"the ids of the model are such as {known.values[0]}"
         raise ValueError(f"{path} holds no user of the model: {problem}")
     if n_new:
         say(
