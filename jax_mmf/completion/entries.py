@@ -33,62 +33,77 @@ class Entries:
 
     def pairs(self, n_items: int) -> HostArray:
         """Return a number for each pair of a user and an item: ``(n,)`` int64."""
-        return self.users.astype(np.int64) * n_items + self.items
+        pairs = self.users.astype(np.int64)
+        pairs *= n_items
+        pairs += self.items
+        return pairs
 
-    def sorted(self, n_items: int) -> "Entries":
-        """Sort by user and item, and entries of the same pair by time; the sort is stable."""
+    def order(self, n_items: int) -> tuple[HostArray, HostArray]:
+        """Return the stable order by user, item and time, and the numbers of the pairs in this order."""
         pairs = self.pairs(n_items)
         order = np.argsort(pairs, kind="stable")
+        pairs = pairs[order]
         if self.timestamps is not None:
-            in_order = pairs[order]
-            same = in_order[1:] == in_order[:-1]
+            same = pairs[1:] == pairs[:-1]
             repeated = np.flatnonzero(np.concatenate([same, [False]]) | np.concatenate([[False], same]))
             some = order[repeated]  # few, as a rule
-            order[repeated] = some[np.lexsort((self.timestamps[some], in_order[repeated]))]
-            del in_order
-        del pairs
-        return self.take(order)
+            order[repeated] = some[np.lexsort((self.timestamps[some], pairs[repeated]))]
+        return order, pairs
+
+    def sorted(self, n_items: int) -> "Entries":
+        """Sort by user, item and time; the sort is stable."""
+        return self.take(self.order(n_items)[0])
 
     def latest(self, n_items: int) -> "Entries":
         """Sort by user and item, and keep the last entry of each pair in the given order; times may be equal."""
         pairs = self.pairs(n_items)
         return self.take(len(pairs) - 1 - np.unique(pairs[::-1], return_index=True)[1])
 
-    def aggregated(self, how: str | None, user_ids: Labels, item_ids: Labels) -> "Entries":
-        """Combine sorted entries of the same pair."""
-        pairs = self.pairs(len(item_ids))
-        first = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]]))
-        if len(first) == len(pairs):
-            return self
-        if how is None:
-            twice = np.flatnonzero(pairs[1:] == pairs[:-1])
-            user, item = user_ids.values[self.users[twice[0]]], item_ids.values[self.items[twice[0]]]
-            raise ValueError(
-                f"{len(pairs) - len(first)} entries repeat a pair, the first one that of user {user} and item {item}; "
-                f"choose aggregate= {', '.join(map(repr, _AGGREGATES))}, or drop them"
-            )
-        last = np.concatenate([first[1:], [len(pairs)]]) - 1
-        chosen = self.take(first if how == "first" else last)
-        if how in ("first", "last"):
-            return chosen
-        values = self.values.astype(np.float64)
-        total = None if self.weights is None else np.add.reduceat(self.weights.astype(np.float64), first)
-        if how == "mean":
-            weights = np.ones(len(values)) if self.weights is None else self.weights.astype(np.float64)
-            if total is not None:
-                weights = np.where(np.repeat(total, last - first + 1) > 0, weights, 1)
-            values = np.add.reduceat(weights * values, first) / np.add.reduceat(weights, first)
-        else:
-            values = {"min": np.minimum, "max": np.maximum, "sum": np.add}[how].reduceat(values, first)
-        values = as_float32("values", values)
-        return replace(chosen, values=values, weights=None if total is None else as_float32("weights", total))
-
 
 def arranged(entries: Entries, aggregate: str | None, user_ids: Labels, item_ids: Labels) -> Entries:
     """Sort entries, and combine those of the same pair as ``aggregate`` says; None for an error."""
     if aggregate is not None:
         check_choice("aggregate", aggregate, _AGGREGATES)
-    return entries.sorted(len(item_ids)).aggregated(aggregate, user_ids, item_ids)
+    order, pairs = entries.order(len(item_ids))
+    is_first = np.concatenate([[True], pairs[1:] != pairs[:-1]])
+    del pairs
+    if is_first.all():
+        return entries.take(order)
+    if aggregate is None:
+        second = np.flatnonzero(~is_first)
+        user, item = user_ids.values[entries.users[order[second[0]]]], item_ids.values[entries.items[order[second[0]]]]
+        raise ValueError(
+            f"{len(second)} entries repeat a pair, the first one that of user {user} and item {item}; choose "
+            f"aggregate= {', '.join(map(repr, _AGGREGATES))}, or drop them"
+        )
+    first = np.flatnonzero(is_first)
+    if aggregate == "first":
+        return entries.take(order[first])
+    chosen = entries.take(order[np.append(first[1:], len(order)) - 1])
+    return chosen if aggregate == "last" else _combined(entries.take(order), chosen, first, aggregate)
+
+
+def _combined(entries: Entries, last: Entries, first: HostArray, how: str) -> Entries:
+    """Combine the values and weights of sorted entries of the same pair.
+
+    Args:
+      entries: sorted.
+      last: the last entry of each pair, whose time is kept.
+      first: ``(n_pairs,)``, place of the first entry of each pair.
+      how: one of ``"mean"``, ``"sum"``, ``"min"`` and ``"max"``.
+    """
+    values = entries.values.astype(np.float64)
+    total = None if entries.weights is None else np.add.reduceat(entries.weights.astype(np.float64), first)
+    if how == "mean":
+        weights = np.ones(len(values)) if entries.weights is None else entries.weights.astype(np.float64)
+        if total is not None:
+            counts = np.diff(first, append=len(values))
+            weights = np.where(np.repeat(total, counts) > 0, weights, 1)
+        values = np.add.reduceat(weights * values, first) / np.add.reduceat(weights, first)
+    else:
+        values = {"min": np.minimum, "max": np.maximum, "sum": np.add}[how].reduceat(values, first)
+    values = as_float32("values", values)
+    return replace(last, values=values, weights=None if total is None else as_float32("weights", total))
 
 
 def joined(first: Entries, second: Entries, users: HostArray, items: HostArray) -> Entries:
