@@ -1,4 +1,4 @@
-"""Conversions of docs/learn/migrating.md: converted problems have the same solution and the same objective, to 1e-6."""
+"""Conversions of docs/learn/migrating: converted problems have the same solution and the same objective, to 1e-6."""
 
 import jax
 import numpy as np
@@ -7,6 +7,7 @@ from sklearn.decomposition import DictionaryLearning, SparseCoder, non_negative_
 from sklearn.linear_model import ElasticNet, Lasso, Ridge
 
 import jax_mmf as mmf
+from jax_mmf import completion
 
 CLOSE = {"rtol": 1e-6, "atol": 1e-8}
 
@@ -117,3 +118,41 @@ def test_forgetting_of_modl():
     """The weight that modl gives to a batch: one minus the product over its samples of ``1 - i^-learning_rate``."""
     weight = mmf.PowerForgetting(0.92).weight(np.int32(40), 10)
     np.testing.assert_allclose(weight, 1 - np.prod(1 - np.arange(41.0, 51.0) ** -0.92), rtol=1e-6)
+
+
+# Recommenders: with given items, the problem of a user is a small linear system.
+
+
+@pytest.fixture(scope="module")
+def clicks():
+    """Clicks of 12 users on 8 items, and the fitted items of two models."""
+    rng = np.random.default_rng(2)
+    users, items = np.nonzero(rng.random((12, 8)) < 0.4)
+    return completion.Ratings.from_triplets(users, items, rng.integers(1, 6, len(users)).astype(np.float32))
+
+
+def test_reg_of_surprise_is_per_rating(clicks):
+    """SVD of Surprise adds ``reg (|p|^2 + |q|^2)`` to the squared error of each rating."""
+    model = completion.ExplicitALS(3, alpha=0.2, scaling=1.0, variational=False, biases=False)
+    fitted = completion.fit(model, clicks, key=jax.random.key(0), n_epochs=2)
+    own = clicks.users == 4
+    items, values = np.asarray(fitted.factors.items)[clicks.items[own]], clicks.values[own]
+    expected = np.linalg.solve(
+        items.T @ items + 0.2 * own.sum() * np.eye(3), items.T @ (values - float(fitted.factors.mean))
+    )
+    found = fitted.fold_in(clicks)
+    np.testing.assert_allclose(found.factors.users[4], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_implicit(clicks):
+    """A click of implicit has the error ``c (1 - s)^2``, another pair ``s^2``, and factors ``l (|x|^2 + |y|^2)``."""
+    ones, c, strength = clicks.positives(0.0), 6.0, 2.0
+    mean_clicks = len(ones) / ones.n_users
+    model = completion.ImplicitALS(
+        3, alpha=strength / ((c - 1) * mean_clicks), unobserved_weight=1.0, confidence=c - 1, scaling=0.0
+    )
+    fitted = completion.fit(model, ones, key=jax.random.key(0), n_epochs=2)
+    items = np.asarray(fitted.factors.items)
+    weights = np.where(np.isin(np.arange(8), ones.items[ones.users == 4]), c, 1.0)
+    theirs = np.linalg.solve((weights * items.T) @ items + strength * np.eye(3), items.T @ np.where(weights > 1, c, 0))
+    np.testing.assert_allclose(fitted.fold_in(ones).factors.users[4], (c - 1) / c * theirs, rtol=1e-4, atol=1e-5)
