@@ -9,7 +9,7 @@ from jax_mmf.typing import Array, ArrayLike, HostArray
 
 
 class Factors(NamedTuple):
-    """A model of ratings: ``mean + user_bias[u] + item_bias[i] + users[u] . items[i]``.
+    """A model of ratings: ``mean + user_bias[u] + item_bias[i] + users[u] @ items[i]``.
 
     Attributes:
       mean: scalar.
