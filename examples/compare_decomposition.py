@@ -1,4 +1,4 @@
-"""Compare the maps of CanICA and of DictLearning, as nilearn's example plot_compare_decomposition does.
+"""Brain maps of CanICA and of DictLearning: the comparison of nilearn's example plot_compare_decomposition.
 
 The script follows nilearn's, with two changes: DictLearning comes from jax_mmf.fmri, and the scans are synthetic, so
 that the maps behind them are known.

@@ -1,4 +1,4 @@
-"""New films from three ratings and their genres: a prior of item factors, learned by gradients through the fold-in.
+"""Recommendations of new films from three ratings and their genres: a prior learned by gradients.
 
 A recommender has learned the tastes of users from the ratings of known films (MovieLens 100K). A new film has genres
 and a few ratings, from which a differentiable ridge problem gives its bias and factors. Plain ridge shrinks the factors

@@ -1,4 +1,4 @@
-"""Inpainting of a photograph with half of its pixels missing, by a dictionary trained to predict hidden pixels.
+"""Inpainting of a photograph with half of its pixels missing: a dictionary is trained to predict hidden pixels.
 
 Every 8 x 8 patch has its own mask: `mmf.encode(..., mask=mask)` finds the code that explains the observed pixels, and
 the dictionary predicts the others. Overlapping patches are averaged. There are two dictionaries:

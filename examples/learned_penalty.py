@@ -1,4 +1,4 @@
-"""The strength of a penalty by gradients instead of grid search, and a strength per atom, too many for any grid.
+"""The strength of a penalty by gradients instead of grid search: one for all atoms, and one per atom.
 
 Patches of photographs (scikit-learn's, 8 x 8) are denoised by their lasso codes in an overcomplete cosine dictionary.
 How strong should the penalty be? The squared error on clean training patches is a function of alpha, and a gradient

@@ -1,4 +1,4 @@
-"""Sparse coding as a layer of an Equinox network, whose dictionary and penalty strength are learned end to end.
+"""Sparse coding as a layer of an Equinox network: its dictionary and penalty strength are learned end to end.
 
 As usual in Equinox, the layer is written for one sample, and `jax.vmap` applies it to a batch: `jax_mmf.encode` turns
 the `vmap` into one batch. Two networks classify handwritten digits (scikit-learn's, 8 x 8). The layer of the first one
@@ -87,7 +87,7 @@ def batches(x, y, n_epochs, size=100):
 
 
 def main(quick: bool = False, figure: Path | None = None) -> dict:
-    """Train the two networks. There is no figure."""
+    """Train the two networks. Draw the atoms that were learned."""
     n_components, n_epochs = (32, 10) if quick else (64, 30)
     train, (x_test, y_test) = digits()
     found = {}
@@ -111,11 +111,24 @@ def main(quick: bool = False, figure: Path | None = None) -> dict:
             f"{name:10s} {accuracy:13.1%}  {found[name]['alpha']:13.4f}  {found[name]['active']:5.1f} of {n_components}"
             f"  {found[name]['seconds']:9.1f}"
         )
+    if figure is not None:
+        draw(figure, found)
     return found
+
+
+def draw(path, found):
+    """Draw the atoms of each layer, which were learned for the labels."""
+    from jax_mmf.plotting import new_figure, plot_patches, save_figure
+
+    figure, axes = new_figure(1, 2, figsize=(7, 3.7))
+    for ax, name in zip(axes[0], ("implicit", "unrolled"), strict=True):
+        plot_patches(found[name]["dictionary"], 8, ax=ax)
+        ax.set_title(f"{name}: test accuracy {found[name]['accuracy']:.1%}", fontsize=10)
+    save_figure(figure, path)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a smaller run")
-    parser.add_argument("--figure", type=Path, help="not used: this example draws nothing")
+    parser.add_argument("--figure", type=Path, help="picture to write")
     main(**vars(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""Unmix a hyperspectral scene: spectra of its materials, and maps of their abundances.
+"""Unmixing of a hyperspectral scene: spectra of its materials, and maps of their abundances.
 
 Mixtures of mean spectra of four classes of Indian Pines, with noise, show what is found beside extreme pixels. Then the
 scene itself is unmixed. The scene is part of the package tensorly (pip install 'jax-mmf[demo]').

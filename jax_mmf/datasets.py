@@ -11,6 +11,8 @@ import numpy as np
 from jax_mmf.core import check_count, check_key, matmul
 from jax_mmf.typing import Array, HostArray, Key
 
+__all__ = ["PlantedFactors", "iter_patches", "load_indian_pines", "make_sparse_codes", "standardize_bands"]
+
 
 def load_indian_pines() -> HostArray:
     """Load the AVIRIS Indian Pines scene: radiances of 145 x 145 pixels of farmland in 200 spectral bands.

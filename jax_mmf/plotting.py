@@ -12,6 +12,21 @@ from jax_mmf.core import check_choice
 from jax_mmf.io import Record, written_aside
 from jax_mmf.typing import HostArray
 
+__all__ = [
+    "composite",
+    "new_figure",
+    "plot_abundance",
+    "plot_choice",
+    "plot_convergence",
+    "plot_history",
+    "plot_patches",
+    "plot_path",
+    "plot_spectra",
+    "plot_stability",
+    "pyplot_axes",
+    "save_figure",
+]
+
 # Okabe and Ito (2008): readers with any colour vision can tell these apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MISSING = "figures need matplotlib; pip install 'jax-mmf[plot]'"

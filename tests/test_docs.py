@@ -2,7 +2,8 @@
 
 import doctest
 import functools
-import importlib
+import importlib.util
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import jax_mmf
 
 ROOT = Path(__file__).parent.parent
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
 SLOW = ("README.md", "steps.md", "fitting.md", "derivatives.md", "hyperparameters.md", "penalties.md", "extending.md")
 MODULES = [m.name for m in pkgutil.walk_packages(jax_mmf.__path__, "jax_mmf.") if not m.name.endswith("__main__")]
@@ -60,3 +62,96 @@ def test_everything_public_has_an_example(package):
     assert names
     without = [name for name in names if callable(getattr(module, name)) and ">>>" not in getattr(module, name).__doc__]
     assert without == []
+
+
+@pytest.fixture(scope="module")
+def extension():
+    """Import a module of docs/, by its path."""
+
+    def module(path):
+        spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "docs" / path)
+        found = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(found)
+        return found
+
+    return module
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: jax_mmf.Lasso(-1.0),
+        lambda: jax_mmf.open_source("no-such-file.h5"),
+        lambda: jax_mmf.decode(jax_mmf, jax_mmf),
+        lambda: jax_mmf.selection.alpha_grid(None, [[1.0]], key=None, n_alphas=0),
+    ],
+)
+def test_the_page_of_errors_has_the_text_of_an_error(extension, wrong):
+    with pytest.raises(Exception, match=".") as raised:
+        wrong()
+    listed = [
+        message for message in extension("ext/error_messages.py").messages("jax_mmf") if raised.typename == message.kind
+    ]
+    patterns = [".+".join(map(re.escape, re.split(r"{.*?}", message.text))) for message in listed]
+    assert any(re.fullmatch(pattern, str(raised.value), re.DOTALL) for pattern in patterns), str(raised.value)
+
+
+def test_texts_of_errors_are_read_from_expressions(extension):
+    source = """
+_HINT = "give one file"
+def f(name, values):
+    if not values:
+        raise ValueError(f"{name} must hold " + ("numbers" if name else "text") + f"; {_HINT}, not {len(values)} "
+                         "files")
+    warnings.warn("slow on this device", RuntimeWarning)
+    warn(f"{name} is unused")
+    raise KeyError(name)
+"""
+    found = [message[1:] for message in extension("ext/error_messages.py").messages_of(source, "m")]
+    assert sorted(found) == [
+        ("RuntimeWarning", "slow on this device"),
+        ("UserWarning", "{name} is unused"),
+        ("ValueError", "{name} must hold numbers; give one file, not {len(values)} files"),
+        ("ValueError", "{name} must hold text; give one file, not {len(values)} files"),
+    ]
+
+
+def test_the_gallery_has_every_example_once():
+    lists = re.findall(
+        r"^```\{gallery\}\n(.*?)^```", (ROOT / "docs/gallery/index.md").read_text(), re.DOTALL | re.MULTILINE
+    )
+    assert sorted(name for names in lists for name in names.split()) == EXAMPLES
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_page_of_an_example_has_its_title_picture_and_code(extension, name):
+    page = extension("ext/gallery.py").page(name)
+    assert re.match(r"# [A-Z].{9,90}\n", page)
+    assert f"](../_static/examples/{name}.png)" in page
+    assert f"../../examples/{name}.py" in page
+
+
+def test_references_find_public_names_under_all_of_their_names(extension):
+    pytest.importorskip("sphinx")
+    aliases = extension("ext/public_names.py")._aliases()
+    for name in ("jax_mmf.penalties.alpha_max", "jax_mmf.alpha_max", "alpha_max"):
+        assert aliases[name] == "jax_mmf.alpha_max"
+    assert aliases["jax_mmf.extending.Penalty"] == "jax_mmf.Penalty"
+    assert aliases["jax_mmf.completion.training.fit"] == "jax_mmf.completion.fit"
+    assert aliases["fit"] == "jax_mmf.fit"
+    assert "jax_mmf.penalties._no_such_name" not in aliases
+
+
+def test_the_menu_lists_versions_with_the_newest_release_first(extension, tmp_path):
+    add = extension("add_version.py").add
+    site, pages = tmp_path / "site", tmp_path / "pages"
+    site.mkdir()
+    pages.mkdir()
+    for version in ("latest", "v0.9.0", "v0.10.0", "latest"):
+        (site / "index.html").write_text(version)
+        add(site, pages, version)
+    assert json.loads((pages / "versions.json").read_text()) == ["v0.10.0", "v0.9.0", "latest"]
+    assert "url=v0.10.0/" in (pages / "index.html").read_text()
+    assert (pages / "v0.9.0/index.html").read_text() == "v0.9.0"
+    with pytest.raises(ValueError, match="version must be"):
+        add(site, pages, "../elsewhere")

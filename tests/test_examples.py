@@ -1,6 +1,8 @@
 """The examples: each runs in its quick mode, and what it says of itself holds."""
 
 import importlib.util
+import subprocess
+import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -26,6 +28,33 @@ def run_example(name, tmp_path):
     found = example(name).main(quick=True, figure=figure)
     assert figure.stat().st_size > 10_000
     return found
+
+
+def test_a_stronger_penalty_explains_less(tmp_path):
+    found = run_example("regularization_path", tmp_path)
+    assert (jnp.diff(found["unexplained"]) > 0).all()
+    assert (jnp.diff(found["densities"]) < 0).all()
+
+
+@pytest.mark.slow
+def test_parts_of_a_stream_are_found(tmp_path):
+    assert run_example("own_loop", tmp_path)["cosines"].min() > 0.99
+
+
+@pytest.mark.slow
+def test_codes_of_digits_classify_better_than_pixels(tmp_path):
+    found = run_example("sklearn_pipeline", tmp_path)
+    assert found["codes"] > found["pixels"]
+
+
+@pytest.mark.slow
+def test_eight_simulated_devices_find_the_dictionary_of_one(tmp_path):
+    """In a process of its own, since the number of devices is set before JAX starts."""
+    script, figure = Path(__file__).parent.parent / "examples/simulated_devices.py", tmp_path / "figure.png"
+    command = [sys.executable, script, "--quick", "--figure", figure]
+    printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    assert figure.stat().st_size > 10_000
+    assert float(printed.split()[-1]) < 1e-5
 
 
 def test_derivatives_at_kinks(tmp_path):
@@ -112,8 +141,8 @@ def check_gradients(d_dictionary, d_log_alpha):
 
 
 @pytest.mark.slow
-def test_flax_networks_learn(flax):
-    found = flax.main(quick=True)
+def test_flax_networks_learn(flax, tmp_path):
+    found = flax.main(quick=True, figure=tmp_path / "figure.png")
     check_trained(found)
     assert found["implicit"]["accuracy"] > found["pixels"]["accuracy"]
 
@@ -138,8 +167,8 @@ def test_linen_layer_gives_the_codes_of_the_nnx_layer(flax, solver):
 
 
 @pytest.mark.slow
-def test_equinox_networks_learn(equinox):
-    check_trained(equinox.main(quick=True))
+def test_equinox_networks_learn(equinox, tmp_path):
+    check_trained(equinox.main(quick=True, figure=tmp_path / "figure.png"))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -9,7 +9,7 @@ from jax_mmf.typing import Array, ArrayLike, HostArray
 
 
 class Factors(NamedTuple):
-    """A model of ratings: ``mean + user_bias[u] + item_bias[i] + users[u] . items[i]``.
+    """A model of ratings: ``mean + user_bias[u] + item_bias[i] + users[u] @ items[i]``.
 
     Attributes:
       mean: scalar.
@@ -29,7 +29,7 @@ class Factors(NamedTuple):
 def predict(factors: Factors, users: ArrayLike, items: ArrayLike) -> Array:
     """Predict the values of pairs of a user and an item, by their positions.
 
-    A position of -1 stands for an unknown user or item. The prediction then uses only the mean and the bias of the
+    A position of -1 means an unknown user or item. The prediction then uses only the mean and the bias of the
     other one.
 
     Args:

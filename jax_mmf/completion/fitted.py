@@ -135,7 +135,7 @@ class Fitted:
         return (self.predict_positions(*pairs), self._std(*pairs)) if return_std else self.predict_positions(*pairs)
 
     def predict_positions(self, users: HostArray, items: HostArray) -> HostArray:
-        """Predict by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 stands for unknown."""
+        """Predict by positions in ``ratings.user_ids`` and ``ratings.item_ids``; -1 means unknown."""
         check_process()
         most = _SCORES // self.ratings.n_items if scores_clicks(self.model) else _PREDICTIONS
 

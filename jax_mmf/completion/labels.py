@@ -64,7 +64,7 @@ def kind_mismatch(name: str, labels: "Labels", asked: HostArray) -> str | None:
     """Explain why all ids are unknown if their type differs: numbers for text, text for numbers, "7.0" for "7".
 
     Args:
-      name: what the ids stand for, such as ``"users"``.
+      name: what the ids name, such as ``"users"``.
       labels: the known ids.
       asked: ids that are not among them.
 

@@ -146,7 +146,7 @@ def _check_ratings(ratings: Ratings) -> None:
         if column is None or column.shape != (n,) or n == 0 or column.dtype.kind not in kinds:
             raise ValueError(f"its ratings/{name} must be a column of {n} numbers, as the others")
         if np.isnat(column).any() if column.dtype.kind == "M" else not np.isfinite(column).all():
-            raise ValueError(f"its ratings/{name} holds numbers that are not finite, or dates that are none")
+            raise ValueError(f"its ratings/{name} holds numbers that are not finite or dates that are missing")
     for name, size in (("users", ratings.n_users), ("items", ratings.n_items)):
         column = getattr(ratings, name)
         if column.min() < 0 or column.max() >= size:

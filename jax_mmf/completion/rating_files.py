@@ -26,7 +26,7 @@ _MISSING = ("", "nan", "none", "null")
 
 
 class _Table(Protocol):
-    """A file of named columns; text tells numbers and ids apart by their spelling."""
+    """A file of named columns; numbers and ids in text differ by their spelling."""
 
     path: Path
     names: list[str]
