@@ -71,6 +71,11 @@ class NonNegativeSource(_DerivedSource):
     Raises:
       TypeError: as `ObservedEntries` does.
       ValueError: as `as_source` does, and when a negative number is read.
+
+    Example:
+      >>> import numpy as np, jax_mmf as mmf
+      >>> print(mmf.io.NonNegativeSource(np.array([[0.0, 1.0], [2.0, 3.0]])).read(np.array([1])))
+      [[2. 3.]]
     """
 
     def __init__(self, data: Any, missing_values: float | None = None) -> None:
