@@ -697,7 +697,7 @@ def test_new_ids_of_the_same_kind_are_no_mistake_unless_all_of_several_are(numbe
     numbered.predict(10**6, 1)
     numbered.recommend([10**6, 1], 2)
     for call in (lambda: numbered.predict(["1", 10**6], 1), lambda: numbered.recommend([10**6, 10**7], 2)):
-        with pytest.warns(UserWarning, match="none of the 2 users is known: they are ids such as .* known ones 0"):
+        with pytest.warns(UserWarning, match="none of the 2 users is known: they are such as .* known ones 0"):
             call()
 
 

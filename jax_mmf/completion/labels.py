@@ -96,10 +96,15 @@ def positions_or_warning(name: str, labels: "Labels", asked: HostArray) -> HostA
 
 def warn_if_all_unknown(name: str, labels: "Labels", asked: HostArray) -> HostArray:
     """Return the positions of ids; warn if all of several are unknown, or if one is of another type."""
-    found = positions_or_warning(name, labels, asked)
-    if len(found) > 1 and len(labels) > 0 and (found < 0).all() and kind_mismatch(name, labels, asked) is None:
+    found = labels.positions(asked)
+    if (found >= 0).any() or len(labels) == 0:
+        return found
+    problem = kind_mismatch(name, labels, asked)
+    if problem is None and len(found) > 1:
         (came,), (example,) = asked[:1].tolist(), labels.values[:1].tolist()
-        warn(f"none of the {len(found)} {name} is known: they are ids such as {came!r}, and the known ones {example!r}")
+        problem = f"none of the {len(found)} {name} is known: they are such as {came!r}, and the known ones {example!r}"
+    if problem is not None:
+        warn(problem)
     return found
 
 

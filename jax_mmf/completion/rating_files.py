@@ -52,7 +52,7 @@ def read_ratings(
     encoding: str | None = None,
     aggregate: str | None = None,
 ) -> Ratings:
-    """Read ratings from a file with one of them in each row. Other columns are not loaded.
+    r"""Read ratings from a file with one of them in each row. Other columns are not loaded.
 
     - Text, also compressed (``.gz``, ``.bz2``, ``.zst``), such as ``u.data``, ``ratings.dat`` and ``ratings.csv`` of
       MovieLens, and ``.inter`` files of RecBole;
@@ -84,6 +84,15 @@ def read_ratings(
       ImportError: if pyarrow is not installed.
       ValueError: for missing or ragged columns, ratings or times that are not finite numbers or dates, missing ids,
         and repeated pairs without aggregate. The message names the line.
+
+    Example:
+      >>> import pathlib, tempfile
+      >>> from jax_mmf import completion
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = pathlib.Path(folder) / "ratings.csv"
+      ...     _ = path.write_text("userId,movieId,rating\nann,7,4\nbob,7,2.5\n")
+      ...     completion.read_ratings(path)
+      Ratings(2 of 2 users x 1 items)
     """
     path = _rating_file(Path(path))
     given = {"user": user, "item": item, "value": value, "timestamp": timestamp}
