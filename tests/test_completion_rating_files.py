@@ -67,8 +67,11 @@ def test_columns_by_number_and_without_some(tmp_path):
     assert triplets(ratings) == ENTRIES
     assert ratings.timestamps.tolist() == [0, 1, 2]
     assert set(triplets(read_ratings(path, user=4, item=3)).values()) == {1.0}
-    with pytest.raises(ValueError, match="user=5 is not a column"):
-        read_ratings(path, user=5, item=3)
+    for wrong in (5, -1, 1.0, True):
+        with pytest.raises(ValueError, match=f"user={wrong} is not a column"):
+            read_ratings(path, user=wrong, item=3)
+    with pytest.raises(ValueError, match="must be different columns of .*'user': 4, 'item': 4"):
+        read_ratings(path, user=4, item=4)
     path.write_text(text(",", list(NAMES.values())))
     with pytest.raises(ValueError, match="value='x' is not a column of .*who, what"):
         read_ratings(path, user="who", item="what", value="x")
@@ -230,10 +233,19 @@ def test_dates_of_arrow_are_in_utc(tmp_path):
 
 def test_mixed_ids_of_json_stay_apart(tmp_path):
     path = tmp_path / "r.jsonl"
-    rows = [{"user": 1, "item": "a"}, {"user": "1", "item": "a"}, {"user": 2**70, "item": "a", "rating": 9}]
+    rows = [{"user": 1, "item": "a"}, {"user": "1", "item": "a"}, {"user": 2**70, "item": "a"}]
     path.write_text("\n".join(map(json.dumps, rows)))
     assert triplets(read_ratings(path)) == {(1, "a"): 1.0, ("1", "a"): 1.0, (2**70, "a"): 1.0}
-    for bad, words in (('{"user": [1], "item": 2}', "ids of users must be hashable"), ("[1, 2]", "line 1"), ("{", "{")):
+    path.write_text('{"user": 1, "item": 2}\n{"rating": 3, "user": 1, "item": 3}')
+    with pytest.raises(ValueError, match="rating must be finite numbers, got 'None' in row 1"):
+        read_ratings(path)
+    times = '{"user": 1, "item": 2, "time": 5}\n{"user": 1, "item": 3, "time": "2020-01-01"}'
+    for bad, words in (
+        ('{"user": [1], "item": 2}', "ids of users must be hashable"),
+        ("[1, 2]", r"a JSON object in UTF-8 in each line, got b'\[1, 2\]' in line 1"),
+        ("{}\n{", "line 2"),
+        (times, "time must hold cells of one type"),
+    ):
         path.write_text(bad)
         with pytest.raises(ValueError, match=words):
             read_ratings(path)
@@ -250,6 +262,9 @@ def test_files_without_rows(tmp_path, name):
 
 
 def test_archives_and_a_missing_pyarrow_say_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "r.csv.gz").write_bytes(gzip.compress(b"user,item\n1,2\n")[:-9])
+    with pytest.raises(OSError, match=r"r\.csv\.gz can't be read: "):
+        read_ratings(tmp_path / "r.csv.gz")
     (tmp_path / "r.xlsx").write_bytes(b"PK\x03\x04 and more")
     with pytest.raises(ValueError, match=r"r\.xlsx is an archive or a spreadsheet"):
         read_ratings(tmp_path / "r.xlsx")

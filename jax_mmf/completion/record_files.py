@@ -3,13 +3,15 @@
 import io
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from jax_mmf.completion.text_file import raw_stream
 
-PARQUET, ARROW, JSON = (".parquet", ".pq"), (".arrow", ".feather", ".ipc"), (".jsonl", ".ndjson")
+PARQUET, ARROW, JSON = (".parquet", ".pq"), (".arrow", ".feather", ".ipc"), (".jsonl", ".ndjson", ".json")
 _ROWS = 1 << 18  # of a block
+_FIRST = 1000  # objects whose keys are names of columns
 
 
 class _Records:
@@ -100,20 +102,20 @@ class JsonTable(_Records):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.names = list(next(self._objects(), {}))
+        self.names = list(dict.fromkeys(key for found in islice(self._objects(), _FIRST) for key in found))
 
     def _objects(self) -> Iterator[dict[str, Any]]:
-        with io.TextIOWrapper(raw_stream(self.path), "utf-8-sig") as file:
+        with io.BufferedReader(raw_stream(self.path)) as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
                     continue
                 try:
                     found = json.loads(line)
-                except ValueError:
+                except ValueError:  # also of other encodings
                     found = None
                 if not isinstance(found, dict):
                     raise ValueError(  # noqa: TRY004
-                        f"{self.path} must hold a JSON object in each line, got {line[:50]!r} in line {number}"
+                        f"{self.path} must hold a JSON object in UTF-8 in each line, got {line[:50]!r} in line {number}"
                     )
                 yield found
 
