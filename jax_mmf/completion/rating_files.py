@@ -38,7 +38,7 @@ def read_ratings(
 
     - Text, also compressed (``.gz``, ``.bz2``, ``.zst``), such as ``u.data``, ``ratings.dat`` and ``ratings.csv`` of
       MovieLens, and ``.inter`` files of RecBole;
-    - ``.parquet``; ``.arrow`` and ``.feather``; ``.jsonl`` and ``.ndjson`` with one JSON object in each line.
+    - ``.parquet``; ``.arrow`` and ``.feather``; ``.jsonl``, ``.ndjson`` and ``.json`` with a JSON object in each line.
 
     The extra ``recommend`` installs pyarrow, which reads these files in bounded memory.
 
