@@ -115,34 +115,56 @@ def test_held_out_out_of_range(held_out, run, data, tmp_path):
     fails(run, tmp_path, ["held"], "fit", data, "-o", "m.h5", "--held-out", held_out, *OPTIONS)
 
 
+SOLVERS = [
+    (["--penalty", "ridge", "--alpha", "0.5"], {"penalty": mmf.Ridge(0.5)}),
+    (["--penalty", "elastic-net", "--l1-ratio", "0.2"], {"penalty": mmf.ElasticNet(0.1, 0.2)}),
+    (["--constraint", "l1", "--radius", "2"], {"constraint": mmf.L1Ball(2.0)}),
+    (
+        ["--constraint", "elastic-net", "--atom-l1-ratio", "0.25"],
+        {"constraint": mmf.ElasticNetBall(0.25, 1.0)},
+    ),
+    (["--constraint", "simplex"], {"constraint": mmf.Simplex(1.0)}),
+    (["--nonneg"], {"penalty": mmf.Lasso(0.1, nonneg=True), "constraint": mmf.L2Ball(nonneg=True)}),
+    (["--nonneg", "both"], {"penalty": mmf.Lasso(0.1, nonneg=True), "constraint": mmf.L2Ball(nonneg=True)}),
+    (["--nonneg", "codes"], {"penalty": mmf.Lasso(0.1, nonneg=True), "constraint": mmf.L2Ball()}),
+    (["--nonneg", "atoms"], {"penalty": mmf.Lasso(0.1), "constraint": mmf.L2Ball(nonneg=True)}),
+    (["--nonneg", "none"], {"penalty": mmf.Lasso(0.1), "constraint": mmf.L2Ball()}),
+    (["--init", "svd"], {"initialization": mmf.RandomizedSVD()}),
+    (["--init", "kmeans++"], {"initialization": mmf.KMeansPlusPlus()}),
+    (["--forgetting", "power:0.9"], {"forgetting": mmf.PowerForgetting(0.9)}),
+    (["--forgetting", "constant:0.01"], {"forgetting": mmf.ConstantForgetting(0.01)}),
+    (["--reduction", "2"], {"subset": mmf.UniformSubset(2.0), "partial_b": False}),
+    (["--code-reduction", "2"], {"statistics": mmf.SubsampledStatistics(mmf.UniformSubset(2.0))}),
+    (["--reduction", "2", "--partial-b"], {"subset": mmf.BlockSubset(2.0), "partial_b": True}),
+]
+QUICK = ["--penalty", "ridge"]  # which compiles sooner than the default
+NAMES = ["".join(arguments) for arguments, _ in SOLVERS]
+LEARNED = ("--constraintsimplex", "--nonneg", "--initsvd", "--reduction2--partial-b")  # others in the slow tests
+
+
+@pytest.mark.parametrize(("arguments", "expected"), SOLVERS, ids=NAMES)
+def test_options_make_the_solver(arguments, expected, run, data, monkeypatch):
+    made = []
+
+    def fit(solver, *_, **__):
+        made.append(solver)
+        raise ValueError("nothing is learned here")
+
+    monkeypatch.setattr(mmf, "fit", fit)
+    code, _, err = run("fit", data, "-o", "m.h5", *arguments, *OPTIONS)
+    assert code == 1
+    assert "nothing is learned here" in err
+    for name, value in expected.items():
+        assert getattr(made[0], name) == value
+
+
 @pytest.mark.parametrize(
-    ("arguments", "expected"),
-    [
-        (["--penalty", "ridge", "--alpha", "0.5"], {"penalty": mmf.Ridge(0.5)}),
-        (["--penalty", "elastic-net", "--l1-ratio", "0.2"], {"penalty": mmf.ElasticNet(0.1, 0.2)}),
-        (["--constraint", "l1", "--radius", "2"], {"constraint": mmf.L1Ball(2.0)}),
-        (
-            ["--constraint", "elastic-net", "--atom-l1-ratio", "0.25"],
-            {"constraint": mmf.ElasticNetBall(0.25, 1.0)},
-        ),
-        (["--constraint", "simplex"], {"constraint": mmf.Simplex(1.0)}),
-        (["--nonneg"], {"penalty": mmf.Lasso(0.1, nonneg=True), "constraint": mmf.L2Ball(nonneg=True)}),
-        (["--nonneg", "both"], {"penalty": mmf.Lasso(0.1, nonneg=True), "constraint": mmf.L2Ball(nonneg=True)}),
-        (["--nonneg", "codes"], {"penalty": mmf.Lasso(0.1, nonneg=True), "constraint": mmf.L2Ball()}),
-        (["--nonneg", "atoms"], {"penalty": mmf.Lasso(0.1), "constraint": mmf.L2Ball(nonneg=True)}),
-        (["--nonneg", "none"], {"penalty": mmf.Lasso(0.1), "constraint": mmf.L2Ball()}),
-        (["--init", "svd"], {"initialization": mmf.RandomizedSVD()}),
-        (["--init", "kmeans++"], {"initialization": mmf.KMeansPlusPlus()}),
-        (["--forgetting", "power:0.9"], {"forgetting": mmf.PowerForgetting(0.9)}),
-        (["--forgetting", "constant:0.01"], {"forgetting": mmf.ConstantForgetting(0.01)}),
-        (["--reduction", "2"], {"subset": mmf.UniformSubset(2.0), "partial_b": False}),
-        (["--code-reduction", "2"], {"statistics": mmf.SubsampledStatistics(mmf.UniformSubset(2.0))}),
-        (["--reduction", "2", "--partial-b"], {"subset": mmf.BlockSubset(2.0), "partial_b": True}),
-    ],
-    ids=lambda v: "".join(v) if isinstance(v, list) else "",
+    "number",
+    [pytest.param(i, marks=[pytest.mark.slow] * (name not in LEARNED), id=name) for i, name in enumerate(NAMES)],
 )
-def test_options_make_the_solver(arguments, expected, run, data):
-    quick = [] if "penalty" in expected else ["--penalty", "ridge"]  # which compiles sooner than the default
+def test_solvers_of_options_learn(number, run, data):
+    arguments, expected = SOLVERS[number]
+    quick = [] if "penalty" in expected else QUICK
     code, _, err = run("fit", data, "-o", "m.h5", *quick, *arguments, *OPTIONS)
     assert (code, err) == (0, "")
     model = mmf.load_model("m.h5")

@@ -18,6 +18,7 @@ import pytest
 
 import jax_mmf as mmf
 from jax_mmf import BadFileError, open_source
+from jax_mmf.io import sealed
 
 WORKER = Path(__file__).parent / "damage_worker.py"
 # Number of mutated files of each kind in the default run.
@@ -327,7 +328,8 @@ def with_damaged_strings(path):
 
 
 @pytest.mark.parametrize("name", ["X_feature_permutation", "order"])
-def test_a_damaged_name_of_the_permutation_is_not_followed(name, tmp_path):
+def test_a_damaged_name_of_the_permutation_is_not_followed(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(sealed, "_SECONDS", 5)
     path, order = hdf5(tmp_path), np.random.default_rng(0).permutation(40)
     with h5py.File(path, "r+") as file:
         file[name] = order
@@ -340,7 +342,8 @@ def test_a_damaged_name_of_the_permutation_is_not_followed(name, tmp_path):
         np.testing.assert_array_equal(source.permutation, order)
 
 
-def test_damaged_texts_of_a_model_of_before_are_read_by_another_process(tmp_path):
+def test_damaged_texts_of_a_model_of_before_are_read_by_another_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(sealed, "_SECONDS", 5)
     path = tmp_path / "m.h5"
     path.write_bytes((WORKER.parent / "data" / "model_version_1_full_b.h5").read_bytes())
     with_damaged_strings(path)

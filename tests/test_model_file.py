@@ -86,9 +86,9 @@ def test_every_part_of_a_solver_comes_back(field, value, tmp_path):
 
 
 @pytest.mark.parametrize("partial_b", [False, True])
-@pytest.mark.parametrize("k", [4, 1])
-def test_arrays_of_every_dtype_come_back(k, partial_b, dtype, tmp_path):
-    """Also p = k, where the Gram matrix and the dictionary have one shape."""
+def test_arrays_of_every_dtype_come_back(partial_b, dtype, tmp_path):
+    """At p = k, where the Gram matrix and the dictionary have one shape; k = 1 in one precision."""
+    k = 1 if partial_b and dtype == "float32" else 4
     statistics = mmf.MaskedStatistics() if partial_b else mmf.FullStatistics()
     solver = make(n_components=k, penalty=mmf.Ridge(0.1), statistics=statistics, partial_b=partial_b)
     state = stepped(solver, X[:, :k].astype(dtype))

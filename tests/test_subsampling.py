@@ -51,8 +51,9 @@ def test_every_feature_is_equally_likely(name, p):
 @every_size
 @every_subset
 def test_no_feature_twice_and_all_in_range(name, p):
+    draw = jax.jit(lambda step: SUBSETS[name].draw(KEY, step, p))
     for step in range(20):
-        subset = SUBSETS[name].draw(KEY, jnp.asarray(step), p)
+        subset = draw(step)
         indices, valid = np.asarray(subset.indices), valid_of(subset)
         assert subset.indices.dtype == jnp.int32
         assert len(np.unique(indices[valid])) == valid.sum()
@@ -70,22 +71,24 @@ def test_no_feature_twice_and_all_in_range(name, p):
 def test_gather_and_scatter_are_indexing(name, p, lead, platform, monkeypatch):
     """On CPU, and as accelerators compute it."""
     monkeypatch.setattr(lax, "platform_dependent", lambda *args, **functions: functions[platform](*args))
+    draw = jax.jit(lambda step: SUBSETS[name].draw(KEY, step, p))  # a loop outside of jit compiles at each call
+    gather, scatter = (jax.jit(lambda s, *a, n=n: getattr(s, n)(*a)) for n in ("gather", "scatter"))
     rng = np.random.default_rng(0)
     array = rng.standard_normal((*lead, p)).astype(np.float32)
     seen_overlap = False
     for step in range(8):
-        subset = SUBSETS[name].draw(KEY, jnp.asarray(step), p)
+        subset = draw(step)
         indices, valid = np.asarray(subset.indices), valid_of(subset)
         seen_overlap |= not valid.all()
         gathered = np.where(valid, array[..., indices], 0)
-        np.testing.assert_array_equal(subset.gather(jnp.asarray(array)), gathered)
+        np.testing.assert_array_equal(gather(subset, array), gathered)
         np.testing.assert_array_equal(subset.drop_invalid(jnp.asarray(array[..., indices])), gathered)
         values = rng.standard_normal((*lead, subset.size)).astype(np.float32)
         expected = array.copy()
         expected[..., indices[valid]] = values[..., valid]
-        np.testing.assert_array_equal(subset.scatter(jnp.asarray(array), jnp.asarray(values)), expected)
+        np.testing.assert_array_equal(scatter(subset, array, values), expected)
         # Back and forth: what was taken is put back where it was.
-        np.testing.assert_array_equal(subset.scatter(jnp.asarray(array), subset.gather(jnp.asarray(array))), array)
+        np.testing.assert_array_equal(scatter(subset, array, gather(subset, array)), array)
     if name in ("blocks", "one block") and p == 41:
         assert seen_overlap, "the last block never came: the test shows nothing"
 

@@ -65,7 +65,7 @@ def without_missing(x: Array, mask: Array | None) -> Array:
 
 
 def imputed(samples: Array, mask: Array | None) -> Array:
-    """Replace missing entries by the mean of the feature's other entries, or by zero if it has none.
+    """Replace missing entries by the mean of the feature's other entries, or by zero without them.
 
     Args:
       samples: ``(m, p)``.

@@ -189,7 +189,7 @@ class OnlineFactorization:
           samples: ``(m, p)`` with ``m >= n_components``, to make a dictionary from.
           dictionary: ``(k, p)``, to start from as it is; atoms outside of the constraint are projected.
           mask: of samples, as in `update`. A missing entry is replaced by the mean of the feature's other entries among
-            the samples, or by zero if it has none.
+            the samples, or by zero without them.
 
         Returns:
           a state in the floating dtype of what was given.
