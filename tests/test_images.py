@@ -7,6 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 import jax_mmf as mmf
 from jax_mmf import images
+from jax_mmf.images.groups import _denoised, _similar, refine_by_groups
 from jax_mmf.images.pursuit import pursue
 from jax_mmf.io import JoinedSource, Source
 
@@ -164,6 +165,51 @@ def test_noise_is_estimated_in_units_of_the_image(shape):
         assert images.estimate_sigma(smooth + G.normal(0, sigma, shape)) == pytest.approx(sigma, rel=0.1)
 
 
+def test_similar_patches_are_the_nearest_of_all():
+    guide, size, n_similar = G.random((27, 31, 2)).astype("float32"), 8, 16
+    rows = np.array([0, 7, 19])
+    found = np.concatenate([places for _, places in _similar(guide, size, rows, n_similar)])
+    columns = np.array([0, 4, 8, 12, 16, 20, 23])
+    assert found.shape == (21, n_similar, 2)
+    patches = np.lib.stride_tricks.sliding_window_view(guide, (size, size), (0, 1))
+    for (row, column), own in zip([(r, c) for r in rows for c in columns], found, strict=True):
+        distances = ((patches - patches[row, column]) ** 2).sum((2, 3, 4))
+        down, right = np.indices(distances.shape)
+        distances[(abs(down - row) > 10) | (abs(right - column) > 10)] = np.inf
+        nearest = np.sort(distances.ravel())[:n_similar]
+        np.testing.assert_allclose(np.sort(distances[own[:, 0], own[:, 1]]), nearest, rtol=1e-4, atol=1e-4)
+
+
+def test_groups_are_denoised_with_their_normal_distribution():
+    noisy, guides = (G.standard_normal((3, 20, 6)).astype("float32") for _ in range(2))
+    found, freedom = _denoised(noisy, guides)
+    for group in range(3):
+        covariance = np.cov(guides[group].T.astype(float))
+        wiener = covariance @ np.linalg.inv(covariance + np.eye(6))
+        mean = noisy[group].mean(0)
+        np.testing.assert_allclose(found[group], mean + (noisy[group] - mean) @ wiener.T, atol=1e-4)
+        np.testing.assert_allclose(freedom[group], np.trace(wiener), rtol=1e-4)
+
+
+def test_groups_improve_an_estimate_and_small_images_have_none():
+    truth = np.sin(np.add.outer(np.arange(40), 2 * np.arange(40)) / 3)[..., None] * 10
+    noisy = truth + G.standard_normal(truth.shape)
+    estimate = truth + 0.5 * G.standard_normal(truth.shape)
+    found = refine_by_groups(noisy, estimate)
+    assert ((found - truth) ** 2).mean() < ((estimate - truth) ** 2).mean() / 2
+    np.testing.assert_array_equal(refine_by_groups(noisy[:9, :9], estimate[:9, :9]), estimate[:9, :9])
+
+
+def test_denoising_of_bands_does_not_depend_on_their_basis():
+    truth = np.stack([picture(), picture().T], -1)
+    noisy = truth + G.normal(0, 0.05, truth.shape)
+    rotation = np.array([[0.6, -0.8], [0.8, 0.6]])
+    found = images.denoise(noisy, 0.05, **SMALL)
+    turned = images.denoise(noisy @ rotation, 0.05, **SMALL) @ rotation.T
+    assert psnr(found, truth) == pytest.approx(psnr(turned, truth), abs=0.3)
+    assert psnr(found, truth) > psnr(images.denoise(noisy, 0.05, refine=False, **SMALL), truth)
+
+
 @pytest.mark.parametrize(("dtype", "unit"), [("float32", 1), (">f8", 3.0), ("uint8", 255), (">u2", 65535)])
 def test_denoising_keeps_shape_dtype_and_range(dtype, unit):
     noisy = picture() + G.normal(0, 0.05, (40, 40))
@@ -209,7 +255,8 @@ def test_a_few_pixels_are_denoised():
 def test_progress_is_told():
     told = []
     images.denoise(picture() + G.normal(0, 0.05, (40, 40)), 0.05, progress=lambda *n: told.append(n), **SMALL)
-    assert told[-1] == (36 * 36, 36 * 36)
+    assert told[-1] == (2 * 1600, 2 * 1600)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "uint8"])

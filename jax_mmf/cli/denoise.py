@@ -25,7 +25,7 @@ Example:
 )
 @option("--patch-size", type=click.IntRange(min=2), help="Side of a patch. [default: 8, 10 or 12, by the noise]")
 @option("-k", "--components", type=click.IntRange(min=1), default=256, help="Number of atoms.")
-@option("--stride", type=click.IntRange(min=1), default=1, help="Distance of patches; 2 is faster than 1.")
+@option("--stride", type=click.IntRange(min=1), default=2, help="Distance of the patches to code; 1 is slower.")
 @dataset
 @seed
 @cache
@@ -48,7 +48,7 @@ def command(image: Path | None, output: Path, demo: bool, **options: Any) -> Non
     if sigma is None:
         sigma = images.estimate_sigma(noisy)
         click.echo(f"estimated sigma: {sigma:.3g}")
-    with progress_bar("denoising", options["quiet"]) as told:
+    with progress_bar("denoising", options["quiet"], "pixel") as told:
         found = images.denoise(
             noisy, sigma, patch_size=options["patch_size"], n_components=options["components"],
             stride=options["stride"], key=jax.random.key(options["seed"]), progress=told,

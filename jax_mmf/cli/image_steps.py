@@ -41,9 +41,9 @@ def psnr(picture: HostArray, truth: HostArray) -> float:
 
 
 @contextmanager
-def progress_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], Any]]:
-    """Show a bar, and yield a function that takes the numbers of patches that are done and that there are."""
-    with tqdm(unit="patch", desc=what, disable=quiet or None) as bar:
+def progress_bar(what: str, quiet: bool, unit: str = "patch") -> Iterator[Callable[[int, int], Any]]:
+    """Show a bar, and yield a function that takes the numbers of units that are done and that there are."""
+    with tqdm(unit=unit, desc=what, disable=quiet or None) as bar:
 
         def told(done: int, total: int) -> None:
             bar.total = total

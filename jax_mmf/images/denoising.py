@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from jax_mmf.core import check_count, warn
+from jax_mmf.images.groups import refine_by_groups
 from jax_mmf.images.learning import (
     N_ATOMS,
     N_PATCHES,
@@ -34,31 +35,37 @@ def denoise(
     patch_size: int | None = None,
     *,
     n_components: int = N_ATOMS,
-    stride: int = 1,
+    stride: int = 2,
+    refine: bool = True,
     n_patches: int = N_PATCHES,
     key: Key | None = None,
     progress: Callable[[int, int], Any] | None = None,
 ) -> HostArray:
     """Remove white Gaussian noise from an image.
 
-    A dictionary is learned from the noisy patches with lasso codes [JMLR10]. Then each patch is approximated by as few
-    atoms as bring its error down to the level of the noise [Elad and Aharon 2006], and the overlapping patches are
-    averaged. Patches of few atoms weigh more.
+    There are two steps. The first gives an estimate: a dictionary is learned from the noisy patches with lasso codes
+    [JMLR10], each patch is approximated by as few atoms as bring its error down to the level of the noise [Elad and
+    Aharon 2006], and the overlapping patches are averaged. Patches of few atoms weigh more. The second step finds
+    groups of patches that are similar in this estimate, and denoises each group with its own mean and covariance
+    [Lebrun et al. 2013].
+
+    Several bands are first rotated to their principal components, each of which has its own dictionary.
 
     Args:
-      image: ``(rows, columns)`` or ``(rows, columns, bands)`` integers or floats. All bands are denoised together.
+      image: ``(rows, columns)`` or ``(rows, columns, bands)`` integers or floats.
       sigma: standard deviation of the noise in units of the image, for instance 25 for 8 bits; by default
         `estimate_sigma`.
-      dictionary: ``(k, patch_size * patch_size * bands)``, such as that of `learn_patches`; by default it is learned
-        from the image.
+      dictionary: of the first step, ``(k, patch_size * patch_size * bands)``, such as that of `learn_patches`; by
+        default it is learned from the image.
       patch_size: side of a patch in pixels, at least 2. By default 8, 10 or 12 as noise increases, or that of the
         dictionary.
       n_components: number of atoms to learn.
-      stride: distance of the patches to average; 1 takes all, 2 a quarter of them.
+      stride: distance of the patches of the first step; 1 takes all, 2 a quarter of them.
+      refine: whether to do the second step.
       n_patches: random patches to learn from.
       key: PRNG key of the patches and of learning. By default a fixed one: the same image gives the same
         result.
-      progress: called with the numbers of patches that are done and that there are, after each piece.
+      progress: called with the numbers of pixels that are done and that there are, of all bands and both steps.
 
     Returns:
       an array of the shape and dtype of the image, in the byte order of the machine. Integers are rounded and clipped
@@ -89,27 +96,75 @@ def denoise(
     offset, spread = picture.values.mean(), picture.values.std()
     if spread == 0 or sigma <= np.finfo(np.float32).eps * spread:
         return picture.given.copy()
-    # Learning and coding see values without offset, in sigmas.
-    values = ((picture.values - offset) / sigma).astype(np.float32)
-    if patch_size is None:
-        patch_size = _default_size(sigma / spread) if dictionary is None else square_side(dictionary, bands)
-        patch_size = min(patch_size, *values.shape[:2]) if dictionary is None else patch_size
-    if patch_size == 1:
+    if min(picture.shape[:2]) == 1:
         warn(f"image of shape {picture.shape} has no patches of 2 x 2 pixels, and is returned with its noise")
         return picture.given.copy()
-    source = PatchSource(values, patch_size, stride=min(stride, patch_size))
+    # Learning and coding see values without offset, in sigmas. A rotation of the bands leaves the noise white.
+    values = (picture.values - offset) / sigma
+    rotation = _principal_bands(values)
+    rotated = values @ rotation
+    told = _Stages(progress, rotated[..., 0].size, (bands if dictionary is None else 1) + refine)
     if dictionary is None:
-        dictionary = own_dictionary(values, patch_size, n_components, n_patches, ALPHA, key)
-    atoms = unit_atoms(dictionary, patch_size, bands)
-    average = PatchAverage((values.shape[0], values.shape[1], bands), patch_size)
+        options = {"n_components": n_components, "n_patches": n_patches, "key": key}
+        estimates = [_with_own_dictionary(rotated[..., i : i + 1], patch_size, stride, told, **options)
+                     for i in range(bands)]  # fmt: skip
+        found = np.concatenate(estimates, 2)
+    else:
+        patch_size = square_side(dictionary, bands) if patch_size is None else patch_size
+        atoms = unit_atoms(dictionary, patch_size, bands)
+        found = _coded(values, atoms, patch_size, stride, told) @ rotation
+    if refine:
+        found = refine_by_groups(rotated, found, told)
+    return picture.restored(found @ rotation.T * sigma + offset)
+
+
+class _Stages:
+    """Report of progress over several passes through the pixels."""
+
+    def __init__(self, progress: Callable[[int, int], Any] | None, n_pixels: int, n_stages: int) -> None:
+        self._progress, self._n_pixels, self._n_stages, self._stage = progress, n_pixels, n_stages, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._progress is not None:
+            pixels = self._stage * self._n_pixels + self._n_pixels * done // total
+            self._progress(pixels, self._n_stages * self._n_pixels)
+        self._stage += done == total
+
+
+def _principal_bands(values: HostArray) -> HostArray:
+    """Rotation ``(bands, bands)`` to uncorrelated bands, the one of largest variance first."""
+    flat = values.reshape(-1, values.shape[2])
+    flat = flat - flat.mean(0)
+    rotation: HostArray = np.linalg.eigh(flat.T @ flat)[1][:, ::-1]
+    return rotation
+
+
+def _with_own_dictionary(
+    values: HostArray, patch_size: int | None, stride: int, told: _Stages, n_components: int, n_patches: int,
+    key: Key | None,
+) -> HostArray:  # fmt: skip
+    """First estimate of one band ``(rows, columns, 1)``, in sigmas."""
+    mean, variance = values.mean(), values.var()
+    if variance < 1 + 3 * (2 / values.size) ** 0.5:  # within three standard errors of noise alone
+        told(1, 1)
+        return np.full_like(values, mean)
+    size = min(_default_size(1 / variance**0.5), *values.shape[:2]) if patch_size is None else patch_size
+    values = values - mean
+    atoms = unit_atoms(own_dictionary(values, size, n_components, n_patches, ALPHA, key), size, 1)
+    return _coded(values, atoms, size, stride, told) + mean
+
+
+def _coded(values: HostArray, atoms: HostArray, patch_size: int, stride: int, told: _Stages) -> HostArray:
+    """Average of patches of few atoms, for an image ``(rows, columns, bands)`` in sigmas."""
+    source = PatchSource(values.astype(np.float32), patch_size, stride=min(stride, patch_size))
+    average = PatchAverage((values.shape[0], values.shape[1], values.shape[2]), patch_size)
     for rows in pieces(source.n_samples, source.n_features):
         patches, means, _ = source.read_with_means(rows)
         estimates, n_atoms = pursue(atoms, patches, np.full(len(rows), _noise_energy(patches.shape[1]), np.float32),
                                     max_atoms=min(_MAX_ATOMS, patches.shape[1]))  # fmt: skip
         average.add(estimates + means, source.places[rows], 1.0 / (1 + n_atoms))
-        if progress is not None:
-            progress(int(rows[-1]) + 1, source.n_samples)
-    return picture.restored(average.image(values) * sigma + offset)
+        told(int(rows[-1]) + 1, source.n_samples)
+    return average.image(values)
 
 
 def _noise_energy(n_pixels: int) -> float:
