@@ -107,8 +107,8 @@ def search(
     inner, validation = completion.train_test_split(train, test_size=0.1, key=jax.random.key(100 + seed), by=by)
     rng = np.random.default_rng(seed)
     best: tuple[dict[str, Any], int, float] = ({}, 0, math.inf)
-    for _ in range(trials if space else 1):
-        values = draw(space, rng)
+    drawn = [draw(space, rng) for _ in range(trials if space else 1)]
+    for values in [v for i, v in enumerate(drawn) if v not in drawn[:i]]:  # equal trials once
         try:
             fitted = learn(name, inner, values, threads=threads, n_epochs=n_epochs, validation=validation)
         except FloatingPointError:  # a trial that failed

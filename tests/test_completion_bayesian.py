@@ -8,7 +8,7 @@ import scipy.stats
 from completion_cases import KEY, K, make_ratings
 
 from jax_mmf import completion
-from jax_mmf.completion import bayesian, hierarchical
+from jax_mmf.completion import bayesian, gibbs, hierarchical
 from jax_mmf.completion.prior import Prior, draw_prior, draw_wishart, prior_means
 
 MODEL = completion.BayesianMF(2, burn_in=4, n_samples=8, n_kept=4)
@@ -21,7 +21,7 @@ def test_draws_of_rows_are_those_of_numpy(x64):
     items, means, normal = rng.normal(size=(5, K + 1)), rng.normal(size=(6, K + 1)), rng.normal(size=(6, K + 1))
     half = rng.normal(size=(K + 1, K + 1))
     precision = half @ half.T + np.eye(K + 1)
-    expected, found, error, weight = jax.jit(bayesian.draw_rows)(normal, data.by_user, means, precision, items, state)
+    expected, found, error, weight = jax.jit(gibbs.draw_rows)(normal, data.by_user, means, precision, items, state)
     one = np.concatenate([items[:, :K], np.ones((5, 1))], 1)
     targets = (values - float(state.mean)) / float(state.scale) - items[:, K]
     for u, w in enumerate(weights):
@@ -188,7 +188,18 @@ def test_unknown_users_and_items_have_wider_intervals(fitted):
     _, std = fitted.predict([77, 0, 77], [0, 77, 77], return_std=True)
     assert np.isfinite(std).all()
     assert std[0] > known.min()
-    assert (std > np.sqrt(np.asarray(fitted.state.noise).mean()) * float(fitted.state.current.scale)).all()
+    state = fitted.state
+    assert (std > np.sqrt(np.asarray(state.noise).mean()) * float(state.current.scale)).all()
+    # Both unknown: the variance of the product of two independent draws of the priors, and of the noise.
+    rng, values = np.random.default_rng(0), []
+    for place in range(4):
+        rows = []
+        for prior in (state.users.prior, state.items.prior):
+            covariance = np.linalg.inv(np.asarray(prior.precision[place], np.float64))
+            rows.append(rng.multivariate_normal(prior.mean[place], covariance, 100_000))
+        noise = rng.normal(0, np.sqrt(state.noise[place]), 100_000)
+        values.append(np.sum(rows[0][:, :2] * rows[1][:, :2], 1) + rows[0][:, 2] + rows[1][:, 2] + noise)
+    np.testing.assert_allclose(std[2], float(state.current.scale) * np.std(values), rtol=0.02)
 
 
 def test_intervals_cover_what_they_say():

@@ -47,7 +47,9 @@ def test_weights_minimise_the_cost_column_by_column(fitted):
     np.testing.assert_allclose(best.scores[0], np.sort(scores)[::-1][:4], atol=1e-5)
     # Counts of zero and weights of zero are no clicks.
     zeros = completion.Ratings.from_triplets([0, 0, 1], [0, 1, 1], [1, 0, 2], weights=[1, 1, 0])
-    np.testing.assert_array_equal(ease.click_rows(zeros, np.array([0, 1, -1])), [[1, 0], [0, 0], [0, 0]])
+    np.testing.assert_array_equal(
+        ease.click_rows(ease.click_matrix(zeros), np.array([0, 1, -1])), [[1, 0], [0, 0], [0, 0]]
+    )
 
 
 def test_new_users_are_scored_by_their_clicks(fitted, tmp_path):

@@ -29,7 +29,7 @@ from jax.test_util import check_grads
 import jax_mmf as mmf
 from jax_mmf import completion
 from jax_mmf.completion import fitted as module
-from jax_mmf.completion import training
+from jax_mmf.completion import ranking, training
 from jax_mmf.completion.explicit import ALSState
 from jax_mmf.completion.implicit import ImplicitState
 
@@ -530,7 +530,7 @@ def test_fold_in_is_one_more_half_step_of_users(x64, name):
 
 def test_few_programs_for_many_sizes(numbered):
     """One of some seconds for each new number of ratings, or of users, would be what a service spends its time on."""
-    fold_in, best = module._fold_in._cache_size(), module._best._cache_size()
+    fold_in, best = module._fold_in._cache_size(), ranking._best._cache_size()
     full = completion.Ratings.from_triplets(np.repeat(range(9), 5), np.tile(range(5), 9), np.arange(45) % 5 + 1.0)
     for n in range(1, 21):
         part = full.select(np.arange(45) < n)
@@ -539,7 +539,7 @@ def test_few_programs_for_many_sizes(numbered):
         folded.recommend(range(n), 3)
         numbered.fold_in(completion.Ratings.from_triplets([7] * (n % 5 + 1), range(n % 5 + 1), [1.0] * (n % 5 + 1)))
     assert module._fold_in._cache_size() - fold_in <= 3
-    assert module._best._cache_size() - best <= 6
+    assert ranking._best._cache_size() - best <= 6
 
 
 def test_padding_of_fold_ins_changes_nothing(x64):

@@ -252,6 +252,18 @@ def test_wrong_features_are_named(error, words, given):
         make_ratings()[0].with_features(**given)
 
 
+def test_features_must_keep_their_digits_in_float32():
+    numbers = np.random.default_rng(0).normal(size=(6, 2))
+    with pytest.raises(ValueError, match="user_features lose digits as float32 in column 1"):
+        make_ratings()[0].with_features(user_features=numbers + np.array([0, 1e8]))
+    with pytest.raises(ValueError, match="lose digits"):
+        make_ratings()[0].with_features(user_features=10**9 + np.arange(12).reshape(6, 2))
+    seconds = 1e9 + 1e7 * np.arange(12.0).reshape(6, 2)
+    np.testing.assert_allclose(make_ratings()[0].with_features(user_features=seconds).user_features, seconds)
+    constant = make_ratings()[0].with_features(user_features=np.full((6, 1), 123456789.0))
+    assert constant.user_features.shape == (6, 1)
+
+
 def test_masked_features_are_unknown():
     given = np.ma.masked_array(np.arange(6.0)[:, None], np.arange(6)[:, None] == 2)
     found = make_ratings()[0].with_features(user_features=given).user_features[:, 0]

@@ -5,20 +5,21 @@ from jax_mmf.completion.bpr import BPR
 from jax_mmf.completion.ease import EASE
 from jax_mmf.completion.explicit import ExplicitALS
 from jax_mmf.completion.factors import Factors, predict
-from jax_mmf.completion.fitted import EpochRecord, Fitted, Recommendations
+from jax_mmf.completion.fitted import Fitted
 from jax_mmf.completion.implicit import ImplicitALS
 from jax_mmf.completion.labels import Labels
 from jax_mmf.completion.labels import kind_mismatch as kind_mismatch
 from jax_mmf.completion.labels import label_array as label_array
 from jax_mmf.completion.labels import whole_or_text as whole_or_text
 from jax_mmf.completion.metrics import average_precision, coverage, mae, ndcg, recall, rmse
-from jax_mmf.completion.model import Model
+from jax_mmf.completion.model import EpochRecord, Model
 from jax_mmf.completion.model_file import describe_model as describe_model
 from jax_mmf.completion.model_file import is_recommender as is_recommender
 from jax_mmf.completion.model_file import load_model, save_model
 from jax_mmf.completion.movielens import Items, movielens_100k, read_movielens_items
 from jax_mmf.completion.online import ExplicitOnline
 from jax_mmf.completion.ragged import RaggedRows, padded_rows, ragged_rows
+from jax_mmf.completion.ranking import Recommendations
 from jax_mmf.completion.rating_files import read_ratings
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.split import SearchResult, Trial, k_folds, search, train_test_split

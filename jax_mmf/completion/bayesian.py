@@ -6,7 +6,7 @@ mean, regression and precision have a Normal-Wishart prior, and are drawn togeth
 """
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +16,12 @@ from jax.sharding import Mesh
 from jax_mmf.completion import hierarchical
 from jax_mmf.completion.factors import Factors, carry_over
 from jax_mmf.completion.features import Features, new_features
+from jax_mmf.completion.gibbs import draw_side
 from jax_mmf.completion.hierarchical import Described, PriorSide, PriorState
-from jax_mmf.completion.prior import Prior, draw_prior, inverse, learn_prior, prior_means
-from jax_mmf.completion.ragged import RaggedRows, Tile, map_blocks, sum_rows
+from jax_mmf.completion.prior import Prior, inverse, learn_prior, prior_means
+from jax_mmf.completion.ragged import RaggedRows
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.core import check_count, check_real, cholesky_shifted, matmul, register_configuration
+from jax_mmf.core import check_count, check_real, matmul, register_configuration
 from jax_mmf.typing import Array, Float, HostArray, Key
 
 _NOISE_SHAPE = 1.0  # of the Gamma prior of the precision of the noise
@@ -211,22 +212,17 @@ class BayesianMF:
         variance of the prior too.
         """
         now, share = state.current, _shares(self, state)
-        sides = ((state.users, now.users.features, users), (state.items, now.items.features, items))
+        is_new = [_is_new(side.features, at) for side, at in ((now.users, users), (now.items, items))]
 
         def one(sample: tuple[Array, Array, Prior, Array, Prior, Array]) -> tuple[Array, Array]:
             filled, own, own_prior, other, other_prior, noise = sample
-            (a, new_user), (d, new_item) = (
-                _row(rows, prior, features, at)
-                for rows, prior, (_, features, at) in zip((own, other), (own_prior, other_prior), sides, strict=True)
-            )
+            a, d = _rows_at(own, own_prior, users), _rows_at(other, other_prior, items)
             value = jnp.sum(a[:, :-1] * d[:, :-1], -1) + a[:, -1] + d[:, -1]
-            spread = [
-                jnp.where(new, _variance(filled, prior, with_one(row)), 0)
-                for new, prior, row in ((new_user, own_prior, d), (new_item, other_prior, a))
-            ]
-            return value, noise + spread[0] + spread[1]
+            first, second = _covariance(filled, own_prior), _covariance(filled, other_prior)
+            both = jnp.sum(first[:-1, :-1] * second[:-1, :-1])
+            spread = is_new[0] * _variance(first, d) + is_new[1] * _variance(second, a) + is_new[0] * is_new[1] * both
+            return value, noise + spread
 
-        with_one = lambda row: row.at[:, -1].set(1)  # noqa: E731
         filled = _filled(self, state)
         value, variance = lax.map(
             one, (filled, state.users.rows, state.users.prior, state.items.rows, state.items.prior, state.noise)
@@ -234,54 +230,6 @@ class BayesianMF:
         mean = share @ value
         total = share @ variance + jnp.maximum(share @ value**2 - mean**2, 0)
         return now.scale * jnp.sqrt(total)
-
-
-def draw_side(
-    key: Key, rows: RaggedRows, own: PriorSide, other: PriorSide, state: PriorState
-) -> tuple[PriorSide, Array, Array, Array]:
-    """Draw the rows of one side given the other, and its prior given these; return as `draw_rows` does."""
-    key_rows, key_prior = jax.random.split(key)
-    means, known = prior_means(own.prior, own.features.rows), own.features
-    normal = jax.random.normal(key_rows, means.shape, means.dtype)
-    expected, found, error, weight = draw_rows(normal, rows, means, own.prior.precision, other.rows, state)
-    prior = draw_prior(key_prior, own.prior, found, known.rows, known.rated, known.basis.shape[1])
-    return own._replace(rows=found, prior=prior), expected, error, weight
-
-
-def draw_rows(
-    normal: Array, rows: RaggedRows, means: Array, precision: Array, other: Array, state: PriorState
-) -> tuple[Array, Array, Array, Array]:
-    """Draw rows ``(n, k + 1)`` from their distribution given the other side.
-
-    Args:
-      normal: ``(n, k + 1)`` standard normal numbers.
-      rows: ratings by user, or by item.
-      means: ``(n, k + 1)``, prior means.
-      precision: ``(k + 1, k + 1)``, prior precision.
-      other: ``(n_columns, k + 1)``, rows of the columns.
-      state: for mean, scale and noise.
-
-    Returns:
-      expectations of the rows, the draws, and the squared error and the weight of all ratings.
-    """
-
-    def block(shared: Any, tiles: Tile, numbers: Array) -> Any:
-        normal, means, precision, other, mean, scale, beta = shared
-        take = lambda a: a.at[numbers].get(mode="fill", fill_value=0)  # noqa: E731
-        sums = sum_rows(tiles, numbers.shape[0], lambda tile: hierarchical.chunk_sums(tile, (other, None), mean, scale))
-        gram, pull = hierarchical.joined(sums)
-        factor = cholesky_shifted(precision + beta * gram, jnp.zeros_like(beta))
-        right = beta * pull + matmul(take(means), precision)
-        half = lax.linalg.triangular_solve(factor, right[..., None], left_side=True, lower=True)
-        both = jnp.concatenate([half, half + take(normal)[..., None]], -1)
-        both = lax.linalg.triangular_solve(factor, both, left_side=True, lower=True, transpose_a=True)
-        expected, found = both[..., 0], both[..., 1]
-        product = jnp.einsum("mkl,ml->mk", gram, found, precision="highest")
-        return expected, found, sums.square + jnp.sum(found * (product - 2 * pull), -1), sums.weight
-
-    shared = (normal, means, precision, other, state.mean, state.scale, 1 / state.noise)
-    expected, found, error, weight = map_blocks(block, shared, rows)
-    return expected, found, error.sum(), weight.sum()
 
 
 def _filled(model: BayesianMF, state: BayesianState) -> Array:
@@ -304,13 +252,22 @@ def _side_by_side(rows: Array, share: Array) -> Array:
     return jnp.moveaxis(weighted, 0, 1).reshape(rows.shape[1], -1)
 
 
-def _row(rows: Array, prior: Prior, features: Features, at: Array) -> tuple[Array, Array]:
-    """Return rows at positions, the prior mean at -1, and whether each is without ratings."""
-    known = at >= 0
-    return jnp.where(known[:, None], rows[at], prior.mean), ~known | (features.rated[at] == 0)
+def _is_new(features: Features, at: Array) -> Array:
+    """Whether each position is -1, or of a row without ratings: ``(b,)``, 0 or 1."""
+    return 1 - (at >= 0) * features.rated[at]
 
 
-def _variance(filled: Array, prior: Prior, direction: Array) -> Array:
-    """Return the prior variances along directions ``(b, k + 1)``."""
-    precision = jnp.where(filled, prior.precision, jnp.eye(direction.shape[1], dtype=direction.dtype))
-    return jnp.sum(matmul(direction, inverse(precision)) * direction, -1)
+def _rows_at(rows: Array, prior: Prior, at: Array) -> Array:
+    """Return rows at positions, and the prior mean at -1."""
+    return jnp.where((at >= 0)[:, None], rows[at], prior.mean)
+
+
+def _covariance(filled: Array, prior: Prior) -> Array:
+    """Return the prior covariance ``(k + 1, k + 1)``, and the identity for a place without a sample."""
+    return inverse(jnp.where(filled, prior.precision, jnp.eye(len(prior.mean), dtype=prior.mean.dtype)))
+
+
+def _variance(covariance: Array, other: Array) -> Array:
+    """Return the variances ``(b,)`` of predictions from rows of the other side: ``[d, 1]' covariance [d, 1]``."""
+    direction = other.at[:, -1].set(1)
+    return jnp.sum(matmul(direction, covariance) * direction, -1)

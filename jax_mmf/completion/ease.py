@@ -1,7 +1,7 @@
 """Clicks by a linear model of items: EASE (Steck 2019)."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -73,8 +73,7 @@ class EASE:
                 f"{ratings.n_items:,}; use ImplicitALS, or drop items with few clicks"
             )
         check_counts(ratings)
-        clicks = ratings.to_scipy()
-        clicks.data = clicked(ratings).astype(np.float32)
+        clicks = click_matrix(ratings)
         dtype = jnp.zeros(()).dtype
         return Counts(jnp.asarray((clicks.T @ clicks).toarray(), dtype), jnp.zeros((ratings.n_users, 0), dtype))
 
@@ -110,9 +109,14 @@ def clicked(ratings: Ratings) -> HostArray:
     return np.asarray(ratings.values * weights > 0)
 
 
-def click_rows(ratings: Ratings, users: HostArray) -> HostArray:
-    """Return the clicks ``(m, n_items)`` float32 of users at positions, 0 for those at -1."""
+def click_matrix(ratings: Ratings) -> Any:
+    """Return clicks as a sparse float32 matrix ``(n_users, n_items)`` of zeros and ones."""
     clicks = ratings.to_scipy()
     clicks.data = clicked(ratings).astype(np.float32)
+    return clicks
+
+
+def click_rows(clicks: Any, users: HostArray) -> HostArray:
+    """Return rows ``(m, n_items)`` of a matrix of clicks at positions, 0 for those at -1."""
     rows = clicks[np.maximum(users, 0)].toarray()
     return np.where((users >= 0)[:, None], rows, 0)

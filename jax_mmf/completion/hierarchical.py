@@ -159,11 +159,12 @@ def half_step(
     """
 
     def block(shared: Any, tiles: Tile, numbers: Array) -> Any:
-        means, precision, other, state = shared
-        sums = sum_rows(tiles, numbers.shape[0], lambda tile: chunk_sums(tile, other[:2], state.mean, state.scale))
-        return _solve(sums, means.at[numbers].get(mode="fill", fill_value=0), precision, 1 / state.noise)
+        means, precision, other, mean, scale, beta = shared
+        sums = sum_rows(tiles, numbers.shape[0], lambda tile: chunk_sums(tile, other, mean, scale))
+        return _solve(sums, means.at[numbers].get(mode="fill", fill_value=0), precision, beta)
 
-    found, variance, error, weight = map_blocks(block, (means, precision, other, state), rows)
+    shared = (means, precision, (other.rows, other.variance), state.mean, state.scale, 1 / state.noise)
+    found, variance, error, weight = map_blocks(block, shared, rows)
     # Without noise, the error is lost in rounding and may be negative; ratings are standardised.
     least = _LEAST_NOISE * jnp.finfo(found.dtype).eps
     return found, variance, jnp.maximum(error.sum() / jnp.maximum(weight.sum(), 1), least)

@@ -38,6 +38,24 @@ def learns_prior(model: Model) -> bool:
     return bool(getattr(model, "learns_prior", False))
 
 
+def uses_features(model: Model, name: str, known: Ratings, ratings: Ratings) -> HostArray:
+    """Whether each user or item of ratings has features that a model uses: ``(n,)`` booleans.
+
+    Args:
+      model: of which ``known`` are the ratings.
+      name: ``"user_features"`` or ``"item_features"``.
+      known: ratings of the model.
+      ratings: of the users and items.
+    """
+    given, own = getattr(ratings, name), getattr(known, name)
+    n = ratings.n_users if name == "user_features" else ratings.n_items
+    if given is None or own is None or not learns_prior(model):
+        return np.zeros(n, bool)
+    if given.shape[1] != own.shape[1]:
+        raise ValueError(f"{name} must have the {own.shape[1]} columns of the model, got {given.shape[1]}")
+    return has_features(given, n)
+
+
 def without_unrated(factors: Factors, ratings: Ratings, by_features: bool = False) -> Factors:
     """Set users and items without ratings to zero, except those with features if these predict the factors."""
     users, items = (
@@ -72,3 +90,10 @@ def known_positions(name: str, labels: Labels, values: Any, unknown: str) -> Hos
         detail = "" if problem is None else f": {problem}"
         raise ValueError(f"{name} has {len(missing)} ids that the model does not know, such as {missing[0]!r}{detail}")
     return positions
+
+
+def among(labels: Labels, items: Any) -> HostArray:
+    """Whether each item of a model is among ids that a user gives: ``(n_items,)`` booleans."""
+    if getattr(getattr(items, "dtype", None), "kind", "") == "b" and labels.values.dtype.kind != "O":
+        raise TypeError("items and exclude must be ids of items, got booleans; pass item_ids.values[booleans]")
+    return np.isin(np.arange(len(labels)), known_positions("items", labels, items, "bias"))

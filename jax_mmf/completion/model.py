@@ -1,6 +1,6 @@
-"""Protocol of the models that `jax_mmf.completion.fit` learns."""
+"""Protocol of the models that `jax_mmf.completion.fit` learns, and the record of an epoch."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jax.sharding import Mesh
 
@@ -8,6 +8,20 @@ from jax_mmf.completion.factors import Factors
 from jax_mmf.completion.ragged import RaggedRows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.typing import Array, HostArray, Key
+
+
+class EpochRecord(NamedTuple):
+    """Record of one epoch in the history.
+
+    Attributes:
+      epoch: number of epochs so far.
+      seconds: time of all epochs so far, with the compilation in the first one, and without evaluation.
+      score: on validation ratings, or NaN.
+    """
+
+    epoch: int
+    seconds: float
+    score: float
 
 
 @runtime_checkable

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.completion.bpr import BPR, BPRState
-from jax_mmf.completion.fitted import EpochRecord, Fitted, make_fitted
+from jax_mmf.completion.fitted import Fitted, make_fitted
 from jax_mmf.completion.labels import Labels
-from jax_mmf.completion.model import Model
+from jax_mmf.completion.model import EpochRecord, Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.io import build, describe, find_data_set, opened_model, read_array, read_data_set, sealed_hdf5, write_array
 from jax_mmf.typing import Array, HostArray

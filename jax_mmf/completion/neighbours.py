@@ -1,21 +1,43 @@
 """Similar users and items, and copies of a user without one of its ratings each."""
 
+from typing import Any
+
 import numpy as np
 
 from jax_mmf.completion.labels import Labels
+from jax_mmf.completion.lookup import known_positions
 from jax_mmf.completion.ratings import Ratings
-from jax_mmf.typing import HostArray
+from jax_mmf.core import check_count
+from jax_mmf.typing import Array, HostArray
 
 
-def most_similar(vectors: HostArray, position: int, known: HostArray, n: int) -> tuple[HostArray, HostArray]:
-    """Return positions and cosines of at most n rows most similar to the one at a position, among known others."""
+def similar(
+    name: str, own: Any, labels: Labels, factors: Array, known: HostArray, n: int
+) -> tuple[HostArray, HostArray]:
+    """Find the users or items whose factors have the largest cosine with those of one of them.
+
+    Args:
+      name: ``"user"`` or ``"item"``, for messages.
+      own: the id of the one.
+      labels: ids of all.
+      factors: of all, one row each.
+      known: which of them have ratings.
+      n: largest number of ids.
+
+    Returns:
+      ids and cosines, the most similar first, without ``own`` and those without ratings.
+    """
+    check_count("n", n)
+    (position,) = known_positions(f"{name}s", labels, [own], "error")
+    if not known[position]:
+        raise ValueError(f"{name} {own!r} has no ratings to compare it by; choose a {name} with ratings")
+    vectors = np.asarray(factors)
     norms = np.linalg.norm(vectors, axis=1)
     unit = vectors / np.where(norms > 0, norms, 1)[:, None]
     cosines = unit @ unit[position]
-    cosines[position] = -np.inf
-    cosines[~known] = -np.inf
-    best = np.argsort(-cosines, kind="stable")[: min(n, np.isfinite(cosines).sum())]
-    return best, cosines[best]
+    others = known & (np.arange(len(labels)) != position)
+    best = np.argsort(np.where(others, -cosines, np.inf), kind="stable")[: min(n, others.sum())]
+    return labels.values[best], cosines[best]
 
 
 def without_each(ratings: Ratings, user: int) -> Ratings:

@@ -11,7 +11,7 @@ together. Rows are distributed over the blocks so that all have about the same n
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +29,7 @@ MAX_PADDING = 1.2
 _WIDTHS = (32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 _TILE = 64  # chunks
 _FEW_WIDTHS, _FEW_TILE = (32, 8), 4
+_FEWEST_USERS = 8  # that are folded in together
 BLOCK = 2048  # rows
 
 
@@ -187,6 +188,24 @@ def padded_rows(columns: ArrayLike, values: ArrayLike, weights: ArrayLike | None
     numbers = jnp.arange(columns.shape[0], dtype=jnp.int32)
     tile = Tile(columns, values, weights, numbers)
     return RaggedRows(jax.tree.map(lambda a: a[None, None], tile), numbers[None], numbers)
+
+
+def padded_users(ratings: Ratings, features: HostArray | None) -> RaggedRows:
+    """Group ratings by user, with users added so that nearly any number of users and ratings share a program.
+
+    Args:
+      ratings: of n users.
+      features: ``(n, p)`` features of the users, or None.
+
+    Returns:
+      the rows, of n users and of those that were added, which have no ratings and unknown features.
+    """
+    padded = max(_FEWEST_USERS, power_of_two(ratings.n_users))
+    rows = ragged_rows(ratings.users, ratings.items, ratings.values, ratings.weights, padded, few_shapes=True)
+    if features is None:
+        return rows
+    more = np.pad(features, ((0, padded - len(features)), (0, 0)), constant_values=np.nan)
+    return replace(rows, features=jnp.asarray(more))
 
 
 def total_weight(rows: RaggedRows, *, values: bool = False) -> Array:

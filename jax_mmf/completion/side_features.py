@@ -8,6 +8,7 @@ from jax_mmf.completion.labels import Labels, positions_or_warning
 from jax_mmf.typing import HostArray
 
 _MOST = 1000  # columns
+_ROUNDING = 1e-3  # largest error, in units of the range of a column
 
 
 def described(name: str, labels: Labels, features: Any, ids: Any) -> tuple[Labels, HostArray | None]:
@@ -105,4 +106,20 @@ def _matrix(name: str, features: Any) -> HostArray:
     array = array if masked is None else np.where(masked, np.float32(np.nan), array)
     if np.isinf(array).any():
         raise ValueError(f"{name} must be finite numbers that fit into float32, or NaN where they are unknown")
+    _check_digits(name, np.asarray(features), array)
     return array
+
+
+def _check_digits(name: str, given: HostArray, rounded: HostArray) -> None:
+    """Raise ValueError for a column whose rounding to float32 is not small against its range."""
+    if given.dtype == np.float32:
+        return
+    for column, numbers in enumerate(rounded.T):
+        there = np.isfinite(numbers)
+        exact = np.asarray(given[:, column], np.float64)[there]
+        span = np.ptp(exact) if len(exact) else 0
+        if span and np.abs(exact - numbers[there]).max() > _ROUNDING * span:
+            raise ValueError(
+                f"{name} lose digits as float32 in column {column}, whose numbers differ by at most {span:g}; subtract "
+                "their mean first"
+            )

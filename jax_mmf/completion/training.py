@@ -13,9 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jax_mmf.completion import metrics
-from jax_mmf.completion.fitted import EpochRecord, Fitted, make_fitted
+from jax_mmf.completion.fitted import Fitted, make_fitted
 from jax_mmf.completion.labels import positions_or_warning
-from jax_mmf.completion.model import Model
+from jax_mmf.completion.model import EpochRecord, Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.core import Stream, check_count, check_methods, check_process, stream_key, warn_of_blas_threads
 from jax_mmf.penalties import RelativeAlpha
