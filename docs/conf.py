@@ -30,7 +30,6 @@ templates_path = ["_templates"]
 exclude_patterns = ["_build"]
 default_role = "py:obj"
 highlight_language = "none"  # formulas in docstrings; code names its language
-smartquotes = False  # options of commands begin with two hyphens
 python_use_unqualified_type_names = True
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
@@ -52,6 +51,7 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = f"jax_mmf {release}"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "

@@ -106,3 +106,17 @@ def test_results_keep_what_the_report_shows(results, tmp_path):
         "seconds": {"median": 0.12346, "q1": 0.1, "q3": 0.2}, "quality": {"objective": 1.0},
         "curve": {"seconds": [0.123457, 2.0], "n_samples": [8, 9]},
     }  # fmt: skip
+
+
+def test_the_citation_has_the_version_and_the_licence_of_the_package():
+    citation = dict(line.split(": ", 1) for line in read("CITATION.cff").splitlines() if re.match(r"[a-z-]+: ", line))
+    assert citation["version"] == project()["version"]
+    assert citation["license"] == project()["license"]
+
+
+def test_a_release_is_checked_before_it_is_published():
+    release = read(".github/workflows/release.yml")
+    steps = [
+        release.index(step) for step in ("python -m build", "twine check", ".ci/smoke.py", "gh-action-pypi-publish")
+    ]
+    assert steps == sorted(steps)

@@ -1,6 +1,7 @@
 """Sphinx extension: the page `reference/errors` lists the text of every error and warning of the source code."""
 
 import ast
+import re
 from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 PAGE = "reference/errors"
 PLACEHOLDER_LENGTH = 24
+MARKUP = re.compile(r"[\\`*_{}\[\]()<>#$|~]")
 
 
 class Message(NamedTuple):
@@ -94,7 +96,9 @@ def _placeholder(node):
 
 
 def _escaped(text):
-    return "".join(f"\\{c}" if c in "\\`*_{}[]()<>#$|~" else c for c in text)
+    """Return Markdown that shows the text as it is: options of commands as code, so that their hyphens stay."""
+    parts = re.split(r"(--[a-z][a-z-]*)", text)
+    return "".join(f"`{part}`" if part.startswith("--") else MARKUP.sub(r"\\\g<0>", part) for part in parts)
 
 
 def append(app, docname, source):

@@ -23,7 +23,7 @@ def title_and_text(name):
 def page(name):
     """Return the page of an example, in Markdown."""
     title, text = title_and_text(name)
-    parts = [f"# {title}", text]
+    parts = [f"# {title}", text.removeprefix(f"{title}.").strip()]
     if (RESULTS / f"{name}.png").exists():
         parts.append(f"![{title}](../_static/examples/{name}.png)")
     if (RESULTS / f"{name}.txt").exists():

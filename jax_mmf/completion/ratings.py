@@ -218,7 +218,7 @@ class Ratings:
 
         Args:
           user_features: ``(n, p)`` numbers: an array, a SciPy sparse matrix, or a frame without text. NaN, or a masked
-            entry, stands for an unknown feature. At most 1,000 columns.
+            entry, means an unknown feature. At most 1,000 columns.
           users: ``(n,)`` ids of the rows, all different. By default those of the index of a pandas frame, unless it
             only numbers the rows, else those of ``user_ids``, in their order. New ids become users without ratings.
           item_features: as user_features.
