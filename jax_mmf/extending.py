@@ -1,6 +1,6 @@
 """Everything that an extension needs: the protocols, and the types that their methods take and return.
 
-docs/guides/extending.md has a complete example for each protocol of a solver.
+docs/guides/extending.md and docs/guides/penalties.md have a complete example for each protocol of a solver.
 """
 
 from jax_mmf.codes import CodeProblem, CodeSolver, SolveInfo, relative_gap
