@@ -15,14 +15,22 @@ import jax_mmf
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
 PAGES = [ROOT / "README.md", *(p for p in sorted((ROOT / "docs").rglob("*.md")) if "_build" not in p.parts)]
-SLOW = ("README.md", "steps.md", "fitting.md", "derivatives.md", "hyperparameters.md", "penalties.md", "extending.md")
+SLOW = (
+    "README.md",
+    "steps.md",
+    "fitting.md",
+    "derivatives.md",
+    "hyperparameters.md",
+    "guides/penalties.md",
+    "extending.md",
+)
 MODULES = [m.name for m in pkgutil.walk_packages(jax_mmf.__path__, "jax_mmf.") if not m.name.endswith("__main__")]
 
 
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param(page, marks=[pytest.mark.slow] * (page.name in SLOW), id=str(page.relative_to(ROOT)))
+        pytest.param(page, marks=[pytest.mark.slow] * str(page).endswith(SLOW), id=str(page.relative_to(ROOT)))
         for page in PAGES
     ],
 )
