@@ -95,7 +95,7 @@ def test_sparse_pca():
     np.testing.assert_allclose(sparse.transform(x), expected, rtol=1e-6, atol=1e-6)
     stronger = OnlineSparsePCA(8, ridge_alpha=0.1, random_state=0).fit(x)
     smaller = OnlineSparsePCA(8, radius=0.1**0.5, random_state=0).fit(x)
-    # In the l1 ball, only ridge_alpha radius^2 counts.
+    # In the l1 ball, only ridge_alpha / radius^2 counts.
     np.testing.assert_allclose(smaller.components_, 0.1**0.5 * stronger.components_, atol=1e-6)
     assert (stronger.components_ == 0).mean() > (sparse.components_ == 0).mean()
 

@@ -1,4 +1,4 @@
-"""Messages that docs/guides/faq.md quotes are those of the library, word for word."""
+"""Messages that docs/guides/faq.md and troubleshooting.md quote are those of the library, word for word."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ import pytest
 
 import jax_mmf
 
-FAQ = Path(__file__).parent.parent / "docs" / "guides" / "faq.md"
+GUIDES = Path(__file__).parent.parent / "docs" / "guides"
 PACKAGE = Path(jax_mmf.__file__).parent
 SHORTEST = 20  # characters of a message between its values, so that a pattern like "{a}: {b}" is not one
 
@@ -33,9 +33,9 @@ def messages():
 
 
 def quotes():
-    text = FAQ.read_text(encoding="utf-8")
+    text = "\n".join((GUIDES / name).read_text(encoding="utf-8") for name in ("faq.md", "troubleshooting.md"))
     blocks = re.findall(r"^```text\n(.*?)\n```", text, re.DOTALL | re.MULTILINE)
-    return blocks + re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE)
+    return [" ".join(block.split()) for block in blocks] + re.findall(r"^\| `(.*?)` \|", text, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")

@@ -68,6 +68,12 @@ def test_oldest_versions_are_those_of_the_page():
     assert page.keys() == bounds.keys()
 
 
+def test_the_installation_page_has_all_extras():
+    rows = re.findall(r"^\| (`.+?) \|", read("docs/learn/install.md"), re.MULTILINE)
+    found = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(found) == sorted(project()["optional-dependencies"])
+
+
 @pytest.mark.parametrize("path", RESULTS, ids=["cpu", "h100"])
 def test_results_of_benchmarks_have_a_record_on_a_line(path):
     text = path.read_text()
