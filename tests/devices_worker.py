@@ -139,13 +139,13 @@ def sources():
     one = fit(solver(), x)
     here = fit(solver(), DeviceSource(jnp.asarray(x)), mesh)
     np.testing.assert_allclose(here.dictionary, one.dictionary, atol=1e-5)
-    wide = data(64)
+    wide = data(64, n=204)
+    here = fit(solver(), wide)
     spread = jax.device_put(wide, NamedSharding(mesh, PartitionSpec(None, "features")))
-    np.testing.assert_allclose(fit(solver(), spread, mesh).dictionary, fit(solver(), wide).dictionary, atol=1e-5)
-    for axes in ((None, "features"), ("data", None), ("data", "features")):
-        part = DeviceSource(jax.device_put(data(64, n=204), NamedSharding(mesh, PartitionSpec(*axes))))
+    np.testing.assert_allclose(fit(solver(), spread, mesh).dictionary, here.dictionary, atol=1e-5)
+    for axes in (("data", None), ("data", "features")):
+        part = DeviceSource(jax.device_put(wide, NamedSharding(mesh, PartitionSpec(*axes))))
         alone, together = fit(solver(), part), fit(solver(), part, mesh)
-        here = fit(solver(), data(64, n=204))
         np.testing.assert_allclose(alone.dictionary, here.dictionary, atol=1e-5)
         np.testing.assert_allclose(together.dictionary, here.dictionary, atol=1e-5)
     batches = [x[i : i + 25] for i in range(0, 200, 25)]

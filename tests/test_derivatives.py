@@ -79,9 +79,7 @@ def as_called(how, name):
     return jax.jit(function) if how == "jitted" else function
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in ("lasso", "elastic net, nonneg") else pytest.param(n, marks=pytest.mark.slow) for n in PENALTIES]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n != "elastic net")) for n in PENALTIES])
 def test_derivatives_in_every_argument(x64, name):
     """In the dictionary, the samples, the penalty and the mask: forward, reverse, and forward over reverse.
 
@@ -422,7 +420,7 @@ def test_samples_on_several_devices():
     """Samples are spread over devices, the dictionary is on all: the gradient is that of one device."""
     program = """
 import os
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 import jax, jax.numpy as jnp, numpy as np, jax_mmf as mmf
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 rng = np.random.default_rng(0)

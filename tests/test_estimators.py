@@ -1,12 +1,11 @@
 """Estimators as scikit-learn, its tools and its users treat them."""
 
 import copy
-import importlib.util
+import importlib
 import itertools
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import cloudpickle
 import h5py
@@ -573,15 +572,6 @@ def test_reduction():
 
 
 # The package
-
-
-def test_example():
-    path = Path(__file__).parents[1] / "examples" / "sklearn_pipeline.py"
-    spec = importlib.util.spec_from_file_location("example_sklearn_pipeline", path)
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
-    found = example.main(quick=True)
-    assert found["codes"] > found["pixels"] > 0.9
 
 
 def test_the_library_does_not_import_scikit_learn():

@@ -44,7 +44,7 @@ def test_parts_of_a_stream_are_found(tmp_path):
 @pytest.mark.slow
 def test_codes_of_digits_classify_better_than_pixels(tmp_path):
     found = run_example("sklearn_pipeline", tmp_path)
-    assert found["codes"] > found["pixels"]
+    assert found["codes"] > found["pixels"] > 0.9
 
 
 @pytest.mark.slow

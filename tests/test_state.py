@@ -26,7 +26,7 @@ SOLVERS = {
 
 
 def of(name):
-    solver = mmf.OnlineFactorization(n_components=K, penalty=mmf.Lasso(0.1), **SOLVERS[name])
+    solver = mmf.OnlineFactorization(n_components=K, penalty=mmf.Ridge(0.1), **SOLVERS[name])
     return solver, solver.update(solver.init(jax.random.key(0), samples=X), X)[0]
 
 

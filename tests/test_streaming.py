@@ -108,7 +108,7 @@ KINDS = {
     "sliced": lambda folder, x: Rows(x),
     "own": lambda folder, x: Own(x),
     "list of batches": lambda folder, x: np.split(x, [20, 21]),
-    "iterator": lambda folder, x: iter(np.split(x, [7, 40])),
+    "iterator": lambda folder, x: iter(np.split(x, [20, 21])),
     "frames": frames,
     "batches of sparse matrices": lambda folder, x: [sparse("csr_array")(folder, part) for part in np.split(x, 2)],
 }
@@ -407,7 +407,7 @@ def test_generators_are_closed_and_threads_end():
                 closed.append(True)
 
     before = threading.active_count()
-    with pytest.raises(ValueError, match="out must have a row for each sample of x; it has 120, and x has more"):
+    with pytest.raises(ValueError, match="out must have a row for each sample of x; it has 120 rows, and x has more"):
         mmf.encode(D, Endless(), PENALTY, out=np.empty((120, K)))
     assert closed == [True]
     assert threading.active_count() == before

@@ -36,7 +36,10 @@ def make(**options):
 FULL = make()
 BLOCKS = make(subset=mmf.BlockSubset(4, 16))
 BLOCKS_PARTIAL = make(subset=mmf.BlockSubset(4, 16), partial_b=True)
-UNIFORM_PARTIAL = make(subset=mmf.UniformSubset(4), partial_b=True, penalty=mmf.Lasso(0.1))
+UNIFORM_PARTIAL = make(
+    subset=mmf.UniformSubset(4), partial_b=True, penalty=mmf.Lasso(0.1),
+    code_solver=mmf.CoordinateDescent(),  # which compiles sooner than the default
+)  # fmt: skip
 ADAM = make(subset=mmf.BlockSubset(4, 16), dictionary_update=mmf.GradientUpdate(optax.adam(1e-2)))
 SOLVERS = {
     "full": FULL,
@@ -270,9 +273,10 @@ def test_result_is_that_of_a_loop_over_data_permuted_by_hand(solver, p):
 @pytest.mark.parametrize(
     ("solver", "forgetting"),
     [
-        (FULL, mmf.ScaledForgetting(8.0)), (BLOCKS_PARTIAL, mmf.ScaledForgetting(8.0)),
-        (FULL, mmf.PowerForgetting(0.9)), (UNIFORM_PARTIAL, mmf.PowerForgetting(0.9)),
+        (FULL, mmf.ScaledForgetting(8.0)), (UNIFORM_PARTIAL, mmf.PowerForgetting(0.9)),
         (ADAM, mmf.ScaledForgetting(8.0)),
+        pytest.param(BLOCKS_PARTIAL, mmf.ScaledForgetting(8.0), marks=pytest.mark.slow),
+        pytest.param(FULL, mmf.PowerForgetting(0.9), marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(

@@ -46,11 +46,10 @@ def one_kernel(function: Callable[..., Any]) -> Callable[..., Any]:
       itself, on loops over a few bytes (its pass ``SmallWhileLoopHoistingPass``); it works on any call.
     - ``inlineable``: the call inliner leaves the call as it is (https://github.com/openxla/xla/pull/23947).
 
-    Without it: the results are the same. XLA runs the operations of a loop one by one, each as a kernel with a start of
-    its own, which is what takes the time where they work on a few numbers
-    (https://github.com/jax-ml/jax/issues/26145); a coordinate descent over 256 numbers took 8 times longer with jaxlib
-    0.10.2. If JAX can't set the attributes, a warning says so, once in a process. If XLA ignores them, as on
-    accelerators, or has dropped them, nothing does.
+    Without it: the results are the same. XLA starts a kernel for each operation of a loop, and these starts take most
+    of the time of operations on a few numbers (https://github.com/jax-ml/jax/issues/26145): a coordinate descent over
+    256 numbers took 8 times longer with jaxlib 0.10.2. If JAX can't set the attributes, there is one warning per
+    process. If XLA ignores them, as on accelerators, or has dropped them, there is no warning.
 
     When it can go: once XLA:CPU compiles loops of many small operations into one kernel by itself. Recent releases of
     JAX also have ``xla_metadata_call``, which marks a function instead of its results
