@@ -150,6 +150,30 @@ def test_references_find_public_names_under_all_of_their_names(extension):
     assert "jax_mmf.penalties._no_such_name" not in aliases
 
 
+def test_every_public_name_is_on_one_page_of_the_api(extension):
+    pytest.importorskip("sphinx")
+    listed = []
+    for page in (ROOT / "docs/reference/api").glob("*.md"):
+        for block in re.findall(r"^```{eval-rst}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):
+            module = re.search(r"^.. currentmodule:: (\S+)", block, re.MULTILINE)
+            listed += (
+                [f"{module[1]}.{name}" for name in re.findall(r"^   (\w+)$", block, re.MULTILINE)] if module else []
+            )
+    assert sorted(listed) == sorted(extension("ext/public_names.py")._pages().values())
+
+
+def test_links_that_lead_nowhere_are_found(extension, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "index.html").write_text(
+        '<a href="#here">.</a><a href="folder/">.</a><p id="here"><a href="no.html">.</a>'
+    )
+    (tmp_path / "folder/index.html").write_text(
+        '<a href="../index.html#here">.</a><a href="../index.html#there">.</a><img src="https://example.org/a.png">'
+    )
+    found = {(str(path), link) for path, link in extension("../.ci/check_links.py").broken_links(tmp_path)}
+    assert found == {("index.html", "no.html"), ("folder/index.html", "../index.html#there")}
+
+
 def test_the_menu_lists_versions_with_the_newest_release_first(extension, tmp_path):
     add = extension("add_version.py").add
     site, pages = tmp_path / "site", tmp_path / "pages"

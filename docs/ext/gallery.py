@@ -39,7 +39,10 @@ def card(name):
 
 
 def write_pages(app):
-    """Write the pages that are not as they should be."""
+    """Write the pages that are not as they should be, and remove those of scripts that are no longer there."""
+    for path in (DOCS / "gallery").glob("*.md"):
+        if path.stem != "index" and not (EXAMPLES / f"{path.stem}.py").exists():
+            path.unlink()
     for example in EXAMPLES.glob("*.py"):
         path, text = DOCS / "gallery" / f"{example.stem}.md", page(example.stem)
         if not path.exists() or path.read_text(encoding="utf-8") != text:

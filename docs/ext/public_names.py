@@ -6,6 +6,7 @@
 import functools
 import importlib
 import inspect
+from pathlib import Path
 
 from sphinx.util import logging
 
@@ -46,6 +47,13 @@ def _aliases():
     return aliases
 
 
+def remove_stale(app):
+    """Remove the pages that an earlier build made of names that are no longer public."""
+    for path in (Path(app.srcdir) / "reference/api/generated").glob("*.rst"):
+        if path.stem not in _pages().values():
+            path.unlink()
+
+
 def resolve(app, env, node, contnode):
     """Resolve a reference to an undocumented name of a public object, or of one of its members."""
     if node.get("refdomain") != "py":
@@ -72,6 +80,7 @@ def check(app, env):
 
 
 def setup(app):
+    app.connect("builder-inited", remove_stale)
     app.connect("env-check-consistency", check)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True}
