@@ -223,8 +223,8 @@ class BayesianMF:
     def predict_std(self, state: BayesianState, users: Array, items: Array) -> Array:
         """Return standard deviations of ratings around their predictions ``(b,)``, at positions; -1 is unknown.
 
-        They contain the noise of the user, and how the kept samples differ. For users and items without ratings, they contain the
-        variance of the prior too.
+        They contain the noise of the user, and how the kept samples differ. For users and items without ratings, they
+        contain the variance of the prior too.
         """
         now, share = state.current, _shares(self, state)
         is_new = [_is_new(side.features, at) for side, at in ((now.users, users), (now.items, items))]
