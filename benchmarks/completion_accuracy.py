@@ -50,6 +50,10 @@ RATING: dict[str, Space] = {
         "scale_lam": ("choice", False, True), "biases": ("choice", True, True, True, False),
         "add_implicit_features": ("choice", False, True), "niter": ("log integer", 5, 30), "use_cg": ("choice", False),
     },
+    "myFM": {"rank": ("choice", 8, 16, 32), "n_samples": ("choice", 100, 200)},
+    "SMURFF": {
+        "num_latent": ("choice", 8, 16, 32), "n_samples": ("choice", 100, 200), "precision": ("log", 0.5, 4),
+    },
     "biases": {"user_damping": ("log", 1, 30), "item_damping": ("log", 1, 30)},
 }  # fmt: skip
 """What is drawn for each contestant. ``lambda_scaled`` stands in for ``lambda_`` with ``scale_lam``."""
@@ -77,7 +81,17 @@ RANKING: dict[str, Space] = {
 EPOCHS = {"jax_mmf ExplicitOnline": 20, "jax_mmf ImplicitALS": 20, "jax_mmf BPR": 100}
 _EPOCHS = 30  # of the others of ours
 _BASELINES = ("biases", "popularity")
-_QUICK = {"n_components": 8, "factors": 8, "k": 8, "n_factors": 8, "n_epochs": 3, "niter": 3, "iterations": 3}
+_QUICK = {
+    "n_components": 8,
+    "factors": 8,
+    "k": 8,
+    "n_factors": 8,
+    "n_epochs": 3,
+    "niter": 3,
+    "iterations": 3,
+    "rank": 8,
+    "num_latent": 8,
+}
 
 
 def draw(space: Space, rng: np.random.Generator) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 epochs. For a user or item without training ratings, all models predict the mean plus the bias of the other one.
 """
 
+import tempfile
 import warnings
 from collections import defaultdict
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from jax_mmf.completion.fitted import Fitted
 from jax_mmf.completion.lookup import without_unrated
 
 LIMITS = (1.0, 5.0)
+BURN_IN = 20  # sweeps of Gibbs samplers
 PATIENCE = 5  # epochs of ours without a better validation score
 Values = dict[str, Any]
 
@@ -156,6 +158,50 @@ def as_coo(train: completion.Ratings) -> Any:
     return coo_matrix((train.values, (train.users, train.items)), shape=train.shape)
 
 
+def _averaged(train: completion.Ratings, samples: list[tuple[Any, ...]]) -> Fitted:
+    """Samples ``(mean, user bias, item bias, users, items)`` side by side, whose predictions are their means."""
+    mean, user_bias, item_bias, users, items = zip(*samples, strict=True)
+    share = 1 / np.sqrt(len(samples))
+    users, items = (share * np.concatenate(factors, 1) for factors in (users, items))
+    means = [np.mean(a, 0) for a in (mean, user_bias, item_bias)]
+    return as_fitted(train, users, items, mean=float(means[0]), user_bias=means[1], item_bias=means[2])
+
+
+def _myfm(train: completion.Ratings, values: Values, _: int) -> Fitted:
+    from myfm import MyFMRegressor
+    from scipy.sparse import csr_matrix
+
+    n, m, size = *train.shape, len(train)
+    columns = np.stack([train.users, n + train.items], 1).ravel()
+    design = csr_matrix((np.ones(2 * size), columns, np.arange(0, 2 * size + 1, 2)), shape=(size, n + m))
+    solver = MyFMRegressor(rank=values["rank"], random_seed=0)
+    kept = values["n_samples"]
+    solver.fit(
+        design, train.values.astype(float), n_iter=BURN_IN + kept, n_kept_samples=kept, grouping=[0] * n + [1] * m
+    )
+    return _averaged(train, [(s.w0, s.w[:n], s.w[n:], s.V[:n], s.V[n:]) for s in solver.predictor_.samples])
+
+
+def _smurff(train: completion.Ratings, values: Values, threads: int) -> Fitted:
+    import smurff
+
+    n, m = train.shape
+    mean = float(train.values.mean(dtype=np.float64))
+    ratings = as_coo(train).astype(np.float64)
+    ratings.data -= mean
+    with tempfile.TemporaryDirectory() as folder:
+        session = smurff.TrainSession(
+            num_latent=values["num_latent"], burnin=BURN_IN, nsamples=values["n_samples"], priors=["normal", "normal"],
+            seed=1, verbose=0, save_freq=1, save_name=f"{folder}/samples.hdf5", num_threads=threads,
+        )  # fmt: skip
+        session.addTrainAndTest(ratings, None, smurff.FixedNoise(values["precision"]))
+        session.run()
+        latents = [sample.latents for sample in session.makePredictSession().samples]
+    zeros = np.zeros(n), np.zeros(m)
+    factors = [[a if len(a) == size else a.T for a, size in zip(pair, (n, m), strict=True)] for pair in latents]
+    return _averaged(train, [(mean, *zeros, *pair) for pair in factors])
+
+
 def _implicit(kind: str) -> Callable[..., Fitted]:
     def fit(train: completion.Ratings, values: Values, threads: int) -> Fitted:
         from implicit.cpu import als, bpr
@@ -198,6 +244,8 @@ PEERS: dict[str, Callable[..., Fitted]] = {
     "Surprise SVD": _surprise("SVD"),
     "Surprise SVDpp": _surprise("SVDpp"),
     "cmfrec CMF": _cmfrec,
+    "myFM": _myfm,
+    "SMURFF": _smurff,
     "implicit ALS": _implicit("als"),
     "implicit BPR": _implicit("bpr"),
 }

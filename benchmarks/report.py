@@ -22,7 +22,7 @@ Record = dict[str, Any]
 PACKAGES = (
     "jax-mmf", "jax", "jaxlib", "numpy", "scipy", "spams-bin", "spams", "scikit-learn", "scikit-image", "celer",
     "skglm", "numba", "jaxopt", "optax", "tensorly", "brainspace", "h5py", "threadpoolctl", "scikit-surprise", "cmfrec",
-    "implicit", "recbole", "nilearn", "nimfa", "lda",
+    "myfm", "smurff", "implicit", "recbole", "nilearn", "nimfa", "lda",
 )  # fmt: skip
 
 

@@ -65,8 +65,8 @@ EXPLICIT = {
     "online, items": completion.ExplicitOnline(2, batch_size=3, streamed="items"),
 }
 IMPLICIT = {
-    "implicit": completion.ImplicitALS(2),
-    "implicit, blocks": completion.ImplicitALS(2, block_size=1),
+    "implicit": completion.ImplicitALS(2, alpha=0.2),
+    "implicit, blocks": completion.ImplicitALS(2, alpha=0.2, block_size=1),
     "bpr": completion.BPR(2, batch_size=8),
 }
 EVERY = EXPLICIT | IMPLICIT

@@ -21,17 +21,28 @@ def test_draws_of_rows_are_those_of_numpy(x64):
     items, means, normal = rng.normal(size=(5, K + 1)), rng.normal(size=(6, K + 1)), rng.normal(size=(6, K + 1))
     half = rng.normal(size=(K + 1, K + 1))
     precision = half @ half.T + np.eye(K + 1)
-    expected, found, error, weight = jax.jit(gibbs.draw_rows)(normal, data.by_user, means, precision, items, state)
+    rows, columns = rng.uniform(0.5, 2, 6), rng.uniform(0.5, 2, 5)
+    args = normal, data.by_user, means, precision, items, state, gibbs.Weights(jnp.asarray(rows), jnp.asarray(columns))
+    expected, found, error, weight = jax.jit(gibbs.draw_rows)(*args)
     one = np.concatenate([items[:, :K], np.ones((5, 1))], 1)
     targets = (values - float(state.mean)) / float(state.scale) - items[:, K]
-    for u, w in enumerate(weights):
+    for u, w in enumerate(weights * columns * rows[:, None]):
         whole = precision + one.T @ (w[:, None] * one) / 0.7
         mean = np.linalg.solve(whole, precision @ means[u] + one.T @ (w * targets[u]) / 0.7)
         np.testing.assert_allclose(expected[u], mean, rtol=1e-8, atol=1e-10)
         draw = mean + np.linalg.solve(np.linalg.cholesky(whole).T, normal[u])
         np.testing.assert_allclose(found[u], draw, rtol=1e-8, atol=1e-10)
-    np.testing.assert_allclose(error, (weights * (targets - np.asarray(found) @ one.T) ** 2).sum(), rtol=1e-8)
-    np.testing.assert_allclose(weight, weights.sum())
+    squares = weights * columns * (targets - np.asarray(found) @ one.T) ** 2
+    np.testing.assert_allclose(error, squares.sum(1), rtol=1e-8)
+    np.testing.assert_allclose(weight, weights.sum(1))
+
+
+def test_draws_of_the_precision_of_users_have_the_moments_of_the_posterior(x64):
+    error, weight, noise = np.array([0.0, 30.0]), np.array([0.0, 12.0]), 0.5
+    draws = jax.vmap(lambda key: gibbs.draw_precision(key, error, weight, noise))(jax.random.split(KEY, 20000))
+    shape, rate = (20 + weight) / 2, (20 + error / noise) / 2
+    np.testing.assert_allclose(draws.mean(0), shape / rate, rtol=0.02)
+    np.testing.assert_allclose(draws.var(0), shape / rate**2, rtol=0.06)
 
 
 def test_draws_of_priors_have_the_moments_of_the_posterior(x64):
@@ -56,7 +67,7 @@ def test_draws_of_priors_have_the_moments_of_the_posterior(x64):
     design = np.concatenate([np.ones((n, 1)), features], 1)
     system = design.T @ design + np.diag([1.0, *ridge])
     best = np.linalg.solve(system, design.T @ rows)
-    scatter = np.eye(k) + rows.T @ rows - best.T @ system @ best
+    scatter = 0.01 * np.eye(k) + rows.T @ rows - best.T @ system @ best
     np.testing.assert_allclose(many.precision.mean(0), (n + k) * np.linalg.inv(scatter), rtol=0.03)
     found = np.concatenate([many.mean[:, None], many.weights], 1)
     np.testing.assert_allclose(found.mean(0), best, atol=0.02)
@@ -69,11 +80,11 @@ def test_draws_of_priors_have_the_moments_of_the_posterior(x64):
 
 
 def numpy_chain(values, weights, features, k, n_sweeps, seed=0):
-    """Predictions and noise of a chain that draws mean, regression, precision and strength one after the other."""
+    """Predictions, noise and precisions of users; mean, regression, precision and strength are drawn one by one."""
     rng = np.random.default_rng(seed)
     sides = [rng.normal(size=(n, k + 1)) for n in values.shape]
     priors = [[np.zeros(k + 1), np.zeros((f.shape[1], k + 1)), np.eye(k + 1), 1.0] for f in features]
-    beta, out = 1.0, []
+    beta, tau, out = 1.0, np.ones(len(values)), []
 
     def normal(precision, linear):
         factor = np.linalg.cholesky(precision)
@@ -83,7 +94,7 @@ def numpy_chain(values, weights, features, k, n_sweeps, seed=0):
     for _ in range(n_sweeps):
         for side in (0, 1):
             own, other, f = sides[side], sides[1 - side], features[side]
-            target, weight = (values, weights) if side == 0 else (values.T, weights.T)
+            target, weight = (values, weights * tau[:, None]) if side == 0 else (values.T, (weights * tau[:, None]).T)
             mean, b, precision, lam = priors[side]
             one = np.concatenate([other[:, :k], np.ones((len(other), 1))], 1)
             for row, w in enumerate(weight):
@@ -94,15 +105,16 @@ def numpy_chain(values, weights, features, k, n_sweeps, seed=0):
             system = np.kron(f.T @ f + lam * np.eye(p), precision)
             b = normal(system, (f.T @ (own - mean) @ precision).ravel()).reshape(p, k + 1)
             rest = own - mean - f @ b
-            scatter = np.eye(k + 1) + rest.T @ rest + np.outer(mean, mean) + lam * b.T @ b
+            scatter = 0.01 * np.eye(k + 1) + rest.T @ rest + np.outer(mean, mean) + lam * b.T @ b
             precision = scipy.stats.wishart(n + p + 1 + k + 1, np.linalg.inv(scatter)).rvs(random_state=rng)
             lam = rng.gamma(1 + p * (k + 1) / 2, 1 / (1 + np.trace(b @ precision @ b.T) / 2))
             priors[side] = [mean, b, precision, lam]
         (a, d) = sides
         predicted = a[:, :k] @ d[:, :k].T + a[:, k:] + d[:, k]
-        error = (weights * (values - predicted) ** 2).sum()
-        beta = rng.gamma(1 + weights.sum() / 2, 1 / (1 + error / 2))
-        out.append([*predicted.ravel(), 1 / beta])
+        errors = (weights * (values - predicted) ** 2).sum(1)
+        beta = rng.gamma(1 + weights.sum() / 2, 1 / (1 + tau @ errors / 2))
+        tau = rng.gamma((20 + weights.sum(1)) / 2, 2 / (20 + beta * errors))
+        out.append([*predicted.ravel(), 1 / beta, *tau])
     return np.array(out)
 
 
@@ -117,7 +129,7 @@ def test_moments_are_those_of_a_long_chain_of_numpy(x64):
         state = model.epoch(key, state, data)
         (a, d), noise = (side.rows for side in state.current[2:4]), state.current.noise
         predicted = a[:, :1] @ d[:, :1].T + a[:, 1:] + d[:, 1]
-        return state, jnp.append(predicted.ravel(), noise)
+        return state, jnp.concatenate([predicted.ravel(), noise[None], state.precision])
 
     _, ours = jax.jit(lambda s: jax.lax.scan(sweep, s, jax.random.split(KEY, 30000)))(state)
     standard = (values - float(state.current.mean)) / float(state.current.scale)
@@ -152,7 +164,8 @@ def test_factors_are_the_kept_samples(fitted):
         a[:, :2] @ d[:, :2].T + a[:, 2:] + d[:, 2]
         for a, d in zip(np.asarray(state.users.rows), np.asarray(state.items.rows), strict=True)
     ]
-    std = float(state.current.scale) * np.sqrt(np.asarray(state.noise).mean() + np.var(draws, 0))
+    noise = np.mean(np.asarray(state.noise)[:, None] / np.asarray(state.precisions), 0)
+    std = float(state.current.scale) * np.sqrt(noise[:, None] + np.var(draws, 0))
     mean, found = fitted.predict(users, items, return_std=True)
     np.testing.assert_array_equal(mean, fitted.predict(users, items))
     np.testing.assert_allclose(found.reshape(m, n), std, rtol=1e-4)
@@ -189,7 +202,6 @@ def test_unknown_users_and_items_have_wider_intervals(fitted):
     assert np.isfinite(std).all()
     assert std[0] > known.min()
     state = fitted.state
-    assert (std > np.sqrt(np.asarray(state.noise).mean()) * float(state.current.scale)).all()
     # Both unknown: the variance of the product of two independent draws of the priors, and of the noise.
     rng, values = np.random.default_rng(0), []
     for place in range(4):
@@ -197,7 +209,8 @@ def test_unknown_users_and_items_have_wider_intervals(fitted):
         for prior in (state.users.prior, state.items.prior):
             covariance = np.linalg.inv(np.asarray(prior.precision[place], np.float64))
             rows.append(rng.multivariate_normal(prior.mean[place], covariance, 100_000))
-        noise = rng.normal(0, np.sqrt(state.noise[place]), 100_000)
+        own = rng.gamma(10, 1 / 10, 100_000)  # precision of the user
+        noise = rng.normal(0, np.sqrt(state.noise[place] / own))
         values.append(np.sum(rows[0][:, :2] * rows[1][:, :2], 1) + rows[0][:, 2] + rows[1][:, 2] + noise)
     np.testing.assert_allclose(std[2], float(state.current.scale) * np.std(values), rtol=0.02)
 

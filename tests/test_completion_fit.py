@@ -638,6 +638,7 @@ def test_users_without_ratings_get_the_most_popular_items(model):
     both = fitted.recommend([99, 1234, 0], 5)
     assert both.items.tolist()[:2] == [[9, 5, 7, 8, -1]] * 2
     assert np.isfinite(both.scores[:2, :4]).all()
+    assert np.ptp(both.scores[:2, :4]) == 0
     assert set(both.items[2, :2].tolist()) == {7, 8}
     others = completion.Ratings.from_triplets([7, 8], [5, 9], user_ids=[7, 8, 9])
     assert fitted.fold_in(others).recommend(9, 3).items.tolist() == [[9, 5, 7]]

@@ -358,6 +358,21 @@ def test_implicit_half_step_is_least_squares_over_all_pairs(x64, scaling, weight
     np.testing.assert_allclose(new, dense_implicit(model, values.T, weights.T, items, users), rtol=1e-8, atol=1e-8)
 
 
+def test_default_alpha_follows_the_clicks_per_user_and_per_item(x64):
+    rng = np.random.default_rng(0)
+    users, items = np.nonzero(rng.random((12, 9)) < 0.4)
+    clicks = completion.Ratings.from_triplets(users, items, np.ones(len(users)))
+    per_user, per_item = len(clicks) / clicks.n_users, len(clicks) / clicks.n_items
+    alpha = 0.58 * (per_user**-0.5 + per_item**-0.5)
+    given, default, scaled = (
+        completion.fit(completion.ImplicitALS(2, **values), clicks, key=KEY, n_epochs=3)
+        for values in ({"alpha": alpha}, {}, {"confidence": 5.0, "unobserved_weight": 1.5})
+    )
+    for other in (default, scaled, default.fold_in(clicks)):
+        np.testing.assert_allclose(other.factors.users, given.factors.users, rtol=1e-7, atol=1e-12)
+    assert np.abs(given.factors.users).max() > 0.1
+
+
 @pytest.mark.parametrize("block_size", [1, 2, None])
 def test_implicit_objective_never_rises(x64, block_size):
     ratings, values, weights = make_ratings(weighted=True, counts=True)

@@ -2,7 +2,8 @@
 
 The model is that of `ExplicitALS` with learned priors. A sweep draws the rows of the users, their prior, the rows of
 the items, their prior, and the noise, each from its distribution given all others. Rows have Gaussian priors, whose
-mean, regression and precision have a Normal-Wishart prior, and are drawn together.
+mean, regression and precision have a Normal-Wishart prior, and are drawn together. The noise of a user has a precision
+of its own (Lakshminarayanan, Bouchard and Archambeau 2011), since some users rate more consistently than others.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 from jax_mmf.completion import hierarchical
 from jax_mmf.completion.factors import Factors, carry_over
 from jax_mmf.completion.features import Features, new_features
-from jax_mmf.completion.gibbs import draw_side
+from jax_mmf.completion.gibbs import NOISE_DEGREES, Weights, draw_precision, draw_side
 from jax_mmf.completion.hierarchical import Described, PriorSide, PriorState
 from jax_mmf.completion.prior import Prior, inverse, learn_prior, prior_means
 from jax_mmf.completion.ragged import RaggedRows
@@ -26,6 +27,7 @@ from jax_mmf.typing import Array, Float, HostArray, Key
 
 _NOISE_SHAPE = 1.0  # of the Gamma prior of the precision of the noise
 _NOISE_RATE = 1.0
+_UNKNOWN = NOISE_DEGREES / (NOISE_DEGREES - 2)  # expected variance of the noise of a user without ratings
 
 
 class Draws(NamedTuple):
@@ -50,14 +52,18 @@ class BayesianState(NamedTuple):
       current: the last sample; variances are not used.
       users: `Draws`.
       items: `Draws`.
-      noise: ``(s,)`` of the kept samples.
+      precision: ``(n_users,)``, precision of the noise of each user, relative to that of all, in the last sample.
+      noise: ``(s,)`` variance of the noise in the kept samples.
+      precisions: ``(s, n_users)`` of the kept samples.
       n_sweeps: int32 scalar.
     """
 
     current: PriorState
     users: Draws
     items: Draws
+    precision: Array
     noise: Array
+    precisions: Array
     n_sweeps: Array
 
 
@@ -118,16 +124,20 @@ class BayesianMF:
         users, items = (
             Draws(*jax.tree.map(repeat, (side.rows, side.rows, side.prior))) for side in (current.users, current.items)
         )
-        return BayesianState(current, users, items, repeat(current.noise), jnp.zeros((), jnp.int32))
+        precision, sweeps = jnp.ones_like(current.users.rows[:, 0]), jnp.zeros((), jnp.int32)
+        return BayesianState(current, users, items, precision, repeat(current.noise), repeat(precision), sweeps)
 
     def epoch(self, key: Key, state: BayesianState, data: Described) -> BayesianState:
         """Do one sweep, and write the sample to its place among those that are kept."""
-        keys = jax.random.split(key, 3)
-        now = state.current
-        users, user_means, _, _ = draw_side(keys[0], data.by_user, now.users, now.items, now)
-        items, item_means, error, weight = draw_side(keys[1], data.by_item, now.items, users, now)
-        shape = _NOISE_SHAPE + weight / 2
-        noise = (_NOISE_RATE + error / 2) / jax.random.gamma(keys[2], shape, dtype=error.dtype)
+        keys = jax.random.split(key, 4)
+        now, same = state.current, jnp.ones_like(state.current.items.rows[:, 0])
+        weights = Weights(state.precision, same)
+        users, user_means, error, weight = draw_side(keys[0], data.by_user, now.users, now.items, now, weights)
+        precision = draw_precision(keys[1], error, weight, now.noise)
+        weights = Weights(same, precision)
+        items, item_means, error, weight = draw_side(keys[2], data.by_item, now.items, users, now, weights)
+        shape = _NOISE_SHAPE + weight.sum() / 2
+        noise = (_NOISE_RATE + error.sum() / 2) / jax.random.gamma(keys[3], shape, dtype=error.dtype)
         sweep = state.n_sweeps
         after = sweep - self.burn_in
         place = jnp.where(after < 0, sweep, after * self.n_kept // self.n_samples) % self.n_kept
@@ -139,7 +149,7 @@ class BayesianMF:
         return BayesianState(
             now._replace(users=users, items=items, noise=noise),
             kept(state.users, users, user_means), kept(state.items, items, item_means),
-            state.noise.at[place].set(noise), sweep + 1,
+            precision, state.noise.at[place].set(noise), state.precisions.at[place].set(precision), sweep + 1,
         )  # fmt: skip
 
     def resume(self, old: BayesianState, new: BayesianState, users: HostArray, items: HostArray) -> BayesianState:
@@ -161,13 +171,18 @@ class BayesianMF:
 
             return lax.map(one, draws)
 
+        precision = carry_over(old.precision, new.precision, users)
+        precisions = jax.vmap(lambda one: carry_over(one, new.precision, users))(old.precisions)
         return BayesianState(
             current, carried(old.users, current.users, users), carried(old.items, current.items, items),
-            old.noise, old.n_sweeps,
+            precision, old.noise, precisions, old.n_sweeps,
         )  # fmt: skip
 
     def fold_in(self, state: BayesianState, rows: RaggedRows) -> tuple[Array, Array]:
-        """Compute factors ``(m, s k)`` and biases ``(m,)`` of new users: their expectations for each kept sample."""
+        """Compute factors ``(m, s k)`` and biases ``(m,)`` of new users: their expectations for each kept sample.
+
+        The noise of new users has the variance of all.
+        """
         features = new_features(rows, state.current.users.features)
 
         def one(sample: tuple[Draws, Draws, Array]) -> tuple[Array, Array]:
@@ -208,25 +223,26 @@ class BayesianMF:
     def predict_std(self, state: BayesianState, users: Array, items: Array) -> Array:
         """Return standard deviations of ratings around their predictions ``(b,)``, at positions; -1 is unknown.
 
-        They contain the noise, and how the kept samples differ. For users and items without ratings, they contain the
-        variance of the prior too.
+        They contain the noise of the user, and how the kept samples differ. For users and items without ratings, they
+        contain the variance of the prior too.
         """
         now, share = state.current, _shares(self, state)
         is_new = [_is_new(side.features, at) for side, at in ((now.users, users), (now.items, items))]
 
-        def one(sample: tuple[Array, Array, Prior, Array, Prior, Array]) -> tuple[Array, Array]:
-            filled, own, own_prior, other, other_prior, noise = sample
+        def one(sample: tuple[Array, Array, Prior, Array, Prior, Array, Array]) -> tuple[Array, Array]:
+            filled, own, own_prior, other, other_prior, noise, precision = sample
             a, d = _rows_at(own, own_prior, users), _rows_at(other, other_prior, items)
             value = jnp.sum(a[:, :-1] * d[:, :-1], -1) + a[:, -1] + d[:, -1]
             first, second = _covariance(filled, own_prior), _covariance(filled, other_prior)
             both = jnp.sum(first[:-1, :-1] * second[:-1, :-1])
             spread = is_new[0] * _variance(first, d) + is_new[1] * _variance(second, a) + is_new[0] * is_new[1] * both
-            return value, noise + spread
+            own_noise = jnp.where(is_new[0] > 0, _UNKNOWN, 1 / jnp.where(filled, precision[users], 1))
+            return value, noise * own_noise + spread
 
         filled = _filled(self, state)
-        value, variance = lax.map(
-            one, (filled, state.users.rows, state.users.prior, state.items.rows, state.items.prior, state.noise)
-        )
+        (own, _, own_prior), (other, _, other_prior) = state.users, state.items
+        samples = (filled, own, own_prior, other, other_prior, state.noise, state.precisions)
+        value, variance = lax.map(one, samples)
         mean = share @ value
         total = share @ variance + jnp.maximum(share @ value**2 - mean**2, 0)
         return now.scale * jnp.sqrt(total)

@@ -155,8 +155,8 @@ class Fitted:
           n: number of items.
           exclude_seen: whether to leave out items that a user has rated.
           unknown: as in `predict`. Users that the model has not seen, or that have no ratings, get the items with the
-            largest biases. If the model has no item biases, they get the items with the most ratings, and all of these
-            have the score 0, which says that the order is by popularity.
+            largest biases. If the model has no item biases, they get the items with the most ratings, all with the
+            same score, which shows that the order is by popularity.
           items: ids of the items to choose from; all by default. Ids that the model does not know are left out.
           exclude: ids of items that are not recommended.
 

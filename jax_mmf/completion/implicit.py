@@ -13,7 +13,7 @@ penalty is therefore nearly inversely proportional to unobserved_weight. Here al
 entries, and its best value changes little (docs/guides/recommenders.md).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +36,7 @@ from jax_mmf.core import (
 from jax_mmf.typing import Array, Float, HostArray, Key
 
 _INITIAL_SCALE = 0.1
+_STRENGTH = 0.58  # docs/notes/defaults.md
 
 
 class ImplicitState(NamedTuple):
@@ -68,7 +69,8 @@ class ImplicitALS:
 
     Attributes:
       n_components: k, number of factors (static).
-      alpha: strength of the penalty, >= 0, relative to the weight of the entries of an average user or item.
+      alpha: strength of the penalty, >= 0, relative to the weight of the entries of an average user or item. By default
+        ``0.58 (n_u^-1/2 + n_i^-1/2)``, with n_u and n_i the mean number of clicks of a user and of an item.
       unobserved_weight: weight > 0 of the pairs without an entry, whose target is zero.
       confidence: factor > 0 of the weight of an entry, which is ``confidence * weight * value``.
       scaling: exponent with which the penalty grows with the weight of a user or item: 0 for a constant penalty, 1 for
@@ -82,7 +84,7 @@ class ImplicitALS:
     """
 
     n_components: int = field(default=64, metadata={"static": True})
-    alpha: Float = 0.2
+    alpha: Float | None = None
     unobserved_weight: Float = 0.3
     confidence: Float = 1.0
     scaling: Float = 0.5
@@ -92,7 +94,8 @@ class ImplicitALS:
 
     def __post_init__(self) -> None:
         check_count("n_components", self.n_components)
-        check_real("alpha", self.alpha, low=0.0)
+        if self.alpha is not None:
+            check_real("alpha", self.alpha, low=0.0)
         check_real("unobserved_weight", self.unobserved_weight, low=0.0, open_low=True)
         check_real("confidence", self.confidence, low=0.0, open_low=True)
         check_real("scaling", self.scaling)
@@ -118,12 +121,24 @@ class ImplicitALS:
 
     def epoch(self, key: Key, state: ImplicitState, data: Observed) -> ImplicitState:
         """Do a half-step for the users and one for the items; the key is not used."""
-        users = self.half_step(data.by_user, state.users, state.items, state.user_mean_weight)
-        items = self.half_step(data.by_item, state.items, users, state.item_mean_weight)
+        model = self.with_alpha(state)
+        users = model.half_step(data.by_user, state.users, state.items, state.user_mean_weight)
+        items = model.half_step(data.by_item, state.items, users, state.item_mean_weight)
         return state._replace(users=users, items=items)
 
+    def with_alpha(self, state: ImplicitState) -> "ImplicitALS":
+        """Return the configuration with a number as alpha.
+
+        By default, the penalty follows the largest singular value of a random matrix with as many clicks, which grows
+        with the root of their number per row and per column: factors below it are noise.
+        """
+        if self.alpha is not None:
+            return self
+        clicks = jnp.stack([state.user_mean_weight, state.item_mean_weight]) / self.confidence
+        return replace(self, alpha=_STRENGTH * jnp.sum(1 / jnp.sqrt(clicks)))
+
     def half_step(self, rows: RaggedRows, own: Array, other: Array, mean_weight: Array) -> Array:
-        """Solve for the users with given items, or for the items with given users.
+        """Solve for the users with given items, or for the items with given users, with a number as alpha.
 
         Args:
           rows: entries by user, or by item.
@@ -171,7 +186,7 @@ class ImplicitALS:
         configuration.
         """
         start = jnp.zeros((rows.n_rows, self.n_components), state.items.dtype)
-        whole = ImplicitALS(self.n_components, self.alpha, self.unobserved_weight, self.confidence, self.scaling)
+        whole = replace(self.with_alpha(state), block_size=None)
         return whole.half_step(rows, start, state.items, state.user_mean_weight), start[:, 0]
 
     def factors(self, state: ImplicitState) -> Factors:
