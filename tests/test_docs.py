@@ -175,7 +175,7 @@ def test_links_that_lead_nowhere_are_found(extension, tmp_path):
 
 
 def test_the_menu_lists_versions_with_the_newest_release_first(extension, tmp_path):
-    add = extension("add_version.py").add
+    add = extension("tools/add_version.py").add
     site, pages = tmp_path / "site", tmp_path / "pages"
     site.mkdir()
     pages.mkdir()

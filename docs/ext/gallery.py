@@ -1,7 +1,7 @@
 """Sphinx extension: a page for each script in examples/, and cards that link to the pages.
 
 A page has the docstring of the script, its picture, what it prints, and its code. Picture and text are in
-docs/_static/examples; `docs/run_examples.py` makes them. The build runs no example, so it is fast.
+docs/_static/examples; `docs/tools/run_examples.py` makes them. The build runs no example, so it is fast.
 """
 
 import ast

@@ -1,4 +1,4 @@
-"""Pictures of codes, of data on disk and of several devices, for ``docs/figures.py``."""
+"""Pictures of codes, of data on disk and of several devices, for ``docs/tools/figures.py``."""
 
 import warnings
 

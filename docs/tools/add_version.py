@@ -1,6 +1,6 @@
 """Put a built site into the published pages, as the folder of its version, and list it for the menu of versions.
 
-    python docs/add_version.py SITE PAGES VERSION
+    python docs/tools/add_version.py SITE PAGES VERSION
 
 VERSION is `latest`, for the newest state, or a tag such as `v0.2.0`. The pages open on the newest tag.
 """

@@ -1,4 +1,4 @@
-"""Pictures of the concepts, in docs/_static/concepts: ``python docs/figures.py [NAME ...]`` draws all or some of them.
+"""Pictures of the concepts, in docs/_static/concepts: ``python docs/tools/figures.py [NAME ...]`` draws all or some of them.
 
 Colours are those of `jax_mmf.plotting`, which readers with any colour vision can tell apart.
 """
@@ -16,7 +16,7 @@ import jax_mmf as mmf
 from jax_mmf import images
 from jax_mmf.plotting import COLORS, plot_patches
 
-FOLDER = Path(__file__).parent / "_static" / "concepts"
+FOLDER = Path(__file__).parents[1] / "_static" / "concepts"
 BLUE, RED, GREEN, PINK, ORANGE, _ = COLORS
 GREY = "0.75"
 

@@ -1,6 +1,6 @@
 """Run the scripts in examples/, and write the pictures and the printed texts of the gallery.
 
-python docs/run_examples.py [--quick] [NAME ...]
+python docs/tools/run_examples.py [--quick] [NAME ...]
 """
 
 import argparse
@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs/_static/examples"
 
 
