@@ -29,7 +29,7 @@ def codes():
         for count in counts:
             found, info = mmf.encode_with_info(dictionary, x, penalty, solver=mmf.FISTA(tol=0, max_iter=count))
             value = 0.5 * jnp.sum((x - found @ dictionary) ** 2) + mmf.penalty_value(penalty, found)
-            gaps.append(float(info.gap) * 0.5 * float(x @ x))
+            gaps.append(float(info.gap) * float(value))
             errors.append(float(value) - best)
         alphas = jnp.linspace(0.005, 1.1, 400) * largest
         path = jax.jit(jax.vmap(lambda alpha: mmf.encode(dictionary, x, mmf.Lasso(alpha))))(alphas)
