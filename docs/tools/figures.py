@@ -1,4 +1,4 @@
-"""Pictures of the concepts, in docs/_static/concepts: ``python docs/tools/figures.py [NAME ...]`` draws all or some of them.
+"""Pictures of the concepts: ``python docs/tools/figures.py [NAME ...]`` draws them in docs/_static/concepts.
 
 Colours are those of `jax_mmf.plotting`, which readers with any colour vision can tell apart.
 """
