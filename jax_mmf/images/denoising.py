@@ -108,9 +108,10 @@ def denoise(
     rotated = values @ rotation
     told = _Stages(progress, rotated[..., 0].size, (bands if dictionary is None else 1) + refine)
     if dictionary is None:
-        options = {"n_components": n_components, "n_patches": n_patches, "key": key}
-        estimates = [_with_own_dictionary(rotated[..., i : i + 1], patch_size, stride, told, **options)
-                     for i in range(bands)]  # fmt: skip
+        estimates = [
+            _with_own_dictionary(rotated[..., i : i + 1], patch_size, stride, told, n_components, n_patches, key)
+            for i in range(bands)
+        ]
         found = np.concatenate(estimates, 2)
     else:
         patch_size = square_side(dictionary, bands) if patch_size is None else patch_size
