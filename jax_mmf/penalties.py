@@ -274,7 +274,9 @@ class SimplexCodes:
         # matrix product with k^2 numbers follows anyway.
         code = code - lax.stop_gradient(code.max())
         above = code[None, :] >= code[:, None]
-        threshold = (jnp.sum(jnp.where(above, code, 0), 1) - self._total_like(code)) / jnp.sum(above, 1)
+        threshold = (jnp.sum(jnp.where(above, code, 0), 1) - self._total_like(code)) / jnp.sum(
+            above, 1, dtype=code.dtype
+        )
         return jnp.maximum(code - threshold.max(), 0)
 
     def gap(self, code: Array, gradient: Array) -> Array:

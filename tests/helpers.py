@@ -147,7 +147,7 @@ def penalties(alpha=0.5, l1_ratio=0.6):
     }
 
 
-PENALTIES = penalties()
+PENALTIES = penalties() | {"simplex codes": mmf.SimplexCodes(2.0)}
 CONSTRAINTS = {
     "l2": mmf.L2Ball(),
     "l1": mmf.L1Ball(),

@@ -213,3 +213,26 @@ def test_unmixing_finds_spectra_that_no_pixel_has(tmp_path):
     found = run_example("unmixing", tmp_path)
     assert found["refined"] < 0.6
     assert found["scene"].abundances.shape == (49, 49, 4)
+
+
+@pytest.mark.slow
+def test_denoising_is_better_than_its_peers(tmp_path):
+    pytest.importorskip("skimage")
+    found = run_example("denoising", tmp_path)
+    assert found["denoise"] > max(found["total variation"], found["non-local means"], found["denoise, first step"])
+    assert found["denoise"] > found["noisy"] + 7
+
+
+@pytest.mark.slow
+def test_hyperspectral_dictionary_explains_patches(tmp_path):
+    found = run_example("hyperspectral_dictionary", tmp_path)
+    assert found["dictionary"].shape == (36, 8 * 8 * 200)
+    assert found["explained"] > 0.3
+
+
+@pytest.mark.slow
+def test_figures_are_of_two_dictionaries(tmp_path):
+    pytest.importorskip("sklearn")
+    found = run_example("figures", tmp_path)
+    assert 0.3 < found["cosines"].mean() < 1
+    assert 0 < (found["codes"] != 0).mean() < 0.5

@@ -186,7 +186,7 @@ def test_groups_are_denoised_with_their_normal_distribution():
     for group in range(3):
         covariance = np.cov(guides[group].T.astype(float))
         wiener = covariance @ np.linalg.inv(covariance + np.eye(6))
-        mean = noisy[group].mean(0)
+        mean = (noisy[group].mean(0) + guides[group].mean(0)) / 2
         np.testing.assert_allclose(found[group], mean + (noisy[group] - mean) @ wiener.T, atol=1e-4)
         np.testing.assert_allclose(freedom[group], np.trace(wiener), rtol=1e-4)
 
@@ -369,3 +369,18 @@ def test_a_row_of_pixels_is_returned_with_a_warning():
     row = picture(16)[:1]
     with pytest.warns(UserWarning, match="no patches"):
         np.testing.assert_array_equal(images.denoise(row, 0.1), row)
+
+
+@pytest.mark.parametrize("key", [0, np.uint32(3), "seed"])
+def test_keys_of_another_kind_are_named(key):
+    image = picture(16)
+    calls = [
+        lambda: images.denoise(image, 0.1, key=key),
+        lambda: images.inpaint(image, image > 0.5, key=key),
+        lambda: images.learn_patches(image, key=key),
+        lambda: images.unmix(image.reshape(4, 16, 4), 2, key=key),
+        lambda: images.PatchSource(image, 4, n_patches=3, key=key),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=r"key must be a PRNG key, such as jax\.random\.key\(0\)"):
+            call()

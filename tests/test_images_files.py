@@ -120,6 +120,24 @@ def test_a_library_that_is_missing_is_named(monkeypatch, tmp_path):
         write_image(tmp_path / "b.tif", GRAY)
 
 
+def test_the_mask_is_an_array_of_a_file_of_several(run, tmp_path):
+    missing = GRAY[:, :9] > 128
+    write_image(tmp_path / "in.png", GRAY)
+    savemat(tmp_path / "both.mat", {"holes": missing.astype("uint8"), "other": GRAY})
+    few = ("-k", 4, "--rounds", 1, "--patch-size", 3)
+    status, _, err = run("inpaint", "in.png", "--mask", "both.mat", "-o", "out.png", *few)
+    assert status != 0
+    assert "holes" in err
+    status, out, _ = run("inpaint", "in.png", "--mask", "both.mat", "--mask-dataset", "holes", "-o", "out.png", *few)
+    assert status == 0
+    assert f"{missing.mean():.1%}" in out
+    found = read_image(tmp_path / "out.png")
+    np.testing.assert_array_equal(found[~missing], GRAY[~missing])
+    status, _, err = run("inpaint", "in.png", "--mask-dataset", "holes")
+    assert status == 2
+    assert "--mask-dataset needs --mask" in err
+
+
 def test_denoise_and_inpaint_commands(run, tmp_path):
     truth = (127 + 100 * np.sin(np.add.outer(np.arange(32), np.arange(40)) / 9)).astype("uint8")
     write_image(tmp_path / "in.png", np.clip(truth + G.normal(0, 10, truth.shape), 0, 255).astype("uint8"))

@@ -7,7 +7,16 @@ import pytest
 from matplotlib.figure import Figure
 
 import jax_mmf as mmf
-from jax_mmf.plotting import composite, new_figure, plot_convergence, plot_history, save_figure
+from jax_mmf.plotting import (
+    composite,
+    new_figure,
+    plot_convergence,
+    plot_eigenvalues,
+    plot_history,
+    plot_matches,
+    plot_sparsity,
+    save_figure,
+)
 
 
 def history(scale=1.0, n=5):
@@ -50,7 +59,7 @@ def test_degenerate_histories_are_drawn(what, tmp_path):
 def test_curves_are_the_records(against):
     axes = Figure().subplots()
     runs = {"one": history(), "two": history(3, n=4)}
-    plot_convergence(axes, runs, against=against)
+    plot_convergence(runs, against=against, ax=axes)
     lines = {line.get_label(): line for line in axes.lines}
     for name, records in runs.items():
         unit = 1e-9 if against == "bytes_read" else 1
@@ -66,7 +75,7 @@ def test_ticks_are_a_few_plain_numbers(against, last):
     axes = Figure(figsize=(4.5, 3)).subplots()
     steps = np.geomspace(1, last, 10)
     records = [mmf.Record(i, i, 1, t, int(1e9 * t), 1 / t, 0) for i, t in enumerate(steps.tolist(), 1)]
-    plot_convergence(axes, {"one": records}, against=against)
+    plot_convergence({"one": records}, against=against, ax=axes)
     axes.figure.draw_without_rendering()
     for axis in (axes.xaxis, axes.yaxis):
         low, high = axis.get_view_interval()
@@ -78,7 +87,7 @@ def test_ticks_are_a_few_plain_numbers(against, last):
 
 def test_a_run_of_one_record_is_a_dot():
     axes = Figure().subplots()
-    plot_convergence(axes, {"short": history(n=1), "long": history()})
+    plot_convergence({"short": history(n=1), "long": history()}, ax=axes)
     lines = {line.get_label(): line for line in axes.lines}
     assert lines["short"].get_marker() == "o"
 
@@ -86,21 +95,21 @@ def test_a_run_of_one_record_is_a_dot():
 @pytest.mark.parametrize("n", [6, 7, 13])
 def test_every_run_is_drawn(n):
     axes = Figure().subplots()
-    plot_convergence(axes, {f"run {i}": history(i + 1) for i in range(n)})
+    plot_convergence({f"run {i}": history(i + 1) for i in range(n)}, ax=axes)
     drawn = {line.get_label() for line in axes.lines}
     assert {f"run {i}" for i in range(n)} <= drawn
 
 
 def test_best_is_that_of_all_runs_also_if_one_holds_nan():
     axes = Figure().subplots()
-    plot_convergence(axes, {"bad": NAN, "good": history()})
+    plot_convergence({"bad": NAN, "good": history()}, ax=axes)
     heights = [line.get_ydata()[0] for line in axes.lines if line.get_label() not in ("bad", "good")]
     np.testing.assert_allclose(heights, [0.2 * 1.01])
 
 
 def test_unknown_axis():
     with pytest.raises((ValueError, KeyError), match="epochs"):
-        plot_convergence(Figure().subplots(), {"one": history()}, against="epochs")
+        plot_convergence({"one": history()}, against="epochs", ax=Figure().subplots())
 
 
 def test_unknown_format_leaves_nothing(tmp_path):
@@ -141,3 +150,42 @@ def test_composites_are_grey_at_zero_and_full_at_the_largest_value():
     for k in (0, 2, 3):
         rgb = patches[k][..., [4, 0, 2]]
         np.testing.assert_allclose(2 * picture[k] - 1, rgb / np.abs(rgb).max())
+
+
+def test_bars_are_the_numbers_of_samples():
+    codes = np.random.default_rng(0).random((200, 12)) * (np.random.default_rng(1).random((200, 12)) < 0.3)
+    ax = Figure().subplots()
+    assert plot_sparsity(codes, ax=ax) is ax
+    bars = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in ax.patches}
+    numbers, counts = np.unique((codes != 0).sum(1), return_counts=True)
+    assert {n: c for n, c in bars.items() if c} == dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), (codes != 0).sum(1).mean())
+    with pytest.raises(ValueError, match="codes"):
+        plot_sparsity(codes[0])
+
+
+def test_eigenvalues_are_those_of_codes_and_rounding_is_left_out():
+    codes = np.random.default_rng(0).standard_normal((50, 6)) * [9, 5, 3, 1, 0.5, 0]
+    ax = plot_eigenvalues(codes.T @ codes / 50, ax=Figure().subplots())
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), np.linalg.svd(codes)[1][:5] ** 2 / 50)
+    assert ax.get_legend().get_texts()[0].get_text() == "5 of 6 are positive"
+    assert len(plot_eigenvalues(np.zeros((3, 3)), ax=Figure().subplots()).lines[0].get_ydata()) == 0
+    for bad in (np.ones((2, 3)), np.full((2, 2), np.nan)):
+        with pytest.raises(ValueError, match="c must be"):
+            plot_eigenvalues(bad, ax=Figure().subplots())
+
+
+def test_matched_atoms_are_on_the_diagonal():
+    rng = np.random.default_rng(0)
+    reference = np.linalg.qr(rng.standard_normal((20, 5)))[0].T
+    order = rng.permutation(5)
+    other = np.concatenate([-3 * reference[order], rng.standard_normal((2, 20))])
+    ax = plot_matches(other, reference, ax=Figure().subplots())
+    shown = np.asarray(ax.images[0].get_array())
+    assert shown.shape == (5, 7)
+    np.testing.assert_allclose(shown[:, :5], np.eye(5), atol=1e-12)
+    assert ax.get_title() == "mean cosine of pairs: 1.00"
+    few = np.asarray(plot_matches(other[:2], reference, ax=Figure().subplots()).images[0].get_array())
+    np.testing.assert_allclose(few[:2], np.eye(2), atol=1e-12)
+    with pytest.raises(ValueError, match="reference"):
+        plot_matches(other, reference[:, :3])

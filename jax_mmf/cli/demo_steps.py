@@ -112,8 +112,8 @@ def figure(path: Path, variants: Sequence[Variant]) -> None:
     top, bottom = fig.subfigures(2, 1, height_ratios=(1, 1.05))
     histories: Mapping[str, Sequence[Record]] = {v.name: v.result.history for v in variants}
     axes = top.subplots(1, 2, sharey=True)
-    plot_convergence(axes[0], histories, against="seconds")
-    plot_convergence(axes[1], histories, against="bytes_read")
+    plot_convergence(histories, against="seconds", ax=axes[0])
+    plot_convergence(histories, against="bytes_read", ax=axes[1])
     axes[0].legend(frameon=False, fontsize=9)
     axes[1].set_ylabel("")
     top.suptitle("Indian Pines, 19,044 patches of 8 x 8 pixels x 200 bands, streamed from disk")

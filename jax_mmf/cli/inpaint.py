@@ -20,6 +20,7 @@ Example:
 @click.command("inpaint", cls=Command, epilog=_EPILOG)
 @click.argument("image", type=click.Path(path_type=Path), required=False)
 @option("--mask", type=click.Path(path_type=Path), help="Image of the same size, nonzero where pixels are missing.")
+@option("--mask-dataset", metavar="NAME", help="Array inside of a .mat or .h5 mask. [default: the only one]")
 @option(
     "--output", "-o", type=OUTPUT, default=Path("inpainted.png"), help="File for the image: .png, .tif, .npy, .jpg."
 )
@@ -41,6 +42,8 @@ def command(image: Path | None, mask: Path | None, output: Path, demo: bool, **o
 
     if demo == (image is not None) or (demo and mask is not None):
         raise click.UsageError("give IMAGE, or --demo instead, which has a mask of its own")
+    if options["mask_dataset"] is not None and mask is None:
+        raise click.UsageError("--mask-dataset needs --mask, the file that holds the array")
     check_outputs({"--output": output}, *(path for path in (image, mask) if path is not None))
     truth = demo_picture() if image is None else None
     given = images.read_image(image or "", options["dataset"]) if truth is None else truth
@@ -50,7 +53,7 @@ def command(image: Path | None, mask: Path | None, output: Path, demo: bool, **o
     elif mask is not None:
         if mask.suffix.lower() in (".jpg", ".jpeg"):
             raise click.UsageError(f"{mask} can't be a mask, since JPEG changes zeros near edges; save it as .png")
-        missing = images.read_image(mask) != 0
+        missing = images.read_image(mask, options["mask_dataset"]) != 0
         if missing.ndim == 3 and missing.shape != given.shape:
             missing = missing.any(2)
     elif given.dtype.kind == "f":

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.core import check_count, warn
+from jax_mmf.core import check_count, check_key, warn
 from jax_mmf.images.groups import refine_by_groups
 from jax_mmf.images.learning import (
     N_ATOMS,
@@ -74,7 +74,8 @@ def denoise(
     Raises:
       ValueError: for an image that is smaller than a patch, holds NaN or infinity, or looks as if it had an alpha
         channel; for a negative sigma; and for a dictionary of other patches.
-      TypeError: for an image that does not hold real numbers, and a sigma that is not one number.
+      TypeError: for an image that does not hold real numbers, a sigma that is not one number, and a key that is an
+        integer.
 
     Warns:
       UserWarning: if the image has one row or one column, which are returned as they are.
@@ -88,6 +89,8 @@ def denoise(
     """
     check_count("stride", stride)
     check_patch_size(patch_size)
+    if key is not None:
+        check_key(key)
     picture = as_picture(image, least=1 if patch_size is None else patch_size)
     bands = picture.values.shape[2]
     if sigma is None:
@@ -105,9 +108,10 @@ def denoise(
     rotated = values @ rotation
     told = _Stages(progress, rotated[..., 0].size, (bands if dictionary is None else 1) + refine)
     if dictionary is None:
-        options = {"n_components": n_components, "n_patches": n_patches, "key": key}
-        estimates = [_with_own_dictionary(rotated[..., i : i + 1], patch_size, stride, told, **options)
-                     for i in range(bands)]  # fmt: skip
+        estimates = [
+            _with_own_dictionary(rotated[..., i : i + 1], patch_size, stride, told, n_components, n_patches, key)
+            for i in range(bands)
+        ]
         found = np.concatenate(estimates, 2)
     else:
         patch_size = square_side(dictionary, bands) if patch_size is None else patch_size

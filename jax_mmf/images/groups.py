@@ -121,5 +121,6 @@ def _denoised(noisy: Array, guides: Array) -> tuple[Array, Array]:
     identity = jnp.eye(p, dtype=noisy.dtype)
     factor = jnp.linalg.cholesky(covariance + identity)
     inverse = jax.vmap(lambda own: cho_solve((own, True), identity))(factor)
-    mean = noisy.mean(1, keepdims=True)
+    # That of the noisy patches has noise, that of the guides has lost detail.
+    mean = 0.5 * (noisy.mean(1, keepdims=True) + guides.mean(1, keepdims=True))
     return noisy - matmul(noisy - mean, inverse), p - jnp.trace(inverse, axis1=1, axis2=2)

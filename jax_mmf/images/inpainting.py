@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_mmf.core import check_count
+from jax_mmf.core import check_count, check_key
 from jax_mmf.images.learning import (
     N_ATOMS,
     check_patch_size,
@@ -67,7 +67,7 @@ def inpaint(
     Raises:
       ValueError: for an image that is smaller than a patch, for observed pixels that are NaN or infinite, for a mask of
         another shape, and if a band has no observed pixel.
-      TypeError: for an image that does not hold real numbers.
+      TypeError: for an image that does not hold real numbers, and for a key that is an integer.
 
     Example:
       >>> ramp = np.add.outer(np.arange(24.0), np.arange(24.0))
@@ -78,6 +78,8 @@ def inpaint(
     """
     check_count("n_rounds", n_rounds)
     check_patch_size(patch_size)
+    if key is not None:
+        check_key(key)
     sigma = checked_sigma(sigma)
     missing = as_missing(mask, np.shape(image))
     picture = as_picture(image, missing=missing, least=1 if patch_size is None else patch_size)

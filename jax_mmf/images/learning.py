@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_mmf.core import as_real_array, check_count, check_real, check_shape
+from jax_mmf.core import as_real_array, check_count, check_key, check_real, check_shape
 from jax_mmf.images.patches import PatchSource
 from jax_mmf.io import JoinedSource
 from jax_mmf.learning import OnlineFactorization
@@ -57,6 +57,7 @@ def learn_patches(
     if isinstance(images, list | tuple) and len(images) == 0:
         raise ValueError("images must hold at least one image, got none")
     many = list(images) if isinstance(images, list | tuple) and np.ndim(images[0]) > 1 else [images]
+    check_key(key)
     patch_key, run_key = jax.random.split(key)
     sources = [
         PatchSource(

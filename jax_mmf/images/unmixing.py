@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from jax_mmf.codes import FISTA, ConvergenceWarning, encode_with_info
-from jax_mmf.core import HostStream, as_real_array, check_count, check_shape, host_generator, warn
+from jax_mmf.core import HostStream, as_real_array, check_count, check_key, check_shape, host_generator, warn
 from jax_mmf.images.endmembers import successive_projection, vertex_components
 from jax_mmf.images.pictures import as_picture
 from jax_mmf.penalties import SimplexCodes
@@ -71,6 +71,7 @@ def unmix(
       ((2, 4), (3, 4, 2))
     """
     check_count("n_endmembers", n_endmembers)
+    check_key(key)
     picture = as_picture(cube, name="cube", opacity=True)
     if len(picture.shape) != 3:
         raise ValueError(f"cube must be (rows, columns, bands), got shape {picture.shape}")

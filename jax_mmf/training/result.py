@@ -102,11 +102,9 @@ class FitResult(NamedTuple):
         Returns:
           the axes.
         """
-        from jax_mmf.plotting import plot_convergence, pyplot_axes
+        from jax_mmf.plotting import plot_convergence
 
-        axes = pyplot_axes() if axes is None else axes
-        plot_convergence(axes, {"fit": self.history}, against=against)
-        return axes
+        return plot_convergence({"fit": self.history}, against=against, ax=axes)
 
     def __repr__(self) -> str:
         parts = {"dictionary": short(self.dictionary), "step": short(self.state.step), "stopped_by": self.stopped_by}
