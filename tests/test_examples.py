@@ -30,6 +30,7 @@ def run_example(name, tmp_path):
     return found
 
 
+@pytest.mark.slow
 def test_a_stronger_penalty_explains_less(tmp_path):
     found = run_example("regularization_path", tmp_path)
     assert (jnp.diff(found["unexplained"]) > 0).all()
