@@ -277,6 +277,20 @@ def test_data_that_change_under_a_run_leave_the_checkpoint_before(damage, tmp_pa
         assert_same_bits(fit(FULL, source, resume=kept, **options).state, fit(FULL, X, **options).state)
 
 
+def test_the_folder_of_one_file_must_exist(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"the folder .*none of run\.h5 does not exist; create it first"):
+        fit(FULL, X, callbacks=[mmf.Checkpoint(tmp_path / "none" / "run.h5")], **OPTIONS)
+
+
+def test_an_error_of_the_last_write_is_a_warning_beside_that_of_the_run(tmp_path, monkeypatch):
+    def full(path, run):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("jax_mmf.training.checkpoint.save_run", full)
+    with pytest.warns(UserWarning, match="the last checkpoint was not written: no space left"):
+        killed(6, callbacks=[mmf.Checkpoint(tmp_path / "c", every=5)])
+
+
 def test_two_runs_in_threads_share_a_solver(tmp_path):
     """Each with checkpoints of its own."""
     found = {}

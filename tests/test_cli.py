@@ -521,6 +521,10 @@ def test_info_of_a_model_without_history_and_held_out_samples(run, model, tmp_pa
     mmf.save_model("bare.h5", loaded.solver, loaded.state)
     assert json.loads(run("info", "bare.h5", "--json")[1])["seconds"] is None
     assert run("info", "bare.h5")[0] == 0
+    for option in (["--verify"], ["--dataset", "X"]):
+        code, _, err = run("info", model, *option)
+        assert code == 2
+        assert f"--dataset and --verify are for data, and {model} is a model" in err
 
 
 def test_info_of_a_model_with_an_optax_optimiser(run, tmp_path):

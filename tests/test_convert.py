@@ -899,3 +899,9 @@ def test_an_array_that_changed_in_its_first_row_starts_from_there(tmp_path):
     with pytest.warns(UserWarning, match="rows 0 to 7 of the source have changed"):
         convert(x, tmp_path / "x.h5", **SMALL)
     check_file(tmp_path / "x.h5", x)
+
+
+def test_no_batches_are_an_error_that_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="must hold at least one batch, got none"):
+        convert(iter([]), tmp_path / "x.h5", key=KEY)
+    assert list(tmp_path.iterdir()) == []

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import jax_mmf as mmf
+from jax_mmf.cli.report import size_of
 from jax_mmf.io import (
     ArraySource,
     BadFileError,
@@ -714,3 +715,18 @@ def test_a_source_that_is_dropped_closes_its_file_without_a_warning(tmp_path):
     del source
     gc.collect()
     assert open_files(tmp_path) == []
+
+
+def test_rows_of_a_list_have_one_length():
+    with pytest.raises(ValueError, match="source must have rows of one length; row 0 has 2 numbers and row 2 has 1"):
+        as_source([[1.0, 2.0], [3.0, 4.0], [5.0]])
+
+
+def test_an_empty_path_is_named():
+    with pytest.raises(FileNotFoundError, match="path must name a file or a folder, got an empty text"):
+        open_source("")
+
+
+@pytest.mark.parametrize(("size", "text"), [(2_500_000_000, "2.5 GB"), (3_000_000, "3 MB"), (512, "0.512 kB")])
+def test_sizes_are_described(size, text):
+    assert size_of(size) == text
