@@ -9,7 +9,7 @@ from completion_cases import KEY, K, make_ratings
 
 from jax_mmf import completion
 from jax_mmf.completion import bayesian, gibbs, hierarchical
-from jax_mmf.completion.prior import Prior, draw_prior, draw_wishart, prior_means
+from jax_mmf.completion.prior import Prior, draw_gamma, draw_prior, draw_wishart, prior_means
 
 MODEL = completion.BayesianMF(2, burn_in=4, n_samples=8, n_kept=4)
 
@@ -35,6 +35,12 @@ def test_draws_of_rows_are_those_of_numpy(x64):
     squares = weights * columns * (targets - np.asarray(found) @ one.T) ** 2
     np.testing.assert_allclose(error, squares.sum(1), rtol=1e-8)
     np.testing.assert_allclose(weight, weights.sum(1))
+
+
+@pytest.mark.parametrize("shape", [1.0, 2.5, 40_000.0])
+def test_draws_of_gamma_distributions(x64, shape):
+    draws = jax.jit(draw_gamma)(KEY, jnp.full(20_000, shape))
+    assert scipy.stats.kstest(draws, scipy.stats.gamma(shape).cdf).pvalue > 0.01
 
 
 def test_draws_of_the_precision_of_users_have_the_moments_of_the_posterior(x64):

@@ -19,7 +19,7 @@ from jax_mmf.completion.factors import Factors, carry_over
 from jax_mmf.completion.features import Features, new_features
 from jax_mmf.completion.gibbs import NOISE_DEGREES, Weights, draw_precision, draw_side
 from jax_mmf.completion.hierarchical import Described, PriorSide, PriorState
-from jax_mmf.completion.prior import Prior, inverse, learn_prior, prior_means
+from jax_mmf.completion.prior import Prior, draw_gamma, inverse, learn_prior, prior_means
 from jax_mmf.completion.ragged import RaggedRows
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.core import check_count, check_real, matmul, register_configuration
@@ -136,8 +136,7 @@ class BayesianMF:
         precision = draw_precision(keys[1], error, weight, now.noise)
         weights = Weights(same, precision)
         items, item_means, error, weight = draw_side(keys[2], data.by_item, now.items, users, now, weights)
-        shape = _NOISE_SHAPE + weight.sum() / 2
-        noise = (_NOISE_RATE + error.sum() / 2) / jax.random.gamma(keys[3], shape, dtype=error.dtype)
+        noise = (_NOISE_RATE + error.sum() / 2) / draw_gamma(keys[3], _NOISE_SHAPE + weight.sum() / 2)
         sweep = state.n_sweeps
         after = sweep - self.burn_in
         place = jnp.where(after < 0, sweep, after * self.n_kept // self.n_samples) % self.n_kept

@@ -8,7 +8,7 @@ from jax import lax
 
 from jax_mmf.completion import hierarchical
 from jax_mmf.completion.hierarchical import PriorSide, PriorState
-from jax_mmf.completion.prior import draw_prior, prior_means
+from jax_mmf.completion.prior import draw_gamma, draw_prior, prior_means
 from jax_mmf.completion.ragged import RaggedRows, Tile, map_blocks, sum_rows
 from jax_mmf.core import cholesky_shifted, matmul
 from jax_mmf.typing import Array, Key
@@ -84,5 +84,4 @@ def draw_precision(key: Key, error: Array, weight: Array, noise: Array) -> Array
 
     Their prior is a Gamma distribution of mean one and shape ``NOISE_DEGREES / 2``.
     """
-    drawn = jax.random.gamma(key, (NOISE_DEGREES + weight) / 2, dtype=error.dtype)
-    return 2 * drawn / (NOISE_DEGREES + jnp.maximum(error, 0) / noise)
+    return 2 * draw_gamma(key, (NOISE_DEGREES + weight) / 2) / (NOISE_DEGREES + jnp.maximum(error, 0) / noise)

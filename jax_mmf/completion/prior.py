@@ -15,6 +15,7 @@ from jax_mmf.core import cholesky, matmul
 from jax_mmf.typing import Array, Key
 
 _SCATTER = 0.01  # prior of the scatter of drawn rows: a larger one keeps factors from shrinking, and predicts worse
+_PROPOSALS = 8  # of each Gamma number; more than 95 % are accepted
 
 
 class Prior(NamedTuple):
@@ -124,7 +125,7 @@ def draw_prior(key: Key, prior: Prior, rows: Array, features: Array, rated: Arra
     square = (matmul(weights, precision) * weights).sum(1)
     groups = [(key, g) for key, g in zip(keys[3:], (square[:n_clicks], square[n_clicks:]), strict=True) if len(g)]
     ridge = [
-        jnp.full(len(g), jax.random.gamma(own, 1 + len(g) * k / 2, dtype=dtype) / (1 + g.sum() / 2))
+        jnp.full(len(g), draw_gamma(own, jnp.asarray(1 + len(g) * k / 2, dtype)) / (1 + g.sum() / 2))
         for own, g in groups
     ]
     return Prior(mean, weights, precision, jnp.concatenate(ridge))
@@ -144,7 +145,29 @@ def draw_wishart(key: Key, inverse_scale: Array, degrees: Array) -> Array:
     k, dtype = len(inverse_scale), inverse_scale.dtype
     key_diagonal, key_rest = jax.random.split(key)
     shape = (degrees - jnp.arange(k, dtype=dtype)) / 2
-    diagonal = jnp.sqrt(2 * jax.random.gamma(key_diagonal, shape, dtype=dtype))
+    diagonal = jnp.sqrt(2 * draw_gamma(key_diagonal, shape))
     lower = jnp.tril(jax.random.normal(key_rest, (k, k), dtype), -1) + jnp.diag(diagonal)
     half = jax.scipy.linalg.solve_triangular(cholesky(inverse_scale), lower, lower=True, trans=1)
     return matmul(half, half.T)
+
+
+def draw_gamma(key: Key, shape: Array) -> Array:
+    """Draw from Gamma distributions of scale one by the method of Marsaglia and Tsang (2000).
+
+    The first accepted one of a fixed number of proposals compiles faster than the loops of `jax.random.gamma`. The
+    probability that none is accepted is below 1e-10.
+
+    Args:
+      key: PRNG key.
+      shape: ``(...)``, at least one.
+
+    Returns:
+      ``(...)``.
+    """
+    key_normal, key_uniform = jax.random.split(key)
+    size, d = (_PROPOSALS, *shape.shape), shape - 1 / 3
+    normal = jax.random.normal(key_normal, size, shape.dtype)
+    cube = jnp.maximum(1 + normal / jnp.sqrt(9 * d), jnp.finfo(shape.dtype).tiny ** 0.25) ** 3
+    bound = normal**2 / 2 + d * (1 - cube + jnp.log(cube))
+    accepted = jnp.log1p(-jax.random.uniform(key_uniform, size, shape.dtype)) < bound
+    return d * jnp.take_along_axis(cube, jnp.argmax(accepted, 0)[None], 0)[0]
