@@ -39,7 +39,7 @@ class SavedModel(NamedTuple):
 
     Attributes:
       solver: the configuration.
-      state: after the last step; ``state.dictionary`` is the result.
+      state: after the last step.
       history: a `Record` per evaluation of the run.
       run: arguments of `jax_mmf.fit` that the run had, such as ``batch_size`` and ``held_out``; empty if the file does
         not contain them.
@@ -53,12 +53,19 @@ class SavedModel(NamedTuple):
       ...     model = mmf.load_model(pathlib.Path(folder) / "model.h5")
       >>> model.solver.n_components, model.history, model.run
       (2, [], {})
+      >>> mmf.encode(model.dictionary, jax.numpy.ones((5, 8)), model.solver.penalty).shape
+      (5, 2)
     """
 
     solver: OnlineFactorization
     state: State
     history: list[Record]
     run: Mapping[str, Any] = MappingProxyType({})
+
+    @property
+    def dictionary(self) -> Array:
+        """``(k, p)`` the dictionary after the last step."""
+        return self.state.dictionary
 
 
 def save_model(
