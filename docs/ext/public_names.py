@@ -20,7 +20,7 @@ def public_objects():
         contents = importlib.import_module(module)
         for name in contents.__all__:
             value = getattr(contents, name)
-            if not inspect.ismodule(value) and not name.startswith("__"):
+            if callable(value):
                 yield module, name, value
 
 
