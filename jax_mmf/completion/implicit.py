@@ -10,7 +10,7 @@ An entry has the weight ``w = confidence * weight * value`` (clicks have value o
 This is iALS (Hu, Koren and Volinsky 2008) with the penalty scaling of Rendle et al. (2022); with blocks of factors it
 is iALS++ (Rendle et al. 2021). The papers define the penalty per n_u, most of which is unobserved weight. Their best
 penalty is therefore nearly inversely proportional to unobserved_weight. Here alpha is relative to the weight of the
-entries, and its best value changes little (docs/guides/recommenders.md).
+entries, and its best value changes little (docs/notes/recommenders.md).
 """
 
 from dataclasses import dataclass, field, replace
@@ -36,7 +36,7 @@ from jax_mmf.core import (
 from jax_mmf.typing import Array, Float, HostArray, Key
 
 _INITIAL_SCALE = 0.1
-_STRENGTH = 0.58  # docs/notes/defaults.md
+_STRENGTH = 0.58  # docs/notes/recommenders.md
 
 
 class ImplicitState(NamedTuple):

@@ -3,7 +3,7 @@
 The entries of a row are divided into chunks of one width; the last chunk is padded with weight zero. A sum over a row
 is a sum over its chunks. One small program, compiled once, therefore works for rows of any length, and padding stays
 below a fifth. On CPU this is as fast as batches of rows of similar length, or faster, and compiles in a tenth of the
-time (docs/guides/recommenders.md).
+time (docs/notes/recommenders.md).
 
 Chunks are grouped into tiles, which are computed together, and tiles into blocks of rows, whose sums are in memory
 together. Rows are distributed over the blocks so that all have about the same number of chunks.
