@@ -951,6 +951,12 @@ def test_recommend_says_what_is_wrong(run, ratings, tmp_path):
     assert run("recommend", path, "--demo")[0] == 2
     assert run("recommend", path, "-o", "r.txt")[0] == 2
     assert run("recommend", path, "--threshold", 4)[0] == 2
+    code, _, err = run("recommend", path, "--threshold", 9, "--model", "ease")
+    assert code == 2
+    assert "--threshold 9 is above all ratings, which are at most 5" in err
+    code, _, err = run("recommend", path, "-k", 3, "--model", "ease")
+    assert code == 2
+    assert "--components is not for --model ease" in err
     code, _, err = run("recommend", "absent.csv")
     assert code == 1
     assert "absent.csv" in err
@@ -1042,12 +1048,15 @@ def test_a_saved_model_recommends(run, ratings, tmp_path):
         code, _, err = run("recommend", "--model", "m.h5", "--users", "u.txt")
         assert code == 1
         assert words in err
-    for wrong in (("-k", 3), ("--save", "n.h5"), ("--demo",)):
+    for wrong in (("-k", 3), ("--save", "n.h5"), ("--demo",), ("--user-column", 3), ("--threshold", 2)):
         code, _, err = run("recommend", "--model", "m.h5", *wrong)
         assert code == 2
         assert wrong[0] in err
     assert run("recommend", path, "--model", "m.txt")[0] == 2
     assert run("recommend", "--model", "m.h5", "-o", "u.txt")[0] == 2
+    code, _, err = run("recommend", path, "--model", "m.h5", "--threshold", 2)  # of new users of a model of ratings
+    assert code == 2
+    assert "--threshold is for" in err
 
 
 def test_new_users_are_folded_into_a_saved_model(run, ratings, tmp_path):

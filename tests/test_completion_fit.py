@@ -715,8 +715,43 @@ def test_booleans_are_not_ids_of_items():
     ratings = completion.Ratings.from_triplets([0, 0, 1], [0, 1, 2], [1.0, 2.0, 3.0])
     fitted = completion.fit(completion.EASE(), ratings, key=KEY)
     for name in ("items", "exclude"):
-        with pytest.raises(TypeError, match="ids of items, got booleans"):
+        with pytest.raises(TypeError, match="items must be ids, got booleans"):
             fitted.recommend(0, **{name: np.array([True, False, True])})
+    for mask in (np.array([True, False]), [True, False]):
+        with pytest.raises(TypeError, match=r"users must be ids, got booleans; pass ratings.user_ids"):
+            fitted.recommend(mask)
+    named = completion.Ratings.from_triplets([True, False], [0, 1], [1.0, 2.0])
+    assert len(completion.fit(completion.EASE(), named, key=KEY).recommend([True, False]).users) == 2
+
+
+def test_ratings_and_models_of_another_type_are_named():
+    ratings = completion.Ratings.from_triplets([0, 0, 1], [0, 1, 2], [1.0, 2.0, 3.0])
+    model = completion.ImplicitALS(n_components=2)
+    fitted = completion.fit(model, ratings, key=KEY, n_epochs=1)
+    for call, message in (
+        (lambda: fitted.fold_in([1]), "ratings must be Ratings, .*got list"),
+        (lambda: completion.refit({}, ratings, key=KEY), "previous must be Fitted, .*got dict"),
+        (lambda: completion.refit(fitted, [1], key=KEY), "newer must be Ratings, .*got list"),
+        (lambda: completion.save_model(fitted, "model.h5"), "model must be Fitted, .*got str"),
+        (lambda: completion.rmse(ratings, fitted), "test must be Ratings, .*got Fitted"),
+        (lambda: completion.recall(fitted, ratings, exclude=3), "exclude must be Ratings, .*got int"),
+        (lambda: completion.fit(model, ratings, key=KEY, callbacks=print), "callbacks must be a list of functions"),
+        (lambda: completion.fit(model, ratings, key=KEY, mesh=2), "mesh must be a jax.sharding.Mesh"),
+        (lambda: completion.fit(model, ratings, key=KEY, validation=ratings, score="rmse"), "score must be a function"),
+        (lambda: completion.Ratings.from_frame(3), "frame must have named columns"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(ValueError, match=r"fields of ImplicitALS, alpha, .*got foo"):
+        completion.search(model, ratings, {"foo": [1]}, key=KEY)
+
+
+def test_a_fit_does_not_start_from_users_that_were_folded_in():
+    ratings = completion.Ratings.from_triplets([0, 0, 1], [0, 1, 2], [1.0, 2.0, 3.0])
+    fitted = completion.fit(completion.ImplicitALS(n_components=2), ratings, key=KEY, n_epochs=1)
+    new = completion.Ratings.from_triplets([7], [1], [1.0])
+    with pytest.raises(ValueError, match="start must have the users that it learned from"):
+        completion.refit(fitted.fold_in(new), new, key=KEY)
 
 
 @pytest.mark.parametrize("model", [completion.ExplicitALS, completion.ImplicitALS, completion.EASE])

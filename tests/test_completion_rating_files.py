@@ -276,3 +276,55 @@ def test_archives_and_a_missing_pyarrow_say_what_to_do(tmp_path, monkeypatch):
     for name in ("r.csv", *WRITERS):
         with pytest.raises(ImportError, match=r"jax-mmf\[recommend\]"):
             read_ratings(tmp_path / name)
+
+
+@pytest.mark.parametrize("write", [parquet.write_table, feather.write_feather])
+def test_categories_are_ids_values_and_times(tmp_path, write):
+    columns = {"user": ["x", "y", "x"], "item": [1, 1, 2], "rating": [1.5, 2.0, 2.5]}
+    columns["timestamp"] = ["2020-01-02", "2020-01-01", "2020-01-03"]
+    plain, coded = tmp_path / "plain.parquet", tmp_path / "ratings.parquet"
+    coded = coded if write is parquet.write_table else tmp_path / "ratings.feather"
+    parquet.write_table(pa.table(columns), plain)
+    write(pa.table({name: pa.array(cells).dictionary_encode() for name, cells in columns.items()}), str(coded))
+    assert triplets(read_ratings(coded)) == triplets(read_ratings(plain))
+    assert read_ratings(coded).timestamps.tolist() == read_ratings(plain).timestamps.tolist()
+
+
+def test_a_separator_may_be_any_character(tmp_path):
+    path = tmp_path / "ratings.csv"
+    for encoding in ("utf-8", "cp1252"):
+        path.write_text("userId§movieId§rating\n1§a§3\n2§b§4\n", encoding)
+        assert read_ratings(path, separator="§").values.tolist() == [3, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "message"),
+    [
+        ({"separator": 3}, TypeError, "separator must be text or None, got 3"),
+        ({"separator": ""}, ValueError, "separator must be characters between columns"),
+        ({"comment": 3}, TypeError, "comment must be text or None"),
+        ({"header": "yes"}, TypeError, "header must be True, False or None, got 'yes'"),
+        ({"encoding": "base64"}, ValueError, "encoding must be one that Python knows"),
+    ],
+)
+def test_options_of_text_are_checked(tmp_path, options, kind, message):
+    path = tmp_path / "ratings.csv"
+    path.write_text("userId,movieId,rating\n1,2,3\n")
+    with pytest.raises(kind, match=message):
+        read_ratings(path, **options)
+
+
+def test_cells_that_can_not_be_ids_and_repeated_names_are_named(tmp_path):
+    path = tmp_path / "ratings.parquet"
+    parquet.write_table(pa.table({"user": [[1], [2]], "item": [1, 2]}), path)
+    with pytest.raises(ValueError, match="ids of users must be numbers, text or dates, got user"):
+        read_ratings(path)
+    parquet.write_table(
+        pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], ["user", "item", "item"]), path
+    )
+    with pytest.raises(ValueError, match="must have one column 'item', got several"):
+        read_ratings(path)
+    path = tmp_path / "ratings.jsonl"
+    path.write_text('{"user": 1, "item": 2, "rating": 99999999999999999999999}\n')
+    with pytest.raises(ValueError, match="rating must hold cells of one type"):
+        read_ratings(path)

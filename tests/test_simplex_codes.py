@@ -181,3 +181,9 @@ def test_total_is_one_number():
     totals = jnp.array([1.0, 2.0])  # those of several calls may be mapped over
     codes = jax.vmap(lambda t: mmf.encode(jnp.eye(3), jnp.ones(3), mmf.SimplexCodes(t)))(totals)
     np.testing.assert_allclose(codes, [[1 / 3] * 3, [2 / 3] * 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("solver", [mmf.CoordinateDescent(), mmf.ActiveSet()])
+def test_solvers_of_weighted_penalties_name_the_penalty(solver):
+    with pytest.raises(TypeError, match="got SimplexCodes with value and prox; use FISTA"):
+        mmf.encode(jnp.eye(3), jnp.ones((2, 3)), mmf.SimplexCodes(), solver=solver)

@@ -22,6 +22,18 @@ Examples:
 """
 _KINDS = ("als", "bayesian", "online", "implicit", "ease", "bpr")
 _OF_CLICKS = ("implicit", "ease", "bpr")
+_READING = (
+    "user_column",
+    "item_column",
+    "rating_column",
+    "time_column",
+    "sep",
+    "no_header",
+    "comment",
+    "encoding",
+    "aggregate",
+    "threshold",
+)  # options of RATINGS
 _LEARNING = ("components", "alpha", "epochs", "test", "seed", "save", "demo")  # options without a model file
 
 
@@ -90,7 +102,7 @@ def command(ctx: click.Context, /, ratings: Path | None, output: Path, model: st
 
     demo, titles, source = options["demo"], options["titles"], ratings
     is_saved = isinstance(model, Path)
-    _check(ctx, is_saved)
+    _check(ctx, model, demo or ratings is not None)
     if not is_saved and demo == (ratings is not None):
         raise click.UsageError("give RATINGS, or --demo or a model file instead")
     if demo:
@@ -99,16 +111,13 @@ def command(ctx: click.Context, /, ratings: Path | None, output: Path, model: st
     check_outputs({"--output": output, "--save": options["save"]}, *inputs)
     data = None if source is None else _read(source, options)
     items = None if titles is None else completion.read_movielens_items(titles)
-    if options["threshold"] is not None and data is not None:
-        data = data.positives(options["threshold"])
     if data is not None:
+        data = _clicks(data, options["threshold"])
         click.echo(f"{len(data):,} ratings of {data.n_users:,} users and {data.n_items:,} items")
     if isinstance(model, Path):
-        fitted = _load(model, data)
+        fitted = _load(model, data, options["threshold"])
         _write(output, fitted, items, options)
         return 0
-    if options["threshold"] is not None and model not in _OF_CLICKS:
-        raise click.UsageError("--threshold is for --model implicit, ease and bpr; the others predict the ratings")
     assert data is not None
     note = "jax-mmf: ending after this epoch, and writing the results; press Ctrl-C again to stop immediately"
     with deferred_interrupt(note, SIGNALS) as interrupted:
@@ -123,11 +132,40 @@ def command(ctx: click.Context, /, ratings: Path | None, output: Path, model: st
     return exit_status(interrupted())
 
 
-def _check(ctx: click.Context, is_saved: bool) -> None:
-    """Raise a UsageError for options of learning beside a model file."""
-    given = [p.opts[0] for p in ctx.command.params if p.name in _LEARNING and _is_given(ctx, p.name)]
-    if is_saved and given:
-        raise click.UsageError(f"{', '.join(given)}: for learning, and --model is a model file, which only recommends")
+def _check(ctx: click.Context, model: str | Path, reads: bool) -> None:
+    """Raise a UsageError for options that would have no effect."""
+    learning, reading = (
+        [p.opts[0] for p in ctx.command.params if p.name in names and _is_given(ctx, p.name)]
+        for names in (_LEARNING, _READING)
+    )
+    if isinstance(model, Path) and learning:
+        raise click.UsageError(
+            f"{', '.join(learning)}: for learning, and --model is a model file, which only recommends"
+        )
+    if isinstance(model, Path) and reading and not reads:
+        raise click.UsageError(f"{', '.join(reading)}: for RATINGS, which are not given")
+    if model == "ease" and _is_given(ctx, "components"):
+        raise click.UsageError("--components is not for --model ease, which has no factors")
+    if isinstance(model, str) and model not in _OF_CLICKS:
+        _refuse_threshold(ctx.params["threshold"])
+
+
+def _refuse_threshold(threshold: float | None) -> None:
+    """Raise a UsageError for a threshold, which a model of ratings does not have."""
+    if threshold is not None:
+        raise click.UsageError("--threshold is for --model implicit, ease and bpr; the others predict the ratings")
+
+
+def _clicks(data: Ratings, threshold: float | None) -> Ratings:
+    """Convert ratings of at least a threshold to clicks; None changes nothing."""
+    if threshold is None:
+        return data
+    clicks = data.positives(threshold)
+    if len(clicks) == 0:
+        raise click.UsageError(
+            f"--threshold {threshold:g} is above all ratings, which are at most {data.values.max():g}"
+        )
+    return clicks
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
@@ -145,13 +183,15 @@ def _read(source: Path, options: dict[str, Any]) -> Ratings:
     )  # fmt: skip
 
 
-def _load(path: Path, newcomers: Ratings | None) -> Fitted:
+def _load(path: Path, newcomers: Ratings | None, threshold: float | None) -> Fitted:
     """Read a model, and fold new users in if there are ratings of them."""
     from jax_mmf import completion
 
     if needs_x64(path):
         jax.config.update("jax_enable_x64", True)
     fitted = completion.load_model(path)
+    if fitted.model.feedback == "explicit":
+        _refuse_threshold(threshold)
     click.echo(f"{path}: model of {fitted.ratings.n_users:,} users and {fitted.ratings.n_items:,} items")
     return fitted if newcomers is None else fitted.fold_in(newcomers)
 

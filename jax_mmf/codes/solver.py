@@ -56,7 +56,8 @@ def check_weighted(penalty: AnyPenalty, solver: CodeSolver) -> Penalty:
     """Raise TypeError unless a penalty is a weighted elastic net."""
     if is_weighted(penalty):
         return penalty
+    given = getattr(penalty, "penalty", penalty)  # without the scale of the samples
     raise TypeError(
-        f"{type(solver).__name__} solves penalties with l1, l2 and nonneg only, got {type(penalty).__name__} with "
+        f"{type(solver).__name__} solves penalties with l1, l2 and nonneg only, got {type(given).__name__} with "
         "value and prox; use FISTA, or UnrolledFISTA for derivatives"
     )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jax_mmf.completion.columns import as_float32
-from jax_mmf.completion.labels import Labels, kind_mismatch, label_array
+from jax_mmf.completion.labels import Labels, label_array, mismatch_detail
 from jax_mmf.core import check_choice
 from jax_mmf.typing import HostArray
 
@@ -147,9 +147,8 @@ def positions_of(name: str, values: Any, given: Any) -> tuple[HostArray, Labels]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: {error}") from error
     if (positions < 0).any():
-        unknown = values[np.flatnonzero(positions < 0)[0]]
-        problem = kind_mismatch(name, labels, values) if (positions < 0).all() else None
-        detail = "" if problem is None else f": {problem}"
+        (unknown, *_) = values[positions < 0].tolist()
+        detail = mismatch_detail(name, labels, values) if (positions < 0).all() else ""
         raise ValueError(
             f"{name} has {(positions < 0).sum()} ids that are not in {name[:-1]}_ids, such as {unknown!r}{detail}"
         )

@@ -9,10 +9,11 @@ import numpy as np
 
 from jax_mmf.completion.ease import click_matrix, click_rows
 from jax_mmf.completion.factors import Factors, predict
-from jax_mmf.completion.labels import as_labels, kind_mismatch
+from jax_mmf.completion.labels import as_labels, mismatch_detail
 from jax_mmf.completion.lookup import (
     among,
     by_parts,
+    check_kind,
     known_positions,
     learns_prior,
     scores_clicks,
@@ -266,13 +267,12 @@ class Fitted:
           ValueError: if the model knows none of the items.
         """
         check_process()
+        check_kind("ratings", ratings, Ratings)
         moved = ratings.relabelled(ratings.user_ids, self.ratings.item_ids)
         moved = replace(moved.select(self.known_items[moved.items]), item_features=self.ratings.item_features)
-        n = moved.n_users
-        described = uses_features(self.model, "user_features", self.ratings, moved)
+        described, n = uses_features(self.model, "user_features", self.ratings, moved), moved.n_users
         if len(moved) == 0 and not described.any():
-            problem = kind_mismatch("items", self.ratings.item_ids, ratings.item_ids.values)
-            detail = "" if problem is None else f": {problem}"
+            detail = mismatch_detail("items", self.ratings.item_ids, ratings.item_ids.values)
             raise ValueError(f"ratings must be of items that the model knows, and none is{detail}")
         rows = padded_users(moved, moved.user_features if described.any() else None)
         users, bias = (a[:n] for a in jax.device_get(_fold_in(self.model, self.state, rows)))

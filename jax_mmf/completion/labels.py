@@ -85,6 +85,12 @@ def kind_mismatch(name: str, labels: "Labels", asked: HostArray) -> str | None:
     )
 
 
+def mismatch_detail(name: str, labels: "Labels", asked: HostArray) -> str:
+    """Return the sentence of `kind_mismatch` after a colon, or nothing, for the end of a message."""
+    problem = kind_mismatch(name, labels, asked)
+    return "" if problem is None else f": {problem}"
+
+
 def positions_or_warning(name: str, labels: "Labels", asked: HostArray) -> HostArray:
     """Return the positions of ids; warn if all are unknown because their type differs: see `kind_mismatch`."""
     found = labels.positions(asked)

@@ -1,19 +1,22 @@
 """Parts of fitted models: positions of ids, predictions in parts, and what a model uses to predict."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jax_mmf.codes import power_of_two
 from jax_mmf.completion.factors import Factors
-from jax_mmf.completion.labels import Labels, as_labels, kind_mismatch, warn_if_all_unknown
+from jax_mmf.completion.labels import Labels, as_labels, mismatch_detail, warn_if_all_unknown
 from jax_mmf.completion.model import Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.side_features import has_features
 from jax_mmf.core import check_choice
 from jax_mmf.typing import Array, HostArray
+
+if TYPE_CHECKING:
+    from jax_mmf.completion.fitted import Fitted
 
 
 def by_parts(function: Callable[..., Array], users: HostArray, items: HostArray, most: int) -> HostArray:
@@ -26,6 +29,13 @@ def by_parts(function: Callable[..., Array], users: HostArray, items: HostArray,
         pairs = [np.resize(a[part], size) for a in (users, items)]
         out[part] = np.asarray(function(*pairs))[: part.stop - first]
     return out
+
+
+def check_kind(name: str, value: Any, kind: type[Ratings] | type["Fitted"]) -> None:
+    """Raise TypeError unless an argument is `Ratings`, or a `Fitted`."""
+    if not isinstance(value, kind):
+        maker = "Ratings.from_triplets makes it" if kind is Ratings else "completion.fit returns it"
+        raise TypeError(f"{name} must be {kind.__name__}, as {maker}, got {type(value).__name__}")
 
 
 def scores_clicks(model: Model) -> bool:
@@ -77,6 +87,8 @@ def without_unrated(factors: Factors, ratings: Ratings, by_features: bool = Fals
 def known_positions(name: str, labels: Labels, values: Any, unknown: str) -> HostArray:
     """Return positions of ids, -1 for unknown ones; name is the argument of the caller, for errors."""
     check_choice("unknown", unknown, ("bias", "error"))
+    if _is_mask(values) and "bool" not in labels.kinds:
+        raise TypeError(f"{name} must be ids, got booleans; pass ratings.{name[:-1]}_ids.values[booleans]")
     try:
         ids = as_labels(values)
     except (TypeError, ValueError) as error:
@@ -84,16 +96,20 @@ def known_positions(name: str, labels: Labels, values: Any, unknown: str) -> Hos
     if unknown == "bias":
         return warn_if_all_unknown(name, labels, ids)
     positions = labels.positions(ids)
-    missing = ids[positions < 0]
-    if len(missing):
-        problem = kind_mismatch(name, labels, ids) if len(missing) == len(ids) else None
-        detail = "" if problem is None else f": {problem}"
+    missing = ids[positions < 0].tolist()
+    if missing:
+        detail = mismatch_detail(name, labels, ids) if len(missing) == len(ids) else ""
         raise ValueError(f"{name} has {len(missing)} ids that the model does not know, such as {missing[0]!r}{detail}")
     return positions
 
 
 def among(labels: Labels, items: Any) -> HostArray:
     """Whether each item of a model is among ids that a user gives: ``(n_items,)`` booleans."""
-    if getattr(getattr(items, "dtype", None), "kind", "") == "b" and labels.values.dtype.kind != "O":
-        raise TypeError("items and exclude must be ids of items, got booleans; pass item_ids.values[booleans]")
     return np.isin(np.arange(len(labels)), known_positions("items", labels, items, "bias"))
+
+
+def _is_mask(values: Any) -> bool:
+    """Whether values are an array or a list of booleans."""
+    if isinstance(values, list):
+        return len(values) > 0 and all(isinstance(v, bool | np.bool_) for v in values)
+    return getattr(getattr(values, "dtype", None), "kind", "") == "b"

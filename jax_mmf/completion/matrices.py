@@ -42,7 +42,10 @@ def frame_triplets(frame: Any, names: dict[str, str | None]) -> dict[str, Any]:
     """Select columns of a frame; ``names`` are the arguments of `Ratings.from_frame`."""
     fields = getattr(getattr(frame, "dtype", None), "names", None)  # of a structured array
     fields = getattr(frame, "column_names", None) if fields is None else fields  # of a table of pyarrow
-    known = list(fields or (frame.columns if hasattr(frame, "columns") else frame))
+    try:
+        known = list(fields or (frame.columns if hasattr(frame, "columns") else frame))
+    except TypeError:
+        raise TypeError(f"frame must have named columns, as a pandas frame or a dictionary, got {frame!r}") from None
     found = {}
     for argument, name in names.items():
         if name is not None and name not in known:

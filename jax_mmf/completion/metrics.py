@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jax_mmf.completion.labels import positions_or_warning
+from jax_mmf.completion.lookup import check_kind
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.core import check_count
 from jax_mmf.typing import HostArray
@@ -102,6 +103,7 @@ def coverage(fitted: "Fitted", *, k: int = 10, exclude: Ratings | None = None) -
 
 
 def _errors(fitted: "Fitted", test: Ratings) -> HostArray:
+    check_kind("test", test, Ratings)
     if len(test) == 0:
         raise ValueError("test holds no ratings")
     if test.weights is not None and not test.weights.any():
@@ -117,6 +119,7 @@ def _hits(
 ) -> tuple[HostArray, HostArray]:
     """Return which of the first k recommendations are relevant ``(m, k)``, and how many items are ``(m,)``."""
     check_count("k", k)
+    check_kind("test", test, Ratings)
     test = test if threshold is None else test.select(test.values >= threshold)
     if len(test) == 0:
         raise ValueError("test holds no relevant rating; check test and threshold")
@@ -146,6 +149,8 @@ def _positions(fitted: "Fitted", ratings: Ratings) -> tuple[HostArray, HostArray
 
 def _aligned(fitted: "Fitted", ratings: Ratings | None) -> Ratings | None:
     """Renumber ratings by the users and items of a model; entries of unknown ones are dropped."""
+    if ratings is not None:
+        check_kind("exclude", ratings, Ratings)
     if ratings is None or (ratings.user_ids is fitted.ratings.user_ids and ratings.item_ids is fitted.ratings.item_ids):
         return ratings
     _positions(fitted, ratings)

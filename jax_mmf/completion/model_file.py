@@ -15,6 +15,7 @@ import numpy as np
 from jax_mmf.completion.bpr import BPR, BPRState
 from jax_mmf.completion.fitted import Fitted, make_fitted
 from jax_mmf.completion.labels import Labels
+from jax_mmf.completion.lookup import check_kind
 from jax_mmf.completion.model import EpochRecord, Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.io import build, describe, find_data_set, opened_model, read_array, read_data_set, sealed_hdf5, write_array
@@ -36,10 +37,11 @@ def save_model(path: str | Path, model: Fitted) -> None:
 
     Raises:
       ValueError: if the path has another ending, and for users that were folded in.
-      TypeError: if ids are neither whole numbers nor text, or the configuration is of a custom class that is registered
-        without a name: see `jax_mmf.register_configuration`.
+      TypeError: if model is not a `Fitted`, if ids are neither whole numbers nor text, or the configuration is of a
+        custom class that is registered without a name: see `jax_mmf.register_configuration`.
       OSError: if the file can't be written.
     """
+    check_kind("model", model, Fitted)
     if model.folded:
         raise ValueError(
             "model must have the users that it learned from, and these were folded in; save the model that fold_in was "

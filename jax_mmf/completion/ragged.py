@@ -179,7 +179,8 @@ def padded_rows(columns: ArrayLike, values: ArrayLike, weights: ArrayLike | None
     Returns:
       the rows.
     """
-    columns, values = jnp.asarray(columns, jnp.int32), jnp.asarray(values, jnp.result_type(values, jnp.float32))
+    columns, values = jnp.asarray(columns, jnp.int32), jnp.asarray(values)
+    values = values.astype(jnp.result_type(values, jnp.float32))
     if columns.ndim != 2 or values.shape != columns.shape:
         raise ValueError(f"columns and values must have the same shape (m, w), got {columns.shape} and {values.shape}")
     weights = jnp.ones_like(values) if weights is None else jnp.asarray(weights, values.dtype)

@@ -76,6 +76,7 @@ def read_ratings(
       ...     completion.read_ratings(path)
       Ratings(2 of 2 users x 1 items)
     """
+    _check_text_options(separator, header, comment, encoding)
     path = _rating_file(Path(path))
     given = {"user": user, "item": item, "value": value, "timestamp": timestamp}
     has_names = True if header is None and any(isinstance(name, str) for name in given.values()) else header
@@ -94,6 +95,17 @@ def read_ratings(
     raise ValueError(f"{path} is not text in {encoding or 'a known encoding'} ({unreadable}); give its encoding")
 
 
+def _check_text_options(separator: Any, header: Any, comment: Any, encoding: Any) -> None:
+    """Raise TypeError or ValueError for options of text files that no file could have."""
+    for name, given in (("separator", separator), ("comment", comment), ("encoding", encoding)):
+        if given is not None and not isinstance(given, str):
+            raise TypeError(f"{name} must be text or None, got {given!r}")
+    if header is not None and not isinstance(header, bool):
+        raise TypeError(f"header must be True, False or None, got {header!r}")
+    if separator is not None and (separator == "" or set(separator) & set('\n\r"')):
+        raise ValueError(f"separator must be characters between columns, such as ',' or '::', got {separator!r}")
+
+
 class _Read(NamedTuple):
     user: Ids
     item: Ids
@@ -110,8 +122,11 @@ def _gathered(table: Table, given: dict[str, Any], aggregate: str | None) -> Rat
         for name, ids in (("user", read.user), ("item", read.item)):
             try:
                 ids.add(block[name])
-            except TypeError as error:
-                raise ValueError(f"{table.path}: ids of {name}s must be hashable: {error}") from error
+            except (TypeError, NotImplementedError) as error:
+                raise ValueError(
+                    f"{table.path}: ids of {name}s must be numbers, text or dates, got {table.names[columns[name]]} of "
+                    f"another type: {error}"
+                ) from error
         if "value" in columns:
             read.values.append(reals(table, columns, "value", block["value"], n).astype(np.float32))
         if "timestamp" in columns:
@@ -157,8 +172,8 @@ def _column_of(table: Table, role: str, wanted: str | int) -> int:
     short = [name.partition(":")[0] for name in names]  # RecBole writes the type of a column after a colon
     if isinstance(wanted, str) and wanted in short:
         return short.index(wanted)
-    if isinstance(wanted, int) and not isinstance(wanted, bool) and 0 <= wanted < len(names):
-        return wanted
+    if isinstance(wanted, int | np.integer) and not isinstance(wanted, bool) and 0 <= wanted < len(names):
+        return int(wanted)
     raise ValueError(f"{role}={wanted!r} is not a column of {table.path}, which has {', '.join(names)}")
 
 

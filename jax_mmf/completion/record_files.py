@@ -57,6 +57,8 @@ class ParquetTable(_Records):
     def blocks(self, columns: dict[str, int]) -> Iterator[dict[str, Any]]:
         """Iterate over blocks of columns, by the names that ``columns`` gives to their numbers."""
         wanted = [self.names[at] for at in columns.values()]
+        if repeated := sorted({name for name in wanted if self.names.count(name) > 1}):
+            raise ValueError(f"{self.path} must have one column {repeated[0]!r}, got several; rename or drop them")
         for batch in self._file.iter_batches(_ROWS, columns=wanted):
             yield {role: batch.column(self.names[at]) for role, at in columns.items()}
 
@@ -103,6 +105,8 @@ class JsonTable(_Records):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.names = list(dict.fromkeys(key for found in islice(self._objects(), _FIRST) for key in found))
+        if not self.names:
+            raise ValueError(f"{path} holds no ratings")
 
     def _objects(self) -> Iterator[dict[str, Any]]:
         with io.BufferedReader(raw_stream(self.path)) as file:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -140,7 +140,7 @@ def search(
       FloatingPointError: if numbers overflow with all combinations.
       KeyboardInterrupt: after Ctrl-C; its attribute ``trials`` has the finished trials.
     """
-    grid = _combinations(values)
+    grid = _combinations(model, values)
     folds = [(ratings, validation)] if validation is not None else list(k_folds(ratings, n_folds, key=key))
     trials: list[Trial] = []
     for chosen in grid:
@@ -176,13 +176,19 @@ def _interrupted(trials: list[Trial]) -> KeyboardInterrupt:
     return error
 
 
-def _combinations(values: Any) -> list[dict[str, Any]]:
+def _combinations(model: Model, values: Any) -> list[dict[str, Any]]:
     if isinstance(values, Mapping):
         grid = [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
     else:
         grid = [dict(chosen) for chosen in values]
     if not grid:
         raise ValueError("values must hold at least one combination")
+    names = {f.name for f in fields(model)}  # type: ignore[arg-type]
+    unknown = sorted(set().union(*grid) - names)
+    if unknown:
+        raise ValueError(
+            f"values must be of fields of {type(model).__name__}, {', '.join(sorted(names))}, got {', '.join(unknown)}"
+        )
     return grid
 
 

@@ -41,7 +41,7 @@ class Ids:
         if isinstance(column, list):
             self.parts.append(self._numbered(column))
             return
-        coded = column.dictionary_encode(null_encoding="encode")
+        coded = _decoded(column).dictionary_encode(null_encoding="encode")
         codes = np.asarray(coded.indices)
         self.parts.append(self._numbered(coded.dictionary.to_pylist())[codes])
 
@@ -91,9 +91,14 @@ def _array(table: Table, column: int, cells: Any) -> Any:
     import pyarrow as pa
 
     try:
-        return pa.array(cells) if isinstance(cells, list) else cells
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        return pa.array(cells) if isinstance(cells, list) else _decoded(cells)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise ValueError(f"{table.path}: {table.names[column]} must hold cells of one type: {error}") from error
+
+
+def _decoded(column: Any) -> Any:
+    """Return an array of pyarrow without dictionary encoding, which frames use for categories."""
+    return column.dictionary_decode() if hasattr(column, "dictionary_decode") else column
 
 
 def times_of(table: Table, columns: dict[str, int], column: Any, first: int) -> HostArray:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-_UNIT = "\x1f"  # stands for a separator of several characters, since pyarrow takes one
+_UNIT = "\x1f"  # replaces other separators than one ASCII character, the only ones that pyarrow takes
 _BLOCK = 1 << 23  # bytes
 _PEEK = 1 << 20
 _COMPRESSED = (".gz", ".bz2", ".zst", ".lz4")
@@ -48,6 +48,7 @@ def encodings(path: Path, given: str | None) -> tuple[str, ...]:
     if given is not None:
         try:
             name = codecs.lookup(given).name
+            " ".encode(given)  # fails for codecs of bytes
         except LookupError:
             raise ValueError(
                 f"encoding must be one that Python knows, such as utf-8 or cp1252, got {given!r}"
@@ -223,11 +224,11 @@ class TextTable:
         )
 
     def _one_character(self, text: str) -> str:
-        return text if len(self._separator) == 1 else text.replace(self._separator, _UNIT)
+        return text.replace(self._separator, self._delimiter)
 
     @property
     def _delimiter(self) -> str:
-        return self._separator if len(self._separator) == 1 else _UNIT
+        return self._separator if len(self._separator) == 1 and self._separator.isascii() else _UNIT
 
     def _stream(self, replaces: bool = True) -> Any:
         """Open the file as UTF-8 without comments, with separators of one character."""
@@ -236,7 +237,7 @@ class TextTable:
         stream = raw_stream(self.path)
         if self._encoding != "utf-8":
             stream = pa.transcoding_input_stream(stream, self._encoding, "utf-8")
-        long = self._separator if replaces and len(self._separator) > 1 else ""
+        long = self._separator if replaces and self._delimiter == _UNIT else ""
         if not long and not self._comment:
             return stream
         return pa.PythonFile(_Rewritten(stream, long.encode(), (self._comment or "").encode()), mode="r")

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jax_mmf.completion import metrics
 from jax_mmf.completion.fitted import Fitted, make_fitted
 from jax_mmf.completion.labels import positions_or_warning
+from jax_mmf.completion.lookup import check_kind
 from jax_mmf.completion.model import EpochRecord, Model
 from jax_mmf.completion.ratings import Ratings
 from jax_mmf.core import Stream, check_count, check_methods, check_process, stream_key, warn_of_blas_threads
@@ -93,14 +94,16 @@ def fit(
       a `Fitted`.
 
     Raises:
-      ValueError: for empty ratings, and for patience or a score without validation.
-      TypeError: for a model that lacks a method, and for ratings of another type.
+      ValueError: for empty ratings, for patience or a score without validation, and for a start whose users were folded
+        in.
+      TypeError: for a model that lacks a method, and for arguments of another type.
       FloatingPointError: if numbers overflow.
       Exception: of a callback or the score. Its attribute ``result`` is the model so far, a `Fitted`.
     """
     check_process()
     n_epochs = getattr(model, "n_epochs", _EPOCHS) if n_epochs is None else n_epochs
     _check_arguments(model, train, n_epochs, validation, patience, score)
+    _check_run(callbacks, mesh)
     warn_of_blas_threads(getattr(model, "n_components", 0))
     score = default_score(model, train) if score is None else score
     limits = (float(train.values.min()), float(train.values.max())) if model.feedback == "explicit" else None
@@ -108,6 +111,7 @@ def fit(
     data = model.prepare(train, mesh)
     state = _init(model, stream_key(key, Stream.INITIALIZATION), data)
     if start is not None:
+        check_kind("start", start, Fitted)
         _check_start(start, model, state)
         users = start.ratings.user_ids.positions(train.user_ids.values)
         items = start.ratings.item_ids.positions(train.item_ids.values)
@@ -169,6 +173,8 @@ def refit(previous: Fitted, newer: Ratings, *, key: Key, n_epochs: int | None = 
       UserWarning: if all users, or all items, of the new ratings are unknown and their ids are of another type than
         those of the model, such as text instead of numbers.
     """
+    check_kind("previous", previous, Fitted)
+    check_kind("newer", newer, Ratings)
     n_epochs = getattr(previous.model, "n_samples", 1) if n_epochs is None else n_epochs
     known = previous.ratings
     positions_or_warning("users", known.user_ids, newer.user_ids.values)
@@ -181,9 +187,10 @@ def _check_arguments(model: Any, train: Any, n_epochs: Any, validation: Any, pat
     if isinstance(getattr(model, "alpha", None), RelativeAlpha):
         raise TypeError(f"alpha of a model of ratings must be a number, got {model.alpha!r}; tune it with search")
     for name, ratings in (("train", train), ("validation", validation)):
-        if ratings is not None and not isinstance(ratings, Ratings):
-            raise TypeError(f"{name} must be Ratings, got {type(ratings).__name__}; see Ratings.from_triplets")
-        if ratings is not None and len(ratings) == 0:
+        if ratings is None and name == "validation":
+            continue
+        check_kind(name, ratings, Ratings)
+        if len(ratings) == 0:
             raise ValueError(f"{name} holds no ratings")
     if train.weights is not None and not train.weights.any():
         raise ValueError("train must have a weight above zero; all are zero")
@@ -192,11 +199,23 @@ def _check_arguments(model: Any, train: Any, n_epochs: Any, validation: Any, pat
         check_count("patience", patience)
     if validation is None and (patience is not None or score is not None):
         raise ValueError("patience and score need validation ratings")
+    if score is not None and not callable(score):
+        raise TypeError(f"score must be a function of a model and validation ratings, got {score!r}")
+
+
+def _check_run(callbacks: Any, mesh: Any) -> None:
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise TypeError(f"callbacks must be a list of functions of a CompletionEvent, got {callbacks!r}")
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, such as jax.make_mesh makes, got {mesh!r}")
 
 
 def _check_start(start: Any, model: Model, state: Any) -> None:
-    if not isinstance(start, Fitted):
-        raise TypeError(f"start must be a Fitted, as fit returns it; got {type(start).__name__}")
+    if start.folded:
+        raise ValueError(
+            "start must have the users that it learned from, and these were folded in; start from the model that "
+            "fold_in was called on, and add the ratings of the new users"
+        )
     wanted, got = (
         (type(m).__name__, getattr(m, "n_components", None), jax.tree.structure(s))
         for m, s in ((model, state), (start.model, start.state))
