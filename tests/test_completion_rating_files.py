@@ -241,7 +241,7 @@ def test_mixed_ids_of_json_stay_apart(tmp_path):
         read_ratings(path)
     times = '{"user": 1, "item": 2, "time": 5}\n{"user": 1, "item": 3, "time": "2020-01-01"}'
     for bad, words in (
-        ('{"user": [1], "item": 2}', "ids of users must be hashable"),
+        ('{"user": [1], "item": 2}', "ids of users must be numbers, text or dates"),
         ("[1, 2]", r"a JSON object in UTF-8 in each line, got b'\[1, 2\]' in line 1"),
         ("{}\n{", "line 2"),
         (times, "time must hold cells of one type"),

@@ -1,7 +1,7 @@
 """Parts of fitted models: positions of ids, predictions in parts, and what a model uses to predict."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +14,6 @@ from jax_mmf.completion.ratings import Ratings
 from jax_mmf.completion.side_features import has_features
 from jax_mmf.core import check_choice
 from jax_mmf.typing import Array, HostArray
-
-if TYPE_CHECKING:
-    from jax_mmf.completion.fitted import Fitted
 
 
 def by_parts(function: Callable[..., Array], users: HostArray, items: HostArray, most: int) -> HostArray:
@@ -31,7 +28,7 @@ def by_parts(function: Callable[..., Array], users: HostArray, items: HostArray,
     return out
 
 
-def check_kind(name: str, value: Any, kind: type[Ratings] | type["Fitted"]) -> None:
+def check_kind(name: str, value: Any, kind: type[Any]) -> None:
     """Raise TypeError unless an argument is `Ratings`, or a `Fitted`."""
     if not isinstance(value, kind):
         maker = "Ratings.from_triplets makes it" if kind is Ratings else "completion.fit returns it"
