@@ -45,7 +45,7 @@ def read_ratings(
     Args:
       path: of the file, or of a folder with one of ``u.data``, ``ratings.dat`` and ``ratings.csv``.
       user: column of the users: its name, or its number from 0. By default a column with a name such as ``userId``, or
-        the first one if columns have no names.
+        the first one of at most four without names. Name the columns of wider files without names.
       item: column of the items, such as ``movieId``; by default the second one without names.
       value: column of the values, such as ``rating``; by default the third one without names. Values are one if there
         is no such column.
