@@ -7,6 +7,7 @@ from scipy.ndimage import gaussian_filter
 
 import jax_mmf as mmf
 from jax_mmf import images
+from jax_mmf.images.denoising import _is_noise
 from jax_mmf.images.groups import _denoised, _similar, refine_by_groups
 from jax_mmf.images.pursuit import pursue
 from jax_mmf.io import JoinedSource, Source
@@ -201,13 +202,12 @@ def test_groups_improve_an_estimate_and_small_images_have_none():
 
 
 def test_denoising_of_bands_does_not_depend_on_their_basis():
-    truth = np.stack([picture(), picture().T], -1)
+    truth = np.stack([picture(24), picture(24).T], -1)
     noisy = truth + G.normal(0, 0.05, truth.shape)
     rotation = np.array([[0.6, -0.8], [0.8, 0.6]])
     found = images.denoise(noisy, 0.05, **SMALL)
     turned = images.denoise(noisy @ rotation, 0.05, **SMALL) @ rotation.T
     assert psnr(found, truth) == pytest.approx(psnr(turned, truth), abs=0.3)
-    assert psnr(found, truth) > psnr(images.denoise(noisy, 0.05, refine=False, **SMALL), truth)
 
 
 @pytest.mark.parametrize(("dtype", "unit"), [("float32", 1), (">f8", 3.0), ("uint8", 255), (">u2", 65535)])
@@ -239,6 +239,34 @@ def test_denoising_is_the_same_at_another_offset_and_scale_and_for_the_same_key(
     assert psnr((other - 1e4) / 1e3, picture()) == pytest.approx(psnr(found, picture()), abs=0.5)
 
 
+def test_structure_in_a_small_part_of_a_large_image_is_not_noise():
+    noise = np.random.default_rng(0).standard_normal((128, 128))
+    noise -= noise.mean()
+    assert _is_noise(noise)
+    for size, value in ((1, 8.0), (5, 3.0), (30, 0.5)):
+        image = noise.copy()
+        image[40 : 40 + size, 50 : 50 + size] += value
+        assert image.var() < 1 + 3 * (2 / image.size) ** 0.5  # which the variance does not show
+        assert not _is_noise(image)
+    spot = np.zeros((128, 128))
+    spot[40:44, 50:54] = 6
+    found = images.denoise(spot + noise, 1.0, patch_size=5, n_components=8, n_patches=500)
+    assert found[40:44, 50:54].mean() > 3
+
+
+def test_noise_estimated_as_zero_is_a_warning():
+    clipped = np.clip(picture() * (np.arange(40) > 30) + G.normal(-0.3, 0.05, (40, 40)), 0, 1)
+    with pytest.warns(UserWarning, match="estimated as 0.*pass sigma"):
+        np.testing.assert_array_equal(images.denoise(clipped), clipped)
+
+
+def test_noise_without_limit_gives_a_flat_image():
+    image = picture(16)
+    for dictionary in (None, np.eye(16)):
+        found = images.denoise(image, 1e30, dictionary, patch_size=4)
+        np.testing.assert_allclose(found, image.mean(), atol=0.3)
+
+
 @pytest.mark.parametrize("image", [np.full((20, 20), 7, "uint8"), np.zeros((20, 20, 3)), np.full((1, 1), 2.5)])
 def test_images_without_contrast_are_returned(image):
     np.testing.assert_array_equal(images.denoise(image, 1.0), image)
@@ -257,6 +285,8 @@ def test_progress_is_told():
     images.denoise(picture() + G.normal(0, 0.05, (40, 40)), 0.05, progress=lambda *n: told.append(n), **SMALL)
     assert told[-1] == (2 * 1600, 2 * 1600)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+    images.denoise(picture()[:9, :9], 0.1, n_components=4, progress=lambda *n: told.append(n))
+    assert told[-1] == (2 * 81, 2 * 81)  # also of an image without groups
 
 
 @pytest.mark.parametrize("dtype", ["float64", "uint8"])
@@ -323,8 +353,37 @@ def test_bad_masks_and_numbers():
         images.from_patches(np.ones((1, 4)), (3, 3), places=[(2, 0)])
     with pytest.raises(ValueError, match="patches"):
         images.from_patches(np.ones((4, 5)), (3, 3))
-    with pytest.raises(ValueError, match="weights"):
-        images.from_patches(np.ones((4, 4)), (3, 3), weights=[1.0])
+    with pytest.raises(ValueError, match="smaller than a patch of 8 x 8"):
+        images.inpaint(image[:7], np.eye(40)[:7], patch_size=8)
+    for what in (3.0, np.ones(4)):
+        with pytest.raises(ValueError, match=r"image must be \(rows, columns\)"):
+            images.inpaint(what, np.zeros(np.shape(what)))
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "patches", "shape", "options"),
+    [
+        (ValueError, r"weights must be \(4,\)", np.ones((4, 4)), (3, 3), {"weights": [1.0]}),
+        (ValueError, "weights must be positive", np.ones((4, 4)), (3, 3), {"weights": [1, -1, 1, 1]}),
+        (ValueError, "weights must be positive", np.ones((4, 4)), (3, 3), {"weights": [1, np.nan, 1, 1]}),
+        (TypeError, "places must hold whole numbers", np.ones((1, 4)), (3, 3), {"places": [[0.5, 0.5]]}),
+        (ValueError, "places must be at least 0", np.ones((1, 4)), (3, 3), {"places": [[0, -1]]}),
+        (ValueError, "patches must be the 4 of a grid", np.ones((3, 4)), (3, 3), {}),
+        (ValueError, "stride must be at least 1", np.ones((4, 4)), (3, 3), {"stride": 0}),
+        (TypeError, "patches must hold real numbers", 1j * np.ones((4, 4)), (3, 3), {}),
+        (ValueError, "shape must be", np.ones((4, 4)), 3, {}),
+        (ValueError, "length of shape must be at least 1", np.ones((4, 4)), (3, 3, 0), {}),
+    ],
+)
+def test_patches_that_make_no_image_are_named(error, match, patches, shape, options):
+    with pytest.raises(error, match=match):
+        images.from_patches(patches, shape, **options)
+
+
+@pytest.mark.parametrize("scale", [1e-50, 1e50])
+def test_patches_that_float32_cannot_hold_are_an_error(scale):
+    with pytest.raises(ValueError, match=r"between 1e-18 and 1e\+18"):
+        images.PatchSource(scale * picture(16), 4)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.longdouble])

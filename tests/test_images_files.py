@@ -228,8 +228,16 @@ def test_figures():
     assert sheet.shape == (10, 15, 3)
     tile = atoms[4].reshape(4, 4, 3)
     np.testing.assert_allclose(sheet[5:9, 5:9], 0.5 + 0.5 * tile / np.abs(tile).max())
-    with pytest.raises(ValueError, match="patch_size=5"):
-        plot_patches(atoms, 5, ax=axes[2])
+    for match, call in (
+        ("patch_size=5", lambda ax: plot_patches(atoms, 5, ax=ax)),
+        ("patch_size must be at least 1", lambda ax: plot_patches(atoms, 0, ax=ax)),
+        ("dictionary must be", lambda ax: plot_patches(atoms[0], 4, ax=ax)),
+        ("spectra must be", lambda ax: plot_spectra(spectra[0], ax=ax)),
+        (r"wavelengths must be \(5,\)", lambda ax: plot_spectra(spectra, wavelengths=[1.0], ax=ax)),
+        (r"abundance must be \(rows, columns\)", lambda ax: plot_abundance(atoms.reshape(5, 16, 3), ax=ax)),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call(axes[2])
 
 
 @pytest.mark.slow

@@ -40,6 +40,12 @@ def test_spectral_angles_are_those_of_arccos():
             expected = np.degrees(np.arccos(a @ b / np.sqrt(a @ a * (b @ b))))
             assert images.spectral_angles(first, second)[i, j] == pytest.approx(expected)
     np.testing.assert_array_equal(images.spectral_angles(np.zeros((1, 7)), first), 90)
+    np.testing.assert_allclose(
+        images.spectral_angles(1e200 * first, 1e-200 * second), images.spectral_angles(first, second)
+    )
+    for bad, error in (([[np.nan]], ValueError), ([[1j]], TypeError), ([1.0], ValueError)):
+        with pytest.raises(error, match="second must"):
+            images.spectral_angles([[1.0]], bad)
 
 
 @pytest.mark.parametrize("m", [2, 3, 5])

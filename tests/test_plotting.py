@@ -1,6 +1,7 @@
 """Figures: they get written, whole, and show every run."""
 
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from jax_mmf.plotting import (
     plot_eigenvalues,
     plot_history,
     plot_matches,
+    plot_path,
     plot_sparsity,
+    plot_stability,
     save_figure,
 )
 
@@ -83,6 +86,25 @@ def test_ticks_are_a_few_plain_numbers(against, last):
         inside = [tick.get_text() for tick in ticks if low <= float(tick.get_text()) <= high]  # no 2 x 10^0 among them
         assert 2 <= len(inside) <= 10
         assert len(set(inside)) == len(inside)
+
+
+def test_bytes_of_data_in_memory_are_zero_on_a_linear_axis():
+    axes = Figure().subplots()
+    plot_convergence({"one": [r._replace(bytes_read=0) for r in history()]}, against="bytes_read", ax=axes)
+    assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+
+
+def test_paths_are_in_the_order_of_strengths():
+    candidates = [
+        SimpleNamespace(n_components=4, alpha=alpha, explained_variance=1 - alpha, density=alpha)
+        for alpha in (0.1, 0.9, 0.5)
+    ]
+    ax = plot_path(candidates, ax=Figure().subplots())
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), [0.9, 0.5, 0.1])
+    for plot, match in ((plot_path, "candidates must hold at least one"), (plot_stability, "stabilities must hold")):
+        with pytest.raises(ValueError, match=match):
+            plot([], ax=ax)
 
 
 def test_a_run_of_one_record_is_a_dot():

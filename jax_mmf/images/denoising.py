@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from jax_mmf.core import check_count, check_key, warn
-from jax_mmf.images.groups import refine_by_groups
+from jax_mmf.images.groups import refine_by_groups, window_sums
 from jax_mmf.images.learning import (
     N_ATOMS,
     N_PATCHES,
@@ -26,6 +26,7 @@ from jax_mmf.typing import HostArray, Key
 ALPHA = 2.0  # strength of the lasso during learning, in sigmas: 2 gave better images than 1, in a quarter of the time
 _SPREAD = 0.6  # error of a patch above its mean, in standard deviations of chi-squared: best of 0 to 1.5
 _MAX_ATOMS = 24
+_LARGEST_SIGMA = 1e6  # in standard deviations of the image; more noise gives the same flat image
 
 
 def denoise(
@@ -58,7 +59,7 @@ def denoise(
       dictionary: of the first step, ``(k, patch_size * patch_size * bands)``, such as that of `learn_patches`; by
         default it is learned from the image.
       patch_size: side of a patch in pixels, at least 2. By default 8, 10 or 12 as noise increases, or that of the
-        dictionary.
+        dictionary. A smaller image has smaller patches by default.
       n_components: number of atoms to learn.
       stride: distance of the patches of the first step; 1 takes all, 2 a quarter of them.
       refine: whether to do the second step.
@@ -72,13 +73,14 @@ def denoise(
       to the range of their dtype. Floats are not clipped.
 
     Raises:
-      ValueError: for an image that is smaller than a patch, holds NaN or infinity, or looks as if it had an alpha
-        channel; for a negative sigma; and for a dictionary of other patches.
+      ValueError: for an image that is smaller than ``patch_size`` or the patches of ``dictionary``, holds NaN or
+        infinity, or looks as if it had an alpha channel; for a negative sigma; and for a dictionary of other patches.
       TypeError: for an image that does not hold real numbers, a sigma that is not one number, and a key that is an
         integer.
 
     Warns:
-      UserWarning: if the image has one row or one column, which are returned as they are.
+      UserWarning: if the image has one row or one column, or if its noise is estimated as 0. Such images are returned
+        unchanged.
 
     Example:
       >>> flat = np.full((32, 32), 100.0)
@@ -91,22 +93,28 @@ def denoise(
     check_patch_size(patch_size)
     if key is not None:
         check_key(key)
+    check_count("n_components", n_components)
+    check_count("n_patches", n_patches)
     picture = as_picture(image, least=1 if patch_size is None else patch_size)
     bands = picture.values.shape[2]
+    offset, spread = picture.values.mean(), picture.values.std()
     if sigma is None:
         sigma = sigma_of(picture.values)
+        if sigma == 0 < spread:
+            warn("the noise of the image is estimated as 0, as if most pixels were clipped or smooth: it is returned "
+                 "unchanged; pass sigma")  # fmt: skip
     sigma = checked_sigma(sigma)
-    offset, spread = picture.values.mean(), picture.values.std()
     if spread == 0 or sigma <= np.finfo(np.float32).eps * spread:
         return picture.given.copy()
     if min(picture.shape[:2]) == 1:
         warn(f"image of shape {picture.shape} has no patches of 2 x 2 pixels, and is returned with its noise")
         return picture.given.copy()
+    sigma = min(sigma, _LARGEST_SIGMA * spread)
     # Learning and coding see values without offset, in sigmas. A rotation of the bands leaves the noise white.
     values = (picture.values - offset) / sigma
     rotation = _principal_bands(values)
     rotated = values @ rotation
-    told = _Stages(progress, rotated[..., 0].size, (bands if dictionary is None else 1) + refine)
+    told = _Stages(progress, rotated[..., 0].size, (bands if dictionary is None else 1) + bool(refine))
     if dictionary is None:
         estimates = [
             _with_own_dictionary(rotated[..., i : i + 1], patch_size, stride, told, n_components, n_patches, key)
@@ -148,14 +156,26 @@ def _with_own_dictionary(
     key: Key | None,
 ) -> HostArray:  # fmt: skip
     """First estimate of one band ``(rows, columns, 1)``, in sigmas."""
-    mean, variance = values.mean(), values.var()
-    if variance < 1 + 3 * (2 / values.size) ** 0.5:  # within three standard errors of noise alone
+    mean = values.mean()
+    values = values - mean
+    if _is_noise(values[..., 0]):
         told(1, 1)
         return np.full_like(values, mean)
-    size = min(_default_size(1 / variance**0.5), *values.shape[:2]) if patch_size is None else patch_size
-    values = values - mean
+    size = min(_default_size(1 / values.std()), *values.shape[:2]) if patch_size is None else patch_size
     atoms = unit_atoms(own_dictionary(values, size, n_components, n_patches, ALPHA, key), size, 1)
     return _coded(values, atoms, size, stride, told) + mean
+
+
+def _is_noise(values: HostArray) -> bool:
+    """Whether a band ``(rows, columns)`` of mean zero, in sigmas, has no more structure than noise alone.
+
+    The variance misses structure in a small part of a large band, so the means of windows of all sizes count too.
+    """
+    if values.var() > 1 + 3 * (2 / values.size) ** 0.5:  # standard errors
+        return False
+    largest = 1 + (2 * np.log(values.size)) ** 0.5  # of as many standard normal numbers, with a margin
+    sizes = 2 ** np.arange(min(values.shape).bit_length())
+    return all(np.abs(window_sums(values, size)).max() < largest * size for size in sizes)
 
 
 def _coded(values: HostArray, atoms: HostArray, patch_size: int, stride: int, told: _Stages) -> HostArray:

@@ -1,9 +1,10 @@
 """First endmembers: the pixels of a cube that are most extreme."""
 
+from typing import Any
+
 import numpy as np
 
-from jax_mmf.core import check_count
-from jax_mmf.images.pictures import as_picture
+from jax_mmf.core import as_array, check_count, check_real_dtype
 from jax_mmf.typing import HostArray
 
 
@@ -85,13 +86,29 @@ def vertex_components(spectra: HostArray, n_endmembers: int, generator: np.rando
     return chosen
 
 
+def as_spectra(name: str, spectra: Any) -> HostArray:
+    """Return spectra as ``(n, bands)`` float64, scaled by a power of two to values of at most 1.
+
+    Raises:
+      ValueError: for another number of axes, no spectra, NaN and infinity.
+      TypeError: for spectra that are not real numbers.
+    """
+    values = np.asarray(as_array(name, spectra))
+    check_real_dtype(name, values.dtype)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"{name} must be (n, bands), got shape {values.shape}; reshape a cube to (-1, bands)")
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} must be finite, but holds NaN or infinity; leave out such spectra")
+    largest = np.abs(values).max()
+    return values if largest == 0 else np.ldexp(values, -np.frexp(largest)[1])
+
+
 def _checked(spectra: HostArray, n_endmembers: int) -> HostArray:
     """Return spectra as ``(n, bands)`` float64."""
     check_count("n_endmembers", n_endmembers)
-    values = as_picture(spectra, name="spectra").values
-    if values.shape[2] != 1:
-        raise ValueError(f"spectra must be (n, bands), got shape {values.shape}; reshape a cube to (-1, bands)")
-    if n_endmembers > min(values.shape[:2]):
-        n, bands = values.shape[:2]
+    values = as_spectra("spectra", spectra)
+    n, bands = values.shape
+    if n_endmembers > min(n, bands):
         raise ValueError(f"n_endmembers must be at most the {n} spectra and the {bands} bands, got {n_endmembers}")
-    return values[..., 0]
+    return values

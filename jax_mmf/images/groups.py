@@ -37,6 +37,8 @@ def refine_by_groups(noisy: HostArray, estimate: HostArray, told: Callable[[int,
     corners = tuple(n - size + 1 for n in noisy.shape[:2])
     n_similar = min(_N_SIMILAR, min(corners[0], _REACH + 1) * min(corners[1], _REACH + 1))
     if n_similar < _FEWEST:
+        if told is not None:
+            told(1, 1)
         return estimate
     values, guide = (part.astype(np.float32) for part in (noisy, estimate))
     averages = [PatchAverage((*noisy.shape[:2], 1), size) for _ in range(noisy.shape[2])]
@@ -89,12 +91,12 @@ def _distances(guide: HostArray, size: int, rows: HostArray, columns: HostArray,
         there = guide[top + down :, left + right :][: here.shape[0], : here.shape[1]]
         if not inside[0].size or not inside[1].size:
             continue
-        sums = _window_sums(((here - there) ** 2).sum(2), size)
+        sums = window_sums(((here - there) ** 2).sum(2), size)
         distance[inside] = sums[np.ix_(rows[inside[0][:, 0]] - top, columns[inside[1][0]] - left)]
     return found.reshape(len(shifts), -1).T
 
 
-def _window_sums(values: HostArray, size: int) -> HostArray:
+def window_sums(values: HostArray, size: int) -> HostArray:
     """Sums of the ``(size, size)`` windows of a matrix."""
     for axis in (0, 1):
         total = np.cumsum(values, axis, dtype=np.float64)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_mmf.core import check_count, check_key
+from jax_mmf.core import as_array, check_count, check_key
 from jax_mmf.images.learning import (
     N_ATOMS,
     check_patch_size,
@@ -51,7 +51,8 @@ def inpaint(
       mask: ``(rows, columns)`` or the shape of the image; True or nonzero for missing pixels, as in
         ``skimage.restoration.inpaint_biharmonic``.
       dictionary: ``(k, patch_size * patch_size * bands)``; by default it is learned from the image.
-      patch_size: side of a patch in pixels, at least 2; 8 by default, or that of the dictionary.
+      patch_size: side of a patch in pixels, at least 2. By default 8, less for smaller images, or that of the
+        dictionary.
       sigma: standard deviation of the noise of observed pixels, in units of the image. Observed pixels are returned as
         they are, with their noise.
       n_components: number of atoms to learn.
@@ -65,8 +66,8 @@ def inpaint(
       Filled pixels stay in the range of the observed ones.
 
     Raises:
-      ValueError: for an image that is smaller than a patch, for observed pixels that are NaN or infinite, for a mask of
-        another shape, and if a band has no observed pixel.
+      ValueError: for an image that is smaller than ``patch_size`` or the patches of ``dictionary``, for observed pixels
+        that are NaN or infinite, for a mask of another shape, and if a band has no observed pixel.
       TypeError: for an image that does not hold real numbers, and for a key that is an integer.
 
     Example:
@@ -81,7 +82,10 @@ def inpaint(
     if key is not None:
         check_key(key)
     sigma = checked_sigma(sigma)
-    missing = as_missing(mask, np.shape(image))
+    check_count("n_components", n_components)
+    check_count("n_patches", n_patches)
+    image = as_array("image", image)
+    missing = as_missing(mask, image.shape)
     picture = as_picture(image, missing=missing, least=1 if patch_size is None else patch_size)
     bands = picture.values.shape[2]
     if patch_size is None:

@@ -15,7 +15,7 @@ def estimate_sigma(image: Any) -> float:
 
     The mixed second difference of rows and columns leaves little of the image [Immerkaer 1996]. The estimate is the
     median of its absolute value [Donoho and Johnstone 1994], so that edges don't count much. Fine texture makes it too
-    large.
+    large, and clipped pixels make it too small.
 
     Args:
       image: ``(rows, columns)`` or ``(rows, columns, bands)``, at least 3 x 3 pixels.

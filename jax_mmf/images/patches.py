@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.core import HostStream, check_count, check_real, host_generator
+from jax_mmf.core import HostStream, as_array, check_count, check_real, check_real_dtype, host_generator
 from jax_mmf.images.pictures import as_missing, as_picture
 from jax_mmf.io import MatrixSource
 from jax_mmf.typing import HostArray, Key
+
+_LIMITS = 1e-18, 1e18  # of the largest value, whose square float32 can hold
 
 
 class PatchSource(MatrixSource):
@@ -67,8 +69,9 @@ class PatchSource(MatrixSource):
             check_count("n_patches", n_patches)
             if key is None:
                 raise ValueError(f"n_patches={n_patches} is a random subset and needs a key, such as jax.random.key(0)")
-        missing = None if mask is None else as_missing(mask, np.shape(image))
-        picture = as_picture(image, missing=missing, least=patch_size)
+        image = as_array("image", image)
+        missing = None if mask is None else as_missing(mask, image.shape)
+        picture = as_picture(image, missing=missing, least=patch_size, limits=_LIMITS)
         self.scale = picture.scale
         self._size, self._center, self._contrast = patch_size, center, contrast
         self._pixels = _windows((picture.values / picture.scale).astype(np.float32), patch_size)
@@ -148,7 +151,7 @@ class PatchAverage:
           weights: ``(b,)`` positive weights; ones by default.
         """
         weights = np.ones(len(patches)) if weights is None else weights
-        values = patches.reshape(len(patches), self._size**2, -1) * weights[:, None, None]
+        values = patches.reshape(len(patches), self._size**2, self._shape[2]) * weights[:, None, None]
         first = places[:, 0] * self._shape[1] + places[:, 1]
         for pixel in range(self._size**2):
             index = first + pixel // self._size * self._shape[1] + pixel % self._size
@@ -173,13 +176,15 @@ def from_patches(
       shape: of the image, ``(rows, columns)`` or ``(rows, columns, bands)``.
       places: ``(n, 2)`` upper left pixels, such as ``source.places``; by default those of a grid over the image.
       weights: ``(n,)`` positive weights of the patches; ones by default.
-      stride: of that grid.
+      stride: of that grid, if ``places`` is not given.
 
     Returns:
       float64 of the shape. Pixels that no patch covers are NaN.
 
     Raises:
-      ValueError: for numbers of patches, pixels or weights that do not fit, and patches outside of the image.
+      ValueError: for numbers of patches, pixels or weights that do not fit, patches outside of the image, and weights
+        that are not positive.
+      TypeError: for patches, places and weights of another kind.
 
     Example:
       >>> image = np.arange(30.0).reshape(5, 6)
@@ -187,28 +192,67 @@ def from_patches(
       >>> np.allclose(from_patches(source.read(np.arange(12)), image.shape), image)
       True
     """
-    values = np.asarray(patches)
-    if len(shape) not in (2, 3):
+    if not isinstance(shape, tuple | list) or len(shape) not in (2, 3):
         raise ValueError(f"shape must be (rows, columns) or (rows, columns, bands), got {shape}")
     full = (*shape, 1)[:3]
-    size = round((values.shape[1] / full[2]) ** 0.5) if values.ndim == 2 else 0
-    if size < 1 or size * size * full[2] != values.shape[1]:
-        raise ValueError(
-            f"patches must be (n, side * side * {full[2]}) for an image of shape {shape}; got {values.shape}"
-        )
-    if min(full[:2]) < size:
-        raise ValueError(f"shape {shape} is smaller than a patch of {size} x {size}")
+    for length in full:
+        check_count("each length of shape", length)
+    check_count("stride", stride)
+    values = np.asarray(as_array("patches", patches))
+    check_real_dtype("patches", values.dtype)
+    size = _side(values, full)
     corners = (full[0] - size + 1, full[1] - size + 1)
-    places = _places(corners, stride, None) if places is None else np.asarray(places)
-    if places.shape != (len(values), 2):
-        raise ValueError(f"places must be ({len(values)}, 2), a place for each patch; got {places.shape}")
-    if places.min() < 0 or (places >= corners).any():
-        raise ValueError(f"places must be upper left pixels of patches inside of {full[0]} x {full[1]} pixels")
-    if weights is not None and np.shape(weights) != (len(values),):
-        raise ValueError(f"weights must be ({len(values)},), one for each patch; got {np.shape(weights)}")
+    if places is None:
+        places = _places(corners, stride, None)
+        if len(places) != len(values):
+            raise ValueError(
+                f"patches must be the {len(places)} of a grid of stride {stride} over {full[0]} x {full[1]} pixels, or "
+                f"come with places; got {len(values)} patches"
+            )
     average = PatchAverage(full, size)
-    average.add(values, places, None if weights is None else np.asarray(weights, float))
+    average.add(
+        values,
+        _checked_places(places, len(values), corners),
+        None if weights is None else _checked_weights(weights, len(values)),
+    )
     return average.image(np.full(full, np.nan)).reshape(shape)
+
+
+def _side(patches: HostArray, shape: tuple[int, ...]) -> int:
+    """Return the side of the patches ``(n, p)`` of an image ``(rows, columns, bands)``."""
+    size = round((patches.shape[1] / shape[2]) ** 0.5) if patches.ndim == 2 else 0
+    if size < 1 or size * size * shape[2] != patches.shape[1]:
+        raise ValueError(
+            f"patches must be (n, side * side * {shape[2]}) for an image of {shape[2]} band(s); got shape "
+            f"{patches.shape}"
+        )
+    if min(shape[:2]) < size:
+        raise ValueError(f"shape of {shape[0]} x {shape[1]} pixels is smaller than a patch of {size} x {size}")
+    return size
+
+
+def _checked_places(places: Any, n: int, corners: tuple[int, int]) -> HostArray:
+    found = np.asarray(places)
+    if found.dtype.kind not in "iu" and found.size:
+        raise TypeError(f"places must hold whole numbers, the upper left pixels of patches; got {found.dtype}")
+    if found.shape != (n, 2):
+        raise ValueError(f"places must be ({n}, 2), a place for each patch; got shape {found.shape}")
+    if (found < 0).any() or (found >= corners).any():
+        raise ValueError(
+            f"places must be at least 0, with rows below {corners[0]} and columns below {corners[1]}, so that patches "
+            f"lie inside the image; got {found.min(0)} to {found.max(0)}"
+        )
+    return found.astype(np.intp)
+
+
+def _checked_weights(weights: Any, n: int) -> HostArray:
+    found = np.asarray(as_array("weights", weights))
+    check_real_dtype("weights", found.dtype)
+    if found.shape != (n,):
+        raise ValueError(f"weights must be ({n},), one for each patch; got shape {found.shape}")
+    if not ((found > 0) & np.isfinite(found)).all():
+        raise ValueError("weights must be positive and finite; leave out patches of weight 0")
+    return found.astype(np.float64)
 
 
 def _windows(values: HostArray, size: int) -> HostArray:

@@ -7,7 +7,7 @@ import numpy as np
 from jax_mmf.core import as_array
 from jax_mmf.typing import HostArray
 
-_SMALLEST, _LARGEST = 1e-100, 1e100
+_LIMITS = 1e-100, 1e100
 
 
 class Picture(NamedTuple):
@@ -53,7 +53,13 @@ class Picture(NamedTuple):
 
 
 def as_picture(
-    image: Any, *, name: str = "image", missing: HostArray | None = None, least: int = 1, opacity: bool = False
+    image: Any,
+    *,
+    name: str = "image",
+    missing: HostArray | None = None,
+    least: int = 1,
+    opacity: bool = False,
+    limits: tuple[float, float] = _LIMITS,
 ) -> Picture:
     """Check an image and convert it to float64.
 
@@ -63,6 +69,7 @@ def as_picture(
       missing: ``(rows, columns, bands)``, True for pixels whose values are not used. They may be NaN, and become zero.
       least: smallest number of rows and of columns.
       opacity: whether 8-bit images of four bands are accepted. The fourth is usually opacity.
+      limits: between which the largest absolute value of floats must be.
 
     Returns:
       the picture.
@@ -74,11 +81,10 @@ def as_picture(
     """
     values = np.asarray(as_array(name, image))
     if values.dtype.kind not in "iuf":
-        raise TypeError(f"{name} must hold integers or floats, got {values.dtype}; convert it with astype('uint8')")
-    if values.ndim not in (2, 3) or 0 in values.shape:
-        raise ValueError(
-            f"{name} must be (rows, columns) or (rows, columns, bands) with at least one pixel; got {values.shape}"
+        raise TypeError(
+            f"{name} must hold integers or floats, got {values.dtype}; convert it, such as with astype('float32')"
         )
+    _check_axes(name, values.shape)
     if not opacity and values.ndim == 3 and values.shape[2] == 4 and values.dtype == np.uint8:
         raise ValueError(
             f"{name} of shape {values.shape} and {values.dtype} looks like RGB with an alpha channel, which is not a "
@@ -101,10 +107,10 @@ def as_picture(
             "pixels can be filled by jax_mmf.images.inpaint(image, ~np.isfinite(image))"
         )
     largest = np.abs(cube).max()
-    if largest > 0 and not _SMALLEST < largest < _LARGEST:
+    if given.dtype.kind == "f" and largest > 0 and not limits[0] < largest < limits[1]:
         raise ValueError(
-            f"{name} must be in units where its largest value is between {_SMALLEST:g} and {_LARGEST:g}, since squares "
-            f"are computed; got {largest:g}"
+            f"{name} must be in units where its largest value is between {limits[0]:g} and {limits[1]:g}, since "
+            f"squares are computed; got {largest:g}; divide it by a constant"
         )
     return Picture(cube, given)
 
@@ -124,6 +130,7 @@ def as_missing(mask: Any, shape: tuple[int, ...], name: str = "mask") -> HostArr
       TypeError: for anything but booleans and numbers.
       ValueError: for another shape, and if nothing is left to learn from.
     """
+    _check_axes("image", shape)
     values = np.asarray(mask)
     if values.dtype.kind not in "biuf" or (values.dtype.kind == "f" and np.isnan(values).any()):
         raise TypeError(f"{name} must hold booleans or numbers, nonzero for missing pixels; got {_kind(values)}")
@@ -137,6 +144,13 @@ def as_missing(mask: Any, shape: tuple[int, ...], name: str = "mask") -> HostArr
         raise ValueError(f"{name} marks every pixel as missing (in some band); nonzero means missing, zero observed")
     full: HostArray = np.broadcast_to(missing, (*shape[:2], bands)).copy()
     return full
+
+
+def _check_axes(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise ValueError(
+            f"{name} must be (rows, columns) or (rows, columns, bands) with at least one pixel; got shape {shape}"
+        )
 
 
 def _kind(values: HostArray) -> str:

@@ -11,7 +11,7 @@ from jax import lax
 
 from jax_mmf.codes import FISTA, ConvergenceWarning, encode_with_info
 from jax_mmf.core import HostStream, as_real_array, check_count, check_key, check_shape, host_generator, warn
-from jax_mmf.images.endmembers import successive_projection, vertex_components
+from jax_mmf.images.endmembers import as_spectra, successive_projection, vertex_components
 from jax_mmf.images.pictures import as_picture
 from jax_mmf.penalties import SimplexCodes
 from jax_mmf.typing import Array, ArrayLike, HostArray, Key
@@ -105,6 +105,10 @@ def spectral_angles(first: ArrayLike, second: ArrayLike) -> HostArray:
     Returns:
       ``(m, k)`` in degrees, from 0 to 180. A spectrum of zeros has 90 degrees with all others.
 
+    Raises:
+      ValueError: for other shapes, and for NaN and infinity.
+      TypeError: for spectra that are not real numbers.
+
     Example:
       >>> print(np.round(spectral_angles(np.eye(2), np.array([[2.0, 2.0]])), 6))
       [[45.]
@@ -112,9 +116,7 @@ def spectral_angles(first: ArrayLike, second: ArrayLike) -> HostArray:
     """
     rows = []
     for name, value in (("first", first), ("second", second)):
-        spectra = np.asarray(value, np.float64)
-        if spectra.ndim != 2:
-            raise ValueError(f"{name} must be (number of spectra, bands), got shape {spectra.shape}")
+        spectra = as_spectra(name, value)
         norms = np.linalg.norm(spectra, axis=1, keepdims=True)
         rows.append(spectra / np.where(norms > 0, norms, 1))
     if rows[0].shape[1] != rows[1].shape[1]:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from jax_mmf.codes import match_atoms
-from jax_mmf.plotting.figures import COLORS, finished, pyplot_axes
+from jax_mmf.core import check_count
+from jax_mmf.plotting.figures import COLORS, as_matrix, finished, pyplot_axes
 from jax_mmf.typing import ArrayLike, HostArray
 
 
-def plot_patches(dictionary: HostArray, patch_size: int, *, ax: Any = None) -> Any:
+def plot_patches(dictionary: ArrayLike, patch_size: int, *, ax: Any = None) -> Any:
     """Draw atoms as patches, each scaled to its largest absolute value: grey is zero.
 
     Args:
@@ -33,10 +34,15 @@ def plot_patches(dictionary: HostArray, patch_size: int, *, ax: Any = None) -> A
       >>> ax.images[0].get_array().shape  # 2 x 2 atoms of 2 x 2 pixels, with borders, in RGB
       (6, 6, 3)
     """
-    if dictionary.shape[1] % patch_size**2:
-        raise ValueError(f"patch_size={patch_size} does not fit atoms of {dictionary.shape[1]} pixels")
+    atoms = as_matrix("dictionary", dictionary, "(k, patch_size * patch_size * bands)")
+    check_count("patch_size", patch_size)
+    if atoms.shape[1] % patch_size**2:
+        raise ValueError(
+            f"patch_size={patch_size} does not fit atoms of {atoms.shape[1]} features, which must be a multiple of "
+            f"{patch_size**2}"
+        )
     ax = pyplot_axes() if ax is None else ax
-    patches = np.asarray(dictionary).reshape(len(dictionary), patch_size, patch_size, -1)
+    patches = atoms.reshape(len(atoms), patch_size, patch_size, -1)
     patches = patches if patches.shape[3] == 3 else patches.mean(3, keepdims=True).repeat(3, 3)
     columns = math.ceil(math.sqrt(len(patches)))
     rows = math.ceil(len(patches) / columns)
@@ -48,7 +54,7 @@ def plot_patches(dictionary: HostArray, patch_size: int, *, ax: Any = None) -> A
     return ax
 
 
-def plot_spectra(spectra: HostArray, *, wavelengths: Sequence[float] | None = None, ax: Any = None) -> Any:
+def plot_spectra(spectra: ArrayLike, *, wavelengths: Sequence[float] | None = None, ax: Any = None) -> Any:
     """Plot the spectra of endmembers.
 
     Args:
@@ -59,22 +65,28 @@ def plot_spectra(spectra: HostArray, *, wavelengths: Sequence[float] | None = No
     Returns:
       the axes.
 
+    Raises:
+      ValueError: for other shapes.
+
     Example:
       >>> from jax_mmf.plotting import new_figure
       >>> ax = plot_spectra(np.array([[1.0, 2.0], [3.0, 1.0]]), ax=new_figure(1, 1)[1][0, 0])
       >>> [line.get_label() for line in ax.lines]
       ['endmember 1', 'endmember 2']
     """
+    values = as_matrix("spectra", spectra, "(m, bands)")
+    x = np.arange(values.shape[1]) if wavelengths is None else np.asarray(wavelengths)
+    if x.shape != values.shape[1:]:
+        raise ValueError(f"wavelengths must be ({values.shape[1]},), one for each band; got shape {x.shape}")
     ax = pyplot_axes() if ax is None else ax
-    x = np.arange(spectra.shape[1]) if wavelengths is None else np.asarray(wavelengths)
-    for number, (color, spectrum) in enumerate(zip(itertools.cycle(COLORS), spectra, strict=False)):
+    for number, (color, spectrum) in enumerate(zip(itertools.cycle(COLORS), values, strict=False)):
         style = ("-", "--", ":", "-.")[number // len(COLORS) % 4]
         ax.plot(x, spectrum, color=color, ls=style, lw=1.6, label=f"endmember {number + 1}")
     ax.set(xlabel="band" if wavelengths is None else "wavelength", ylabel="value")
     return finished(ax)
 
 
-def plot_abundance(abundance: HostArray, *, title: str = "", ax: Any = None) -> Any:
+def plot_abundance(abundance: ArrayLike, *, title: str = "", ax: Any = None) -> Any:
     """Draw the map of the abundance of one endmember, from 0 (dark) to 1 (bright).
 
     Args:
@@ -85,14 +97,18 @@ def plot_abundance(abundance: HostArray, *, title: str = "", ax: Any = None) -> 
     Returns:
       the axes.
 
+    Raises:
+      ValueError: for another number of axes, such as the maps of all endmembers together.
+
     Example:
       >>> from jax_mmf.plotting import new_figure
       >>> ax = plot_abundance(np.array([[0.0, 0.5], [0.25, 1.0]]), ax=new_figure(1, 1)[1][0, 0])
       >>> ax.images[0].get_clim()
       (0.0, 1.0)
     """
+    shares = as_matrix("abundance", abundance, "(rows, columns) of one endmember")
     ax = pyplot_axes() if ax is None else ax
-    shown = ax.imshow(abundance, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    shown = ax.imshow(shares, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=10)
     ax.figure.colorbar(shown, ax=ax, shrink=0.8, ticks=[0, 0.5, 1])
@@ -138,13 +154,17 @@ def plot_matches(dictionary: ArrayLike, reference: ArrayLike, *, ax: Any = None)
        [0. 1. 0.]
        [0. 0. 1.]]
     """
+    left, right = (
+        as_matrix(name, part, "(k, p)") for name, part in (("dictionary", dictionary), ("reference", reference))
+    )
     pairs, cosines = match_atoms(dictionary, reference)
     ax = pyplot_axes() if ax is None else ax
     order = np.argsort(-cosines, kind="stable")
     matched = pairs[order][pairs[order] >= 0]
-    columns = np.r_[matched, np.setdiff1d(np.arange(len(np.asarray(dictionary))), matched)]
-    left, right = (_unit(np.asarray(part, float)) for part in (dictionary, reference))
-    shown = ax.imshow(np.abs(right[order] @ left[columns].T), cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    columns = np.r_[matched, np.setdiff1d(np.arange(len(left)), matched)]
+    shown = ax.imshow(
+        np.abs(_unit(right[order]) @ _unit(left[columns]).T), cmap="cividis", vmin=0, vmax=1, interpolation="nearest"
+    )
     ax.set(xlabel="atom of the dictionary", ylabel="atom of the reference")
     ax.set_title(f"mean cosine of pairs: {cosines[order][: len(matched)].mean():.2f}", fontsize=10)
     ax.figure.colorbar(shown, ax=ax, shrink=0.8, ticks=[0, 0.5, 1], label="absolute cosine")

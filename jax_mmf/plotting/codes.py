@@ -4,8 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from jax_mmf.core import as_real_array
-from jax_mmf.plotting.figures import COLORS, finished, place_ticks, pyplot_axes
+from jax_mmf.plotting.figures import COLORS, as_matrix, finished, place_ticks, pyplot_axes
 from jax_mmf.typing import ArrayLike
 
 
@@ -19,13 +18,16 @@ def plot_sparsity(codes: ArrayLike, *, ax: Any = None) -> Any:
     Returns:
       the axes.
 
+    Raises:
+      ValueError: unless codes are a matrix.
+
     Example:
       >>> from jax_mmf.plotting import new_figure
       >>> ax = plot_sparsity([[0, 1.0, 0], [2, 0, 3], [0, 0, 4]], ax=new_figure(1, 1)[1][0, 0])
       >>> [int(bar.get_height()) for bar in ax.patches]  # of 1 and 2 codes
       [2, 1]
     """
-    counts = (np.asarray(as_real_array("codes", codes, ndim=(2,))) != 0).sum(1)
+    counts = (as_matrix("codes", codes, "(n, k)") != 0).sum(1)
     ax = pyplot_axes() if ax is None else ax
     heights = np.bincount(counts)
     sizes = np.arange(counts.min(), len(heights))
@@ -58,7 +60,7 @@ def plot_eigenvalues(c: ArrayLike, *, ax: Any = None) -> Any:
       >>> print(ax.lines[0].get_ydata())
       [8. 2.]
     """
-    matrix = np.asarray(as_real_array("c", c, ndim=(2,)), float)
+    matrix = as_matrix("c", c, "(k, k)")
     if matrix.shape[0] != matrix.shape[1] or not np.isfinite(matrix).all():
         raise ValueError(f"c must be a square matrix of finite numbers, such as result.state.surrogate.c; got shape "
                          f"{matrix.shape}")  # fmt: skip

@@ -3,7 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from jax_mmf.core import as_array, check_real_dtype
 from jax_mmf.io import written_aside
+from jax_mmf.typing import HostArray
 
 # Okabe and Ito (2008): readers with any colour vision can tell these apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -33,6 +37,28 @@ def save_figure(figure: Any, path: str | Path) -> None:
     """Write a figure to a file, which appears only when it is complete."""
     with written_aside(path) as aside:
         figure.savefig(aside, format=Path(path).suffix.lstrip(".") or "png")
+
+
+def as_matrix(name: str, value: Any, meaning: str) -> HostArray:
+    """Return an argument as a float64 matrix with at least one row and one column.
+
+    Args:
+      name: of the argument.
+      value: of the argument.
+      meaning: the shape in words, such as ``"(m, bands)"``.
+
+    Raises:
+      ValueError: for another shape, and if no entry is finite.
+      TypeError: for entries that are not real numbers.
+    """
+    array = np.asarray(as_array(name, value))
+    check_real_dtype(name, array.dtype)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} must be {meaning} with at least one row and one column, got shape {array.shape}")
+    array = array.astype(np.float64)
+    if not np.isfinite(array).any():
+        raise ValueError(f"{name} must be {meaning} of finite numbers, but all are NaN or infinity")
+    return array
 
 
 def finished(ax: Any) -> Any:

@@ -18,7 +18,7 @@ _AXES = {
 
 
 def plot_convergence(histories: Mapping[str, Sequence[Record]], *, against: str = "seconds", ax: Any = None) -> Any:
-    """Plot the objectives of runs against seconds, bytes read or samples seen, on logarithmic ax.
+    """Plot the objectives of runs against seconds, bytes read or samples seen, on logarithmic axes.
 
     Args:
       histories: the history of each run, by its label.
@@ -26,7 +26,7 @@ def plot_convergence(histories: Mapping[str, Sequence[Record]], *, against: str 
       ax: matplotlib axes to draw on; by default those of a new pyplot figure.
 
     Returns:
-      the ax.
+      the axes.
 
     Raises:
       ValueError: for another quantity.
@@ -58,9 +58,11 @@ def plot_convergence(histories: Mapping[str, Sequence[Record]], *, against: str 
         "best + 1 %", (0, best * 1.01), xycoords=("axes fraction", "data"), xytext=(4, 2), textcoords="offset points",
         color="0.4", fontsize=8,
     )  # fmt: skip
-    ax.set(xscale="log", yscale="log")
-    for axis in (ax.xaxis, ax.yaxis):
-        place_ticks(axis)
+    ax.set(yscale="log")
+    place_ticks(ax.yaxis)
+    if all(getattr(r, against) > 0 for records in histories.values() for r in records):
+        ax.set(xscale="log")
+        place_ticks(ax.xaxis)
     ax.tick_params(which="both", labelsize=8)
     return ax
 

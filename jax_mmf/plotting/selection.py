@@ -91,6 +91,8 @@ def plot_stability(stabilities: Sequence[Any], *, ax: Any = None) -> Any:
       >>> print(ax.lines[0].get_xdata())
       [2 4]
     """
+    if len(stabilities) == 0:
+        raise ValueError("stabilities must hold at least one, such as those of jax_mmf.selection.stability")
     ax = pyplot_axes() if ax is None else ax
     rows = sorted(stabilities, key=lambda s: s.n_components)
     sizes = [s.n_components for s in rows]
@@ -106,7 +108,10 @@ def plot_stability(stabilities: Sequence[Any], *, ax: Any = None) -> Any:
 
 
 def _by_size(candidates: Sequence[Any]) -> dict[int, list[Any]]:
+    """Candidates by their number of atoms, in the order of their strengths."""
+    if len(candidates) == 0:
+        raise ValueError("candidates must hold at least one, such as the candidates of jax_mmf.selection.choose")
     found: dict[int, list[Any]] = {}
-    for candidate in candidates:
+    for candidate in sorted(candidates, key=lambda c: c.alpha):
         found.setdefault(candidate.n_components, []).append(candidate)
     return found
