@@ -17,6 +17,7 @@ from jax_mmf.plotting import (
     plot_matches,
     plot_path,
     plot_sparsity,
+    plot_spectra,
     plot_stability,
     save_figure,
 )
@@ -195,6 +196,15 @@ def test_eigenvalues_are_those_of_codes_and_rounding_is_left_out():
     for bad in (np.ones((2, 3)), np.full((2, 2), np.nan)):
         with pytest.raises(ValueError, match="c must be"):
             plot_eigenvalues(bad, ax=Figure().subplots())
+
+
+def test_legends_of_many_lines_lie_inside_of_the_axes():
+    ax = Figure(figsize=(8, 2.6)).subplots()
+    plot_spectra(np.random.default_rng(0).random((16, 30)), ax=ax)
+    ax.figure.draw_without_rendering()
+    legend, own = ax.get_legend().get_window_extent(), ax.get_window_extent()
+    assert own.y0 <= legend.y0
+    assert legend.y1 <= own.y1
 
 
 def test_matched_atoms_are_on_the_diagonal():

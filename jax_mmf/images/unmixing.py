@@ -17,7 +17,8 @@ from jax_mmf.penalties import SimplexCodes
 from jax_mmf.typing import Array, ArrayLike, HostArray, Key
 
 _LOGISTIC = 1.702  # sigmoid(1.702 z) is within 0.01 of the normal distribution
-_STEPS, _SMALL_GRADIENT = 200, 1e-4
+_STEPS, _SMALL_GRADIENT, _LARGE_GRADIENT = 200, 1e-4, 0.1
+_INFLATION = 3.0  # of the first simplex: where pixels are far outside of it, the search gets stuck with 12 or more
 _LEAST_NOISE = 1e-3  # as a share of the spread of the data in their narrowest direction
 _CODES = FISTA(tol=1e-5, max_iter=1000)
 _LARGE_GAP = 1e-2  # as a share of the squared norm of the longest endmember from their mean
@@ -62,6 +63,10 @@ def unmix(
       ValueError: for a cube that is not finite or has fewer than three axes, for more endmembers than the spectra can
         tell apart, and for an unknown initialization.
       TypeError: for a cube that does not hold real numbers.
+
+    Warns:
+      UserWarning: if the refinement does not converge, or abundances are not optimal, as with more endmembers than the
+        noise lets tell apart.
 
     Example:
       >>> spectra = np.array([[1.0, 0, 1, 0], [0, 2, 0, 1]])
@@ -174,16 +179,22 @@ def _refined(x: HostArray, endmembers: HostArray) -> HostArray:
         )
     left = max(float(variances[: bands - m + 1].sum()), 0.0) / (bands - m + 1)
     noise = max(left**0.5, _LEAST_NOISE * float(spread[-1]))
-    samples, start = (jnp.asarray((part - mean) @ directions / spread, jnp.float32) for part in (x, endmembers))
-    found = np.asarray(_maximise(start, samples, jnp.asarray(noise / spread, jnp.float32)), np.float64)
+    inflated = _INFLATION * (endmembers - mean)
+    samples, start = (jnp.asarray(part @ directions / spread, jnp.float32) for part in (x - mean, inflated))
+    optimum, slope = _maximise(start, samples, jnp.asarray(noise / spread, jnp.float32))
+    found = np.asarray(optimum, np.float64)
     if not np.isfinite(found).all():
         warn("endmembers could not be refined; they are the initial ones")
         return endmembers
+    if slope > _LARGE_GRADIENT:
+        warn(f"the refinement of {m} endmembers did not converge, and they may be far off; use fewer, or refine=False")
     return mean + (found * spread) @ directions.T
 
 
 @jax.jit
-def _maximise(start: Array, samples: Array, noise: Array) -> Array:
+def _maximise(start: Array, samples: Array, noise: Array) -> tuple[Array, Array]:
+    """Return the endmembers of largest likelihood, and the norm of the gradient there."""
+
     def loss(endmembers: Array) -> Array:
         return _negative_log_likelihood(endmembers, samples, noise)
 
@@ -200,7 +211,8 @@ def _maximise(start: Array, samples: Array, noise: Array) -> Array:
         return (carry[2] < _STEPS) & (jnp.linalg.norm(carry[3]) > _SMALL_GRADIENT)
 
     first = (start, search.init(start), jnp.zeros((), jnp.int32), jnp.ones_like(start))
-    return lax.while_loop(proceed, step, first)[0]
+    found = lax.while_loop(proceed, step, first)[0]
+    return found, jnp.linalg.norm(jax.grad(loss)(found))
 
 
 def _negative_log_likelihood(endmembers: Array, samples: Array, noise: Array) -> Array:
