@@ -45,6 +45,7 @@ def draw(path, dictionary):
 
     patches = dictionary.reshape(K, SIZE, SIZE, -1)
     figure, _ = new_figure(0, 0, figsize=(9, 4))
+    figure.get_layout_engine().set(h_pad=0.1)
     left, right = figure.subplots(1, 2, width_ratios=(1, 1.4))
     plot_patches(patches[..., BANDS].reshape(K, -1), SIZE, ax=left)
     left.set_title("atoms, in three bands as RGB", fontsize=10)

@@ -67,7 +67,8 @@ def owners(ax, sharding, shape=(8, 16)):
         holders[block] += f" {device.id}"
     names, numbers = np.unique(holders.astype(str), return_inverse=True)
     numbers = numbers.reshape(shape)
-    ax.imshow(numbers, cmap="Pastel2", aspect="auto")
+    first = np.array([int(name.split()[0]) for name in names])
+    ax.imshow(first[numbers], cmap="Pastel2", vmin=0, vmax=7, aspect="auto")
     for number, name in enumerate(names):
         rows, columns = np.nonzero(numbers == number)
         ax.text(columns.mean(), rows.mean(), name.strip().replace(" ", ", "), ha="center", va="center")

@@ -63,10 +63,11 @@ def as_matrix(name: str, value: Any, meaning: str) -> HostArray:
 
 def finished(ax: Any) -> Any:
     """Give axes the grid and the legend that all figures share, with a column for each six lines."""
-    n_columns = -(-len(ax.get_legend_handles_labels()[1]) // len(COLORS))
     ax.grid(visible=True, color="0.92")
     ax.set_axisbelow(True)
-    ax.legend(fontsize=8, frameon=False, ncols=max(n_columns, 1))
+    n_columns = max(1, -(-len(ax.get_legend_handles_labels()[1]) // len(COLORS)))
+    spacing = {"columnspacing": 1.0, "handlelength": 1.6, "handletextpad": 0.5}
+    ax.legend(fontsize=8 if n_columns < 3 else 6, framealpha=0.8, edgecolor="none", ncols=n_columns, **spacing)
     return ax
 
 

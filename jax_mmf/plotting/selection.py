@@ -66,7 +66,7 @@ def plot_choice(choice: Any, *, ax: Any = None) -> Any:
         [chosen.alpha], [chosen.hidden_explained_variance], "o", ms=12, mfc="none", color="0.2",
         label=f"chosen: k = {chosen.n_components}, alpha = {chosen.alpha:.3g}",
     )  # fmt: skip
-    ax.set(xscale="log", xlabel="alpha", ylabel="explained variance of hidden entries")
+    ax.set(xscale="log", xlabel="alpha", ylabel="hidden explained variance")
     return finished(ax)
 
 
