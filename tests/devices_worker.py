@@ -2,6 +2,7 @@
 
 import re
 import sys
+import threading
 import warnings
 from collections import Counter
 
@@ -38,6 +39,18 @@ SETTINGS = {
     "one after another": {"dictionary_update": mmf.BlockCoordinateDescent()},
     "missing entries": {"subset": mmf.UniformSubset(3), "partial_b": True, "center": True},
 }
+
+
+class Watched(DeviceSource):
+    """An array that remembers which threads have read it."""
+
+    def __init__(self, array):
+        super().__init__(array)
+        self.threads = set()
+
+    def take(self, rows, columns, dtype):
+        self.threads.add(threading.current_thread())
+        return super().take(rows, columns, dtype)
 
 
 def solver(**settings):
@@ -144,10 +157,17 @@ def sources():
     spread = jax.device_put(wide, NamedSharding(mesh, PartitionSpec(None, "features")))
     np.testing.assert_allclose(fit(solver(), spread, mesh).dictionary, here.dictionary, atol=1e-5)
     for axes in (("data", None), ("data", "features")):
-        part = DeviceSource(jax.device_put(wide, NamedSharding(mesh, PartitionSpec(*axes))))
+        part = Watched(jax.device_put(wide, NamedSharding(mesh, PartitionSpec(*axes))))
         alone, together = fit(solver(), part), fit(solver(), part, mesh)
         np.testing.assert_allclose(alone.dictionary, here.dictionary, atol=1e-5)
         np.testing.assert_allclose(together.dictionary, here.dictionary, atol=1e-5)
+        assert part.threads == {threading.main_thread()}  # which launches the steps
+        stacked = mmf.io.JoinedSource([part, mmf.io.CentredSource(part, np.zeros(64, np.float32))])
+        mmf.explained_variance(here.dictionary, stacked, mmf.Ridge(0.1), batch_size=50)
+        assert part.threads == {threading.main_thread()}
+    on_one = Watched(jnp.asarray(wide))
+    fit(solver(), on_one, mesh)
+    assert len(on_one.threads) > 1  # read ahead
     batches = [x[i : i + 25] for i in range(0, 200, 25)]
     options = {"held_out": x[:10], "revive_every": None}
     pair = [fit(solver(), batches, m, **options).dictionary for m in (mesh, None)]

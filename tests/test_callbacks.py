@@ -251,9 +251,3 @@ def test_json_lines_without_a_folder_fail_before_the_work(tmp_path):
 def test_a_callback_outside_of_a_list_is_named(callbacks):
     with pytest.raises(TypeError, match="callbacks must be a list, such as"):
         fit(callbacks=callbacks)
-
-
-def test_a_progress_bar_without_tqdm_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(ImportError, match=r"a progress bar needs tqdm: pip install 'jax-mmf\[cli\]'"):
-        mmf.ProgressBar()

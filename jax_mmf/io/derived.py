@@ -21,6 +21,7 @@ class _DerivedSource(MatrixSource):
         self.rows_per_read, self.permutation = source.rows_per_read, source.permutation
         self.rows_per_chunk = getattr(source, "rows_per_chunk", 1)
         self.feature_names, self.paths = getattr(source, "feature_names", None), getattr(source, "paths", ())
+        self.reads_on_several_devices = getattr(source, "reads_on_several_devices", False)
 
     def _read_into(self, out: HostArray, rows: HostArray, columns: HostArray | None) -> None:
         before = self._source.bytes_read

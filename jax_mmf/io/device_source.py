@@ -34,6 +34,7 @@ class DeviceSource(MatrixSource):
         if isinstance(array.sharding, NamedSharding):  # rows are taken whatever axes its type names
             array = jax.device_put(array, NamedSharding(with_auto_axes(array.sharding.mesh), array.sharding.spec))
         self._array = array
+        self.reads_on_several_devices = len(array.sharding.device_set) > 1
         if not _all_finite(array):
             i, j = (int(index[0]) for index in jnp.nonzero(~jnp.isfinite(array), size=1))
             raise ValueError(

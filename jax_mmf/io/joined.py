@@ -68,6 +68,7 @@ class JoinedSource(MatrixSource):
             dtypes.append(part.dtype)
             self.rows_per_read = max(self.rows_per_read, part.rows_per_read)
             self.rows_per_chunk = max(self.rows_per_chunk, getattr(part, "rows_per_chunk", 1))
+            self.reads_on_several_devices |= getattr(part, "reads_on_several_devices", False)
         if first is None:
             raise ValueError("parts must hold at least one matrix, got none")
         self._ends = np.cumsum(lengths)

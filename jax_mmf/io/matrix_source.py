@@ -35,6 +35,8 @@ class MatrixSource:
       bytes_read: number of bytes read so far.
       paths: absolute paths of the files that are read, none of which may be an output.
       reads_in_parallel: whether several threads may read at the same time, and are faster than one.
+      reads_on_several_devices: whether a read launches a program on several devices. Two threads that launch such
+        programs can reach the devices in different orders. The programs then wait for each other without end.
 
     Raises:
       TypeError: if the dtype is not of real numbers.
@@ -50,6 +52,7 @@ class MatrixSource:
     rows_per_read: int = 1
     rows_per_chunk: int = 1
     reads_in_parallel: bool = False
+    reads_on_several_devices: bool = False
     permutation: HostArray | None = None
     feature_names: tuple[str, ...] | None = None
     paths: tuple[Path, ...] = ()

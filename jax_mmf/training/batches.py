@@ -22,7 +22,7 @@ from jax_mmf.core import (
 from jax_mmf.io import BatchSource, FeaturePermutation, HDF5Source, Source, as_source
 from jax_mmf.training.buffers import Buffers
 from jax_mmf.training.mask import Mask, matrix_of_rows, n_axes, read_rows
-from jax_mmf.training.prefetch import prefetch
+from jax_mmf.training.prefetch import in_one_thread, prefetch
 from jax_mmf.training.sample_reader import SampleReader, write_samples
 from jax_mmf.typing import Array, HostArray
 
@@ -194,6 +194,7 @@ class Batches:
 
     def _ahead(self, batches: Iterator[Batch], depth: int) -> Iterator[Batch]:
         """Iterate over batches, and use the memory of each one again when the next one is asked for."""
+        depth = 0 if in_one_thread(self._source, self._mask.matrix, self._codes) else depth
         with closing(prefetch(batches, depth)) as ready:
             for batch in ready:
                 yield batch

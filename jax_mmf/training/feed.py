@@ -20,6 +20,7 @@ from jax_mmf.training.held_out import count_held_out, is_count_or_share, samples
 from jax_mmf.training.mixing import mixing_window
 from jax_mmf.training.order import SampleOrder
 from jax_mmf.training.placement import Placement, on_one_device
+from jax_mmf.training.prefetch import in_one_thread
 from jax_mmf.training.sample_reader import SampleReader, write_samples
 from jax_mmf.training.weighting import Weighting
 from jax_mmf.typing import Array, HostArray, Key
@@ -222,6 +223,11 @@ class Feed:
         return x, mask
 
     # Mini-batches
+
+    @property
+    def in_one_thread(self) -> bool:
+        """Whether mini-batches must be read in the thread that launches the steps."""
+        return self._order is not None and in_one_thread(self._source, self._weighting.matrix)
 
     def give_back(self, item: Item) -> None:
         """Free the memory of a mini-batch, once the step and all else that reads it is done."""

@@ -114,7 +114,8 @@ def fit(
       dtype: of all computations, float32 or float64. By default that of the source if it is float32, or float64 with
         ``jax_enable_x64``; float32 for shorter floating dtypes; and JAX's default floating dtype for other numbers. A
         resumed run keeps the dtype of its state.
-      read_ahead: largest number of mini-batches that are read in advance; 0 reads without a thread.
+      read_ahead: largest number of mini-batches that are read in advance; 0 reads without a thread, as is done for
+        arrays on several devices.
       mesh: devices to spread a run over, of this process or of all processes of `jax.distributed`: mini-batches over
         the axis ``"data"`` of the mesh, features over its axis ``"features"``. A mesh may have one of the two only.
         Results are on one device again. See `docs/guides/devices.md`.
@@ -193,7 +194,8 @@ def fit(
     try:
         with feed.placement.active():
             evaluation.compile_in_background()
-            return _train(run, items, read_ahead, evaluate_every=evaluate_every, revive_every=revive_every)
+            depth = 0 if feed.in_one_thread else read_ahead
+            return _train(run, items, depth, evaluate_every=evaluate_every, revive_every=revive_every)
     except Exception as error:
         run.attach_result(error)
         raise

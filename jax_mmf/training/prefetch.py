@@ -13,6 +13,11 @@ _PATIENCE = 10.0  # seconds to wait for a thread that reads, when nothing more i
 _POLL = 0.1  # seconds
 
 
+def in_one_thread(*sources: Any) -> bool:
+    """Whether sources must be read in the thread that launches the steps, see `MatrixSource`."""
+    return any(getattr(source, "reads_on_several_devices", False) for source in sources)
+
+
 def prefetch(items: Iterable[T], depth: int = 2, stop: Callable[[], Any] | None = None) -> Generator[T]:
     """Iterate over items in a thread that has the JAX settings of this one, up to ``depth`` items ahead.
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from jax_mmf.core import as_real_array, check_shape, filled_up
+from jax_mmf.io import Source
 from jax_mmf.learning import check_weights
 from jax_mmf.training.mask import Mask
 from jax_mmf.typing import HostArray
@@ -52,6 +53,11 @@ class Weighting:
             check_weights("sample_weight", self._weights)
         if mask is not None:
             self._mask = Mask(mask, n_samples, n_features, order, self._dtype, names)
+
+    @property
+    def matrix(self) -> Source | None:
+        """Source of the mask, if it has a row for each sample."""
+        return None if self._mask is None else self._mask.matrix
 
     def of_samples(self, rows: HostArray, size: int) -> HostArray | None:
         """Return the weights of samples, filled up by zeros: ``(size,)``, or None."""
