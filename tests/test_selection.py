@@ -294,7 +294,7 @@ def test_figures_show_the_table(choice, stabilities):
     ax = Figure().subplots()
     assert plotting.plot_path(choice.candidates, ax=ax) is ax
     lines = {line.get_label(): line.get_xydata() for line in ax.lines}
-    own = [c for c in choice.candidates if c.n_components == 9]
+    own = sorted((c for c in choice.candidates if c.n_components == 9), key=lambda c: c.alpha)
     np.testing.assert_allclose(lines["explained, k = 9"], [(c.alpha, c.explained_variance) for c in own])
     np.testing.assert_allclose(lines["non-zero codes, k = 9"], [(c.alpha, c.density) for c in own])
     assert len(lines) == 6
