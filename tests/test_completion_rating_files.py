@@ -221,6 +221,22 @@ def test_what_is_missing_is_named_by_its_row(tmp_path, name):
         read_ratings(tmp_path / name)
 
 
+@pytest.mark.parametrize("open_file", [ipc.new_file, ipc.new_stream])
+def test_empty_batches_of_arrow_are_skipped(tmp_path, open_file):
+    columns = [["a", "b"], ["x", "y"], [1.0, 2.0], ["2020-01-01", "2020-01-02"]]
+    batch = pa.record_batch(columns, names=["user", "item", "rating", "time"])
+    with open_file(tmp_path / "ratings.arrow", batch.schema) as file:
+        for part in (batch[:0], batch, batch[:0]):
+            file.write_batch(part)
+    found = read_ratings(tmp_path / "ratings.arrow")
+    assert list(found.values) == [1, 2]
+    assert list(found.timestamps) == list(np.array(columns[3], "datetime64[us]"))
+    with open_file(tmp_path / "empty.arrow", batch.schema) as file:
+        file.write_batch(batch[:0])
+    with pytest.raises(ValueError, match="empty.arrow holds no ratings"):
+        read_ratings(tmp_path / "empty.arrow")
+
+
 def test_dates_of_arrow_are_in_utc(tmp_path):
     from datetime import UTC, datetime, timedelta, timezone
 

@@ -204,5 +204,5 @@ def test_an_integer_is_no_key(seed):
         lambda: mmf.selection.choose(solver, x, x, key=seed, alphas=[0.1]),
         lambda: mmf.selection.hidden_errors(x[:2], x, mmf.Lasso(0.1), key=seed),
     ):
-        with pytest.raises(TypeError, match=r"key"):
+        with pytest.raises(TypeError, match="key must be a PRNG key"):
             call()

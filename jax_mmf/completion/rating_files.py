@@ -119,6 +119,8 @@ def _gathered(table: Table, given: dict[str, Any], aggregate: str | None) -> Rat
     read = _Read(Ids(), Ids(), [], [])
     n = 0
     for block in table.blocks(columns):
+        if len(block["user"]) == 0:
+            continue
         for name, ids in (("user", read.user), ("item", read.item)):
             try:
                 ids.add(block[name])
